@@ -1,0 +1,1 @@
+"""The agent: opens this machine's encrypted disks at boot, and carries out what operators ask for."""
