@@ -9,7 +9,6 @@ Exit statuses follow sysexits(3) where it has a word: 75 is the only one that a 
 from __future__ import annotations
 
 from enum import Enum
-from http import HTTPStatus
 
 
 class Problem(Enum):
@@ -47,7 +46,7 @@ class Problem(Enum):
     def __init__(self, slug: str, title: str, http_status: int, exit_status: int) -> None:
         self.slug = slug
         self.title = title
-        self.http_status = HTTPStatus(http_status)
+        self.http_status = http_status
         self.exit_status = exit_status
 
     @property
