@@ -1,0 +1,49 @@
+"""The broker: the few things that every use case needs, put together once at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from keybroker.ca import Authority
+from keybroker.masterkey import MasterKey
+from keybroker.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """What an operator decides for a whole installation.
+
+    Attributes:
+        trust_domain: the authority part of every identity's URI (``wire.names.TRUST_DOMAIN``).
+        brokers: base URLs of the main listeners, told to each host when it is certified.
+        host_lifetime: of a host's certificate.
+        retention: how long a retired key waits for its destruction.
+    """
+
+    trust_domain: str
+    brokers: tuple[str, ...]
+    host_lifetime: timedelta = timedelta(days=90)
+    retention: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Everything a use case may touch; made by ``installation.open_broker`` and shared by all threads.
+
+    Attributes:
+        clock: the time in UTC, aware.
+        entropy: so many bytes from the kernel's generator; a parameter so that a test can be repeated.
+    """
+
+    store: Store
+    masterkey: MasterKey
+    authority: Authority
+    clock: Callable[[], datetime]
+    entropy: Callable[[int], bytes]
+    settings: BrokerSettings
+
+    def close(self) -> None:
+        """Finish what is queued for the database and let go of it."""
+        self.store.close()
