@@ -1,0 +1,216 @@
+"""From what the broker knows and what is seen, the one next step. Pure; the driver loops over it.
+
+Rules, in the order in which the code follows them:
+
+1. What the broker refuses stays refused, and what stands under our names without being ours is left alone.
+2. An open volume is not looked at from below; only what is inside it, and only until it is ready.
+3. No step on another disk than the record's: same serial, not smaller.
+4. A grant counts only for what the broker had been told; anything else is asked first.
+5. Before ``deposited`` a disk must be blank. At ``deposited`` it may be written, but by Inscribe and
+   MakeFilesystem only, which write over nothing that they do not recognise as nothing or as their own.
+6. At ``ready`` there is no step that writes: a header that is not the pinned one is refused, and *could not
+   open* or *could not recognise* is never a reason to format.
+
+| stage | on the disk | step |
+|---|---|---|
+| new | blank | Claim |
+| claimed | blank | Deposit (swap: Mark, then Ready) |
+| deposited | not yet the whole header | Inscribe |
+| deposited, ready | the pinned header | Open, Link |
+| deposited | open, nothing ever written in it | MakeFilesystem |
+| deposited | open, the declared filesystem | Ready |
+| ready | open | Mount (swap: SwapOn) |
+"""
+
+from __future__ import annotations
+
+from agent.plan.situation import Content, Situation
+from agent.plan.steps import (
+    Ask,
+    Claim,
+    Deposit,
+    Inscribe,
+    Link,
+    MakeFilesystem,
+    Mark,
+    Mount,
+    Open,
+    Ready,
+    Step,
+    SwapOn,
+)
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import Pin
+from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
+
+
+def next_step(grant: Grant, here: Situation) -> Step | None:
+    """Name the step that brings the volume closer to being open and in use; None when it is there.
+
+    Raises:
+        KeybrokerError: going on could cost data or hand a key to the wrong disk. WRONG_DEVICE, NO_DEVICE,
+            NOT_BLANK, HEADER_REFUSED, LOCKED_OUT, or what the broker refused it for.
+
+    Source: DESIGN sections 4 ("First format") and 5; ARCHITECTURE, "A first boot".
+    """
+    record = grant.record
+    if grant.refused is not None:
+        raise grant.refused.as_error()
+    if here.mapping.obstacle:
+        raise KeybrokerError(
+            Problem.WRONG_DEVICE,
+            f"{record.name}: {here.mapping.obstacle}",
+            hint="look with: dmsetup table; dmsetup info -c",
+        )
+    if record.is_swap:
+        return _swap(record, here)
+    if here.mapping.reach == "open":
+        return _inside(record, here)
+    if here.mapping.reach == "crypt":
+        return Link("the encrypted device is there and is what it must be; its stable name is missing")
+    return _closed(grant, here)
+
+
+def _closed(grant: Grant, here: Situation) -> Step:
+    record, seen = grant.record, _at_its_place(grant.record, here)
+    if here.told != seen:
+        return Ask("the broker has not been told what is on the disk now")
+    match record.stage:
+        case "new":
+            return Claim(_blank(record, seen), "the volume has no disk yet, and this one is blank")
+        case "claimed":
+            _blank(record, seen)
+            if record.current is None or record.current not in grant.keys:
+                raise _no_key(record)
+            return Deposit(record.current, "the disk is claimed and blank, and no header was made yet")
+        case "deposited":
+            if seen.header is None or _is_torn(seen.header, record):
+                return Inscribe("the broker has the header, the disk does not have all of it")
+        case "ready":
+            if seen.header is None:
+                raise _no_header(record, seen)
+    if seen.header is None or record.pin is None:
+        raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin")
+    _pinned(record, record.pin, seen.header)
+    if not grant.keys:
+        raise _no_key(record)
+    return Open("the header is the one that the broker pinned, and there is a key for it")
+
+
+def _inside(record: Record, here: Situation) -> Step | None:
+    if record.stage == "ready":
+        if here.mounted is False and record.mount is not None:
+            return Mount(record.mount, "the volume is open and not mounted")
+        return None
+    if record.stage != "deposited":  # no pin, so nothing of ours can be open
+        raise KeybrokerError(
+            Problem.CONFLICT, f"{record.name}: open, but the broker has it as {record.stage}"
+        )
+    if record.filesystem == "none":
+        return Ready("the volume is open, and is wanted without a filesystem")
+    if here.content is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at what is inside")
+    return _filled(record, here.content)
+
+
+def _filled(record: Record, content: Content) -> Step:
+    if content.unfinished:
+        return MakeFilesystem(record.filesystem, "making it was begun and cut short; our own mark says so")
+    if content.kind == record.filesystem:
+        return Ready(f"the {content.kind} is made")
+    if content.kind == "" and content.untouched:
+        return MakeFilesystem(record.filesystem, "nothing was ever written through the encryption")
+    found = content.kind or "something that nobody recognises"
+    raise KeybrokerError(
+        Problem.NOT_BLANK,
+        f"{record.name}: {found} is inside where {record.filesystem} was to be made; nothing was changed",
+        hint=f"if it is not wanted, wipe it yourself: wipefs --all /dev/mapper/kb-{record.name}",
+    )
+
+
+def _swap(record: Record, here: Situation) -> Step | None:
+    if record.stage == "ready" and here.mapping.reach == "open":
+        return None
+    seen = _at_its_place(record, here)
+    marked = seen.sight == "swap-mark"
+    match record.stage:
+        case "new":
+            device = seen.device if marked and seen.device is not None else _blank(record, seen)
+            return Claim(device, "the swap volume has no disk yet")
+        case "claimed" if not marked:
+            _blank(record, seen)
+            return Mark("the disk is claimed for swap and blank")
+        case "claimed":
+            return Ready("the disk bears our mark")
+        case "ready" if marked:
+            return SwapOn("the disk bears our mark, and swap is not on")
+        case "ready":
+            raise KeybrokerError(
+                Problem.WRONG_DEVICE,
+                f"{record.name}: the disk does not bear this swap volume's mark: {seen.detail or seen.sight}",
+            )
+        case _:
+            raise KeybrokerError(Problem.CORRUPT, f"{record.name}: a swap volume is never {record.stage}")
+
+
+def _at_its_place(record: Record, here: Situation) -> Observation:
+    """Return what is seen, if it is on the record's own disk."""
+    seen = here.seen
+    if seen is None or seen.volume != record.volume:
+        raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at its disk")
+    meant = record.device or Device(record.serial, record.size_bytes)
+    if seen.device is None:
+        raise KeybrokerError(Problem.NO_DEVICE, f"{record.name}: no disk with serial {meant.serial} appeared")
+    if seen.device.serial != meant.serial:
+        raise KeybrokerError(
+            Problem.WRONG_DEVICE,
+            f"{record.name}: the disk's serial is {seen.device.serial}, not {meant.serial}",
+        )
+    if seen.device.size_bytes < meant.size_bytes:
+        raise KeybrokerError(
+            Problem.WRONG_DEVICE,
+            f"{record.name}: the disk has {seen.device.size_bytes} bytes, fewer than {meant.size_bytes}",
+        )
+    return seen
+
+
+def _blank(record: Record, seen: Observation) -> Device:
+    if seen.sight != "blank" or seen.device is None:
+        raise KeybrokerError(
+            Problem.NOT_BLANK,
+            f"{record.name}: the disk is not blank: {seen.detail or seen.sight}; nothing was changed",
+            hint="a new volume wants a disk without signatures, its first and last MiB zero",
+        )
+    return seen.device
+
+
+def _is_torn(header: SeenHeader, record: Record) -> bool:
+    """Say whether this may be what a cut inscription left: ours, with one copy not whole."""
+    return header.degraded and header.pin == record.pin
+
+
+def _pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
+    names = ("uuid", "digest", "data_offset", "sector_size")
+    differs = [name for name in names if getattr(header.pin, name) != getattr(pin, name)]
+    if differs:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED,
+            f"{record.name}: the header is not the pinned one: other {', '.join(differs)}",
+        )
+    if header.requirements:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED,
+            f"{record.name}: the header requires {', '.join(header.requirements)}, unknown to the broker",
+        )
+
+
+def _no_header(record: Record, seen: Observation) -> KeybrokerError:
+    return KeybrokerError(
+        Problem.HEADER_REFUSED,
+        f"{record.name}: no LUKS2 header can be read where there must be one: {seen.detail or seen.sight}",
+        hint="the broker has a copy of it; a volume that holds data is never formatted",
+    )
+
+
+def _no_key(record: Record) -> KeybrokerError:
+    return KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: the broker gave no key for it")

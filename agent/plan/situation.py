@@ -1,0 +1,66 @@
+"""What is known of a volume at one moment: all that a planner looks at, as values.
+
+Nothing here is remembered from one run to the next. The broker's record and what stands on the disk are
+durable already; a journal of our own would be a third thing to disagree with them (DESIGN section 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from keybroker.wire.records import Observation
+
+Reach = Literal["closed", "crypt", "open"]
+"""How far the way in is built: ``crypt`` is the dm-crypt device alone, ``open`` is all of it.
+
+For a data volume ``open`` means the stable name leads to the data; for swap, that the kernel pages to it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """What stands under the volume's names in /dev/mapper.
+
+    Attributes:
+        reach: counts only devices that are exactly what is meant: table, device below, and dm UUID.
+        obstacle: why what stands there is not ours to use, in words; empty where nothing is in the way.
+    """
+
+    reach: Reach = "closed"
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is inside an opened volume, as far as anybody can recognise it.
+
+    Attributes:
+        kind: what ``blkid -p`` calls it (``ext4``, ``xfs``, anything); empty where it recognises nothing.
+        untouched: the ends of the data area are zero on the device *below* the encryption: nothing was
+            ever written through it.
+        unfinished: our own mark says that a filesystem was being made and that it was not finished.
+    """
+
+    kind: str
+    untouched: bool
+    unfinished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything the planner may know, besides the grant.
+
+    Attributes:
+        mapping: how far the volume is open.
+        seen: what is on the disk; None where it was not looked at, because the volume is open already.
+        told: what the broker had been told when it made the grant; None where that is not known.
+        content: None where it was not looked at.
+        mounted: None where mounting is not the agent's business (it is systemd's).
+    """
+
+    mapping: Mapping
+    seen: Observation | None
+    told: Observation | None
+    content: Content | None = None
+    mounted: bool | None = None
