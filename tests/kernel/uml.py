@@ -3,7 +3,7 @@
     done = boot([sys.executable, "-m", "pytest", ...], directory=ROOT, limit_seconds=300)
 
 The guest sees the checkout and the virtual environment as they are (hostfs), with fresh tmpfs on /run, /tmp
-and /mnt; results leave it as files in the run's directory, because ``linux.uml`` exits with a status of its own.
+and /mnt; results leave it as files in the run's directory, because linux.uml exits with a status of its own.
 Needs the packages user-mode-linux, kmod and gcc, and root once, to put the modules where modprobe looks.
 """
 

@@ -1,4 +1,4 @@
-"""Tests in this directory run inside User-Mode Linux, where there is device-mapper; outside they only appear to.
+"""Tests in this directory run inside User-Mode Linux, which has device-mapper; outside they only appear to.
 
 Outside, pytest collects them as usual, but running the first test of a file boots one kernel that runs all
 chosen tests of that file, and their reports are handed on as if they had been made here: one inner test, one

@@ -1,0 +1,174 @@
+"""The one door to other programs: a flat list of arguments, keys through pipes, an end in time.
+
+    done = run("cryptsetup", "open", "--key-file", key, device, name, expect=(0, NO_KEY))
+
+A ``Secret`` among the arguments becomes the name of a pipe that only this child inherits; it is in no
+argument, no environment, no file and no message. The environment is made anew, so that nothing of the
+caller's (LD_PRELOAD, a locale, cryptsetup's token path) reaches a program that runs as root.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
+
+LARGEST_SECRET: Final = 4096
+"""In bytes: what every pipe takes at once; the least a pipe may shrink to is one page (pipe(7))."""
+
+LONGEST_COMPLAINT: Final = 500
+GRACE_SECONDS: Final = 5.0
+
+PACKAGES: Final = {
+    "blkid": "util-linux", "cryptsetup": "cryptsetup-bin", "dmsetup": "dmsetup", "fsck": "util-linux",
+    "mkfs": "util-linux", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkswap": "util-linux",
+    "mount": "mount", "swapoff": "mount", "swapon": "mount", "systemctl": "systemd", "umount": "mount",
+}  # fmt: skip
+
+Argument = str | Path | Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a program ended.
+
+    Attributes:
+        status: its exit status; minus the signal's number where a signal ended it.
+        output: its standard output.
+        complaint: its standard error, for people only: decisions are made on the status.
+    """
+
+    status: int
+    output: bytes
+    complaint: str
+
+
+class ToolFailed(KeybrokerError):
+    """A program ended with a status that its caller does not know what to do with.
+
+    Attributes:
+        status: as in ``Done``; None where it was ended because its time was up.
+    """
+
+    def __init__(self, detail: str, *, status: int | None, hint: str | None = None) -> None:
+        super().__init__(Problem.TOOL_FAILED, detail, hint=hint)
+        self.status = status
+
+
+def run(
+    *arguments: Argument,
+    expect: Sequence[int] = (0,),
+    stdin: Secret | None = None,
+    pass_fds: Sequence[int] = (),
+    timeout_seconds: float = 60.0,
+) -> Done:
+    """Run a program to its end.
+
+    Args:
+        arguments: the program and its arguments; each ``Secret`` becomes the path of a pipe that yields it.
+        expect: the exit statuses that are answers; any other is a failure.
+        stdin: what it reads there; /dev/null otherwise, so that nothing ever waits for a terminal.
+        pass_fds: descriptors the child inherits, under the same numbers.
+        timeout_seconds: after which its whole process group is killed.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED (a ``ToolFailed``) for any other status, a program that is not there,
+            or time that ran out.
+    """
+    # Inherited by every child, and right for this process too, which holds the same keys.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with ExitStack() as pipes:
+        words: list[str] = []
+        inherited = list(pass_fds)
+        for argument in arguments:
+            if isinstance(argument, Secret):
+                inherited.append(pipes.enter_context(_pipe_of(argument)))
+                # Not /dev/fd, a link that udev makes: it may not be there yet.
+                words.append(f"/proc/self/fd/{inherited[-1]}")
+            else:
+                words.append(str(argument))
+        source = subprocess.DEVNULL if stdin is None else pipes.enter_context(_pipe_of(stdin))
+        done = _run(words, source, inherited, timeout_seconds)
+    if done.status not in expect:
+        raise ToolFailed(f"{_shown(arguments)}: {_ending(done)}", status=done.status)
+    return done
+
+
+def _run(words: list[str], stdin: int, inherited: list[int], timeout_seconds: float) -> Done:
+    try:
+        child = subprocess.Popen(
+            words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=ENVIRONMENT, close_fds=True, pass_fds=inherited, start_new_session=True, cwd="/",
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        package = PACKAGES.get(words[0])
+        hint = package and f"apt-get install {package}"
+        raise ToolFailed(f"{words[0]}: is not installed", status=None, hint=hint) from error
+    with child:
+        try:
+            output, complaint = child.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ToolFailed(
+                f"{words[0]}: did not end within {timeout_seconds:g} seconds and was killed", status=None
+            ) from error
+        finally:
+            _end(child)
+    return Done(child.returncode, output, complaint.decode(errors="replace"))
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a child: after a time-out, and after an interrupt of ours."""
+    if child.returncode is not None:
+        return
+    os.killpg(child.pid, signal.SIGKILL)  # it leads its own session, so the group is its and not ours
+    for pipe in (child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired as error:  # in an uninterruptible wait for a device
+        child.returncode = -signal.SIGKILL  # or leaving the ``with`` would wait for it without an end
+        raise ToolFailed(f"{child.args!r}: cannot be killed; its device hangs", status=None) from error
+
+
+@contextmanager
+def _pipe_of(secret: Secret) -> Iterator[int]:
+    """Make a pipe that yields ``secret`` and then ends; give its reading end."""
+    if len(secret) > LARGEST_SECRET:
+        raise ValueError(f"a pipe takes {LARGEST_SECRET} bytes before anyone reads, not {len(secret)}")
+    # Both ends close on exec; ``pass_fds`` lets this one child have the one it needs, so a child that
+    # another thread starts in between inherits neither.
+    reading, writing = os.pipe()
+    try:
+        try:
+            os.write(writing, secret.reveal())
+        finally:
+            os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
+
+
+def _shown(arguments: Sequence[Argument]) -> str:
+    return " ".join(str(argument) for argument in arguments)
+
+
+def _ending(done: Done) -> str:
+    if done.status < 0:
+        return f"ended by {signal.Signals(-done.status).name}"
+    said = " ".join(done.complaint.split())[:LONGEST_COMPLAINT]
+    return f"status {done.status}" + (f": {said}" if said else "")
