@@ -22,9 +22,12 @@ import ipaddress
 import re
 import tomllib
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from keybroker.service.broker import BrokerSettings
+from keybroker.service.installation import Installation
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.names import TRUST_DOMAIN
@@ -40,6 +43,7 @@ LARGEST_DEPOSIT: Final = LARGEST_HEADER_COPY * 4 // 3 + 65536
 """Of a header deposit, in bytes: the copy in base64, and what surrounds it."""
 
 _URL: Final = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(:[0-9]{1,5})?")
+_MASTER_KEY: Final = re.compile(r"file:/.+|credential:[A-Za-z0-9._-]+")
 _HEALTH: Final = re.compile(r"unix:(?P<path>/.+)|http://(?P<address>[^/]+)")
 
 
@@ -96,41 +100,29 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one installation is made of.
+    """What ``keybroker serve`` is told.
 
     Attributes:
         file: where this was read from.
-        trust_domain: of the names in certificates (``keybroker.wire.names.Identity``).
-        brokers: base URLs of the main listeners, in the order in which agents try them.
+        installation: its files, and what holds for all of it.
         enrolment: base URL of the enrolment listener, which ``host enrol`` prints.
-        master_key: URI of the master key, ``file:/path`` or ``credential:name``.
-        database: SQLAlchemy URL; ``sqlite:////var/lib/keybroker/keybroker.db``.
         health: a unix socket's path, or a loopback address for plain HTTP.
     """
 
     file: Path
-    trust_domain: str
-    brokers: tuple[str, ...]
+    installation: Installation
     enrolment: str
-    ca_certificate: Path
-    ca_key: Path
-    server_certificate: Path
-    server_key: Path
-    master_key: str
-    database: str
     listen_main: Address
     listen_enrolment: Address
     health: Path | Address
     limits: Limits = Limits()
 
-    @property
-    def directory(self) -> Path:
-        """Return the directory of the installation's configuration."""
-        return self.file.parent
 
-
-def load(file: Path) -> Settings:
+def load(file: Path, *, credentials_directory: Path | None = None) -> Settings:
     """Read the configuration file.
+
+    Args:
+        credentials_directory: $CREDENTIALS_DIRECTORY (systemd.exec(5)), None outside a unit.
 
     Raises:
         KeybrokerError: CONFIGURATION, naming the file and the field.
@@ -142,10 +134,10 @@ def load(file: Path) -> Settings:
         raise KeybrokerError(
             Problem.CONFIGURATION, f"{file}: cannot be read: {reason}", hint="keybroker init --help"
         ) from error
-    return parse(text, file)
+    return parse(text, file, credentials_directory=credentials_directory)
 
 
-def parse(text: str, file: Path) -> Settings:
+def parse(text: str, file: Path, *, credentials_directory: Path | None = None) -> Settings:
     """Read the text of a configuration file; paths in it that are not absolute are below its directory.
 
     Raises:
@@ -153,7 +145,7 @@ def parse(text: str, file: Path) -> Settings:
     """
     try:
         fields = Fields(tomllib.loads(text))
-        settings = _settings(fields, file)
+        settings = _settings(fields, file, credentials_directory)
         fields.end()
     except tomllib.TOMLDecodeError as error:
         raise _wrong(str(file), str(error)) from error
@@ -162,41 +154,58 @@ def parse(text: str, file: Path) -> Settings:
     return settings
 
 
-def _settings(fields: Fields, file: Path) -> Settings:
-    brokers = fields.texts("brokers", most=16)
-    enrolment = fields.text("enrolment", match=_URL)
-    if not brokers or not all(_URL.fullmatch(url) for url in brokers):
-        raise fields.wrong("brokers", "must be one or more https:// URLs without a path")
-    files = fields.object("files")
+def _settings(fields: Fields, file: Path, credentials_directory: Path | None) -> Settings:
     listen = fields.object("listen")
     settings = Settings(
         file=file,
-        trust_domain=fields.text("trust_domain", match=TRUST_DOMAIN),
-        brokers=brokers,
-        enrolment=enrolment,
-        ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
-        ca_key=_path(files, "ca_key", file, "ca.key"),
-        server_certificate=_path(files, "server_certificate", file, "server.crt"),
-        server_key=_path(files, "server_key", file, "server.key"),
-        master_key=files.text("master_key", most=4096),
-        database=_database(files, file),
+        enrolment=fields.text("enrolment", match=_URL),
+        installation=_installation(fields, file, credentials_directory),
         listen_main=Address.parse(listen.text("main"), "listen.main"),
         listen_enrolment=Address.parse(listen.text("enrolment"), "listen.enrolment"),
         health=_health(listen.text("health", most=4096)),
         limits=_limits(fields.optional("limits", fields.object)),
     )
-    files.end()
     listen.end()
     return settings
+
+
+def _installation(fields: Fields, file: Path, credentials_directory: Path | None) -> Installation:
+    brokers = fields.texts("brokers", most=16)
+    if not brokers or not all(_URL.fullmatch(url) for url in brokers):
+        raise fields.wrong("brokers", "must be one or more https:// URLs without a path")
+    files = fields.object("files")
+    lifetimes = fields.optional("lifetimes", fields.object)
+    installation = Installation(
+        ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
+        ca_key=_path(files, "ca_key", file, "ca.key"),
+        server_certificate=_path(files, "server_certificate", file, "server.crt"),
+        server_key=_path(files, "server_key", file, "server.key"),
+        database=file.parent / files.text("database", most=4096),
+        master_key=files.text("master_key", most=4096, match=_MASTER_KEY),
+        settings=BrokerSettings(
+            trust_domain=fields.text("trust_domain", match=TRUST_DOMAIN),
+            brokers=brokers,
+            host_lifetime=_days(lifetimes, "host_days", 90),
+            retention=_days(lifetimes, "retired_key_days", 30),
+        ),
+        configuration=file,
+        credentials_directory=credentials_directory,
+    )
+    files.end()
+    if lifetimes is not None:
+        lifetimes.end()
+    return installation
 
 
 def _path(files: Fields, key: str, file: Path, name: str) -> Path:
     return file.parent / (files.optional(key, lambda key: files.text(key, most=4096)) or name)
 
 
-def _database(files: Fields, file: Path) -> str:
-    text = files.text("database", most=4096)
-    return text if "://" in text else f"sqlite:///{file.parent / text}"
+def _days(lifetimes: Fields | None, key: str, otherwise: int) -> timedelta:
+    if lifetimes is None:
+        return timedelta(days=otherwise)
+    days = lifetimes.optional(key, lambda key: lifetimes.number(key, least=1, most=3650))
+    return timedelta(days=otherwise if days is None else days)
 
 
 def _health(text: str) -> Path | Address:

@@ -1,0 +1,240 @@
+"""The running broker: three listeners in one process, put together and taken apart.
+
+| listener | TLS | client certificate | answers |
+|---|---|---|---|
+| main | 1.3 | required, from our CA | hosts and operators |
+| enrolment | 1.3 | not asked for | /v1/enrolment |
+| health | none; unix socket or loopback | – | /healthz, /readyz |
+
+Tornado's event loop holds every connection, so that stalled strangers cost no thread (ARCHITECTURE.md has the
+measurements); Flask answers in a thread pool. Readiness is announced only after the main listener has refused
+a connection without a certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import systemd.daemon
+from tornado.netutil import bind_sockets, bind_unix_socket
+
+from keybroker.config import Address, Limits, Settings
+from keybroker.service.broker import Broker
+from keybroker.web import enrolment, health, main, tls
+from keybroker.web.gate import Gate, Listener
+from keybroker.wire.problems import KeybrokerError, Problem
+
+_BACKLOG: Final = 2048
+_SPARE_FILES: Final = 256
+"""Descriptors that connections leave to the database, the log and the standard library."""
+
+_log = logging.getLogger("keybroker.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listener with its sockets and the gate behind it."""
+
+    listener: Listener
+    gate: Gate
+    sockets: tuple[socket.socket, ...]
+    context: Callable[[], ssl.SSLContext] | None
+
+
+def serve(settings: Settings, broker: Broker) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, when a certificate cannot be used, an address cannot be bound, or the
+            main listener lets a stranger in.
+    """
+    limits = _fit(settings.limits)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    asyncio.run(_Server(replace(settings, limits=limits), broker).run())
+
+
+def _fit(limits: Limits) -> Limits:
+    """Raise the limit of open files as far as it goes, and fit the connections into it.
+
+    Out of descriptors, accept(2) fails without taking the connection away, and the event loop would spin.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return replace(limits, connections=max(16, min(limits.connections, (hard - _SPARE_FILES) // 2)))
+
+
+class _Server:
+    """The listeners of one process, and the signals and notifications that go with them."""
+
+    def __init__(self, settings: Settings, broker: Broker) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._stopping = asyncio.Event()
+        self._reloading = asyncio.Lock()
+
+    async def run(self) -> None:
+        limits = self._settings.limits
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._stopping.set)
+        with (
+            ThreadPoolExecutor(limits.threads, "broker") as pool,
+            # Health has a thread of its own: it must be told how things are just when all others are busy.
+            ThreadPoolExecutor(1, "health") as probe,
+        ):
+            doors = self._doors(pool, probe)
+            tasks: set[asyncio.Task[None]] = set()
+
+            def reload() -> None:
+                task = loop.create_task(self._reload(doors))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+            loop.add_signal_handler(signal.SIGHUP, reload)
+            await self._self_test(doors[0])
+            systemd.daemon.notify("READY=1\nSTATUS=serving")
+            tasks.add(loop.create_task(_watchdog()))
+            await self._stopping.wait()
+            systemd.daemon.notify("STOPPING=1\nSTATUS=finishing requests in flight")
+            await self._stop(doors)
+            for task in tasks:
+                task.cancel()
+
+    def _doors(self, pool: ThreadPoolExecutor, probe: ThreadPoolExecutor) -> tuple[Door, ...]:
+        """Prove the contexts, bind the sockets and begin to accept, in this order."""
+        settings, broker = self._settings, self._broker
+        files, given = settings.installation, _given_sockets()
+        plan = (
+            ("main", main.create_main_app(broker), main.largest, settings.listen_main, pool),
+            (
+                "enrolment",
+                enrolment.create_enrolment_app(broker),
+                enrolment.largest,
+                settings.listen_enrolment,
+                pool,
+            ),
+            ("health", health.create_health_app(broker), health.largest, settings.health, probe),
+        )
+        contexts: dict[str, Callable[[], ssl.SSLContext]] = {
+            "main": lambda: tls.main_context(files),
+            "enrolment": lambda: tls.enrolment_context(files),
+        }
+        doors = []
+        for name, app, largest, address, threads in plan:
+            gate = Gate(app, threads, settings.limits, largest, name)
+            context = contexts.get(name)
+            listener = Listener(gate, ssl_options=context() if context else None)
+            doors.append(Door(listener, gate, given.get(name) or _bound(address, name), context))
+        for door in doors:
+            door.listener.add_sockets(door.sockets)
+            for bound in door.sockets:
+                _log.info("%s: listening on %s", door.gate.name, _shown(bound))
+        return tuple(doors)
+
+    async def _self_test(self, door: Door) -> None:
+        """Refuse to be ready unless the main listener, as it is bound, refuses strangers."""
+        for bound in door.sockets:
+            host, port = bound.getsockname()[:2]
+            local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+            refused = await asyncio.to_thread(
+                tls.refuses_strangers, (local, port), self._settings.installation, timeout_seconds=10
+            )
+            if not refused:
+                raise KeybrokerError(
+                    Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
+                )
+
+    async def _reload(self, doors: tuple[Door, ...]) -> None:
+        """Take new certificates for new connections, if all of them are good; else change nothing."""
+        async with self._reloading:
+            systemd.daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                fresh = [(door, await asyncio.to_thread(door.context)) for door in doors if door.context]
+            except KeybrokerError as error:
+                for line in error.lines("reload"):
+                    _log.error("%s", line)
+                systemd.daemon.notify("READY=1\nSTATUS=serving; the last reload was refused, see the log")
+                return
+            for door, context in fresh:
+                door.listener.ssl_options = context
+            _log.info("reload: certificates are read again")
+            systemd.daemon.notify("READY=1\nSTATUS=serving")
+
+    async def _stop(self, doors: tuple[Door, ...]) -> None:
+        """Accept nothing more, give requests in flight their time, then close what is left."""
+        for door in doors:
+            door.gate.stopping = True
+            door.listener.stop()
+        finished: list[Awaitable[object]] = [door.gate.idle.wait() for door in doors]
+        try:
+            async with asyncio.timeout(self._settings.limits.stop_seconds):
+                await asyncio.gather(*finished)
+        except TimeoutError:
+            _log.warning("stop: requests still in flight are cut off")
+        for door in doors:
+            await door.listener.close_all_connections()
+        if isinstance(self._settings.health, Path):
+            self._settings.health.unlink(missing_ok=True)
+        _log.info("stopped")
+
+
+async def _watchdog() -> None:
+    """Tell systemd twice per period that the event loop turns (sd_watchdog_enabled(3))."""
+    period = os.environ.get("WATCHDOG_USEC", "")
+    if not period.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        systemd.daemon.notify("WATCHDOG=1")
+        await asyncio.sleep(int(period) / 2_000_000)
+
+
+def _given_sockets() -> dict[str, tuple[socket.socket, ...]]:
+    """Return the sockets that systemd passed, by FileDescriptorName= (sd_listen_fds_with_names(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    passed = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    found: dict[str, tuple[socket.socket, ...]] = {}
+    for i in range(int(os.environ.get("LISTEN_FDS", "0"))):
+        name = passed[i] if i < len(passed) else ""
+        if name not in ("main", "enrolment", "health"):
+            raise KeybrokerError(
+                Problem.CONFIGURATION,
+                f"socket unit: {name!r} is not a listener",
+                hint="FileDescriptorName=main, enrolment or health",
+            )
+        taken = socket.socket(fileno=3 + i)
+        taken.setblocking(False)  # Tornado accepts until it would block, and for ever if it never would
+        found[name] = (*found.get(name, ()), taken)
+    return found
+
+
+def _bound(address: Address | Path, name: str) -> tuple[socket.socket, ...]:
+    try:
+        if isinstance(address, Path):
+            # Whoever is on this machine may ask how the broker is; the reply names nothing.
+            return (bind_unix_socket(str(address), mode=0o666, backlog=_BACKLOG),)
+        return tuple(bind_sockets(address.port, address.host, backlog=_BACKLOG))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise KeybrokerError(
+            Problem.CONFIGURATION,
+            f"{name} listener: cannot listen on {address}: {reason}",
+            hint="ss -ltnp" if isinstance(address, Address) else None,
+        ) from error
+
+
+def _shown(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else str(Address(name[0], name[1]))

@@ -1,0 +1,1 @@
+"""HTTP and nothing else: the gate (Tornado) lets requests in, the apps (Flask) parse, ask and reply."""

@@ -1,0 +1,39 @@
+"""The enrolment listener's app: the one path that is answered without a client certificate."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Flask, Response, request
+
+from keybroker.service import enrolment
+from keybroker.service.broker import Broker
+from keybroker.web.app import body, broker, create_app, say
+from keybroker.wire.messages import EnrolmentRequest
+
+LARGEST_ENROLMENT = 65536
+"""In bytes: a token and a certificate signing request, generously."""
+
+strangers = Blueprint("strangers", __name__)
+
+
+def create_enrolment_app(broker: Broker) -> Flask:
+    """Return the app of the enrolment listener."""
+    app = create_app(__name__, broker)
+    app.register_blueprint(strangers)
+    return app
+
+
+def largest(_method: str, _path: str) -> int:
+    """Return the most bytes that a request's body may have."""
+    return LARGEST_ENROLMENT
+
+
+@strangers.get("/v1/enrolment")
+def _offer() -> Response:
+    return say(enrolment.offer(broker()).as_json())
+
+
+@strangers.post("/v1/enrolment")
+def _enrol() -> Response:
+    return say(
+        enrolment.enrol(broker(), request.environ["REMOTE_ADDR"], EnrolmentRequest.read(body())).as_json()
+    )

@@ -1,0 +1,305 @@
+"""The gate before an app: who may come in, how much they may bring, and how long they may take.
+
+    socket -> Listener (Tornado: TLS, HTTP/1.1, time limits) -> Exchange (one request) -> threads -> WSGI app
+
+Strangers wait in the event loop, where one costs some kilobytes and no thread; a thread is spent on a request
+only when all of it has arrived. What an app sees of a request is its method, path, query, content type and
+body, and the certificate of the TLS connection: no other header field gets through, so none can name anyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream, SSLIOStream
+
+from keybroker.config import Limits
+from keybroker.web.problems import Reply, reply_for, unexpected, where
+from keybroker.wire.problems import KeybrokerError, Problem
+
+CERTIFICATE: Final = "keybroker.certificate"
+"""In the WSGI environment: the client's certificate in DER as the TLS connection has it, or None."""
+
+IDENTITY: Final = "keybroker.identity"
+"""In the WSGI environment: set by the app, for the log, once it knows who asks."""
+
+_DRAIN: Final = 64 << 20
+"""A refused body is read and thrown away up to this size, so that its sender gets to read the refusal."""
+
+_METHODS: Final = frozenset({"GET", "POST", "PUT"})
+
+_log = logging.getLogger("keybroker.access")
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Gate(HTTPServerConnectionDelegate):
+    """Admission to one app: a bounded queue before a thread pool that all gates share.
+
+    Args:
+        app: answers requests, in a thread.
+        pool: the threads.
+        limits: of threads and queue, and of a client's time.
+        largest: the most bytes a body may have, by method and path.
+        name: of the listener, for the log.
+    """
+
+    def __init__(
+        self,
+        app: WsgiApp,
+        pool: ThreadPoolExecutor,
+        limits: Limits,
+        largest: Callable[[str, str], int],
+        name: str,
+    ) -> None:
+        self.app = app
+        self.pool = pool
+        self.limits = limits
+        self.largest = largest
+        self.name = name
+        self.stopping = False
+        self.exchanges: set[Exchange] = set()
+        self.waiting = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Return the receiver of one request (tornado.httputil.HTTPServerConnectionDelegate)."""
+        return Exchange(self, cast(HTTP1Connection, request_conn))
+
+    def enter(self, exchange: Exchange) -> None:
+        """Count a request as in flight: its header fields have arrived."""
+        self.exchanges.add(exchange)
+        self.idle.clear()
+
+    def leave(self, exchange: Exchange) -> None:
+        """Count a request as done: its reply was taken, or its client is gone."""
+        self.exchanges.discard(exchange)
+        if not self.exchanges:
+            self.idle.set()
+
+    async def answer(self, exchange: Exchange, environ: dict[str, Any]) -> Reply:
+        """Have a thread answer, or say at once that none will be free soon."""
+        if self.waiting >= self.limits.threads + self.limits.queue:
+            return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: too many requests are waiting"))
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, self._call, exchange, environ)
+        except RuntimeError:
+            return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: is stopping"))
+        finally:
+            self.waiting -= 1
+
+    def _call(self, exchange: Exchange, environ: dict[str, Any]) -> Reply:
+        """Run the app once, in a worker thread."""
+        if exchange.gone:
+            return Reply(int(HTTPStatus.SERVICE_UNAVAILABLE), (), b"")
+        started: list[tuple[int, tuple[tuple[str, str], ...]]] = []
+
+        def start_response(status: str, fields: list[tuple[str, str]], _exc_info: object = None) -> object:
+            started[:] = [(int(status[:3]), tuple(fields))]
+            return None
+
+        body = b"".join(self.app(environ, start_response))
+        return Reply(started[0][0], started[0][1], body)
+
+
+class Exchange(HTTPMessageDelegate):
+    """One request and its reply."""
+
+    def __init__(self, gate: Gate, connection: HTTP1Connection) -> None:
+        self._gate = gate
+        self._connection = connection
+        self._body = bytearray()
+        self._refused: Reply | None = None
+        self._began = 0.0
+        self._method = self._path = self._query = self._type = ""
+        self._environ: dict[str, Any] = {}
+        self.gone = False
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        """Take the header fields; a request that cannot be served is known here, before its body."""
+        request = cast(RequestStartLine, start_line)
+        self._began = time.monotonic()
+        self._method = request.method
+        self._path, _, self._query = request.path.partition("?")
+        self._type = headers.get("Content-Type", "")
+        self._gate.enter(self)
+        refusal = self._refusal(headers)
+        if refusal is not None:
+            self._refused = reply_for(refusal)
+            self._connection.set_max_body_size(_DRAIN)
+
+    def _refusal(self, headers: HTTPHeaders) -> KeybrokerError | None:
+        if "Transfer-Encoding" in headers:
+            # One way to say how long a body is, so that nobody in between can read it another way.
+            return KeybrokerError(
+                Problem.MALFORMED, "request: Transfer-Encoding is not taken, Content-Length is"
+            )
+        if self._method not in _METHODS:
+            return KeybrokerError(Problem.METHOD, "request: only GET, POST and PUT are taken")
+        largest = self._gate.largest(self._method, self._path)
+        length = headers.get("Content-Length", "0")
+        if length.isascii() and length.isdigit() and int(length) > largest:
+            if int(length) > _DRAIN:
+                raise HTTPInputError("body far too large")
+            return KeybrokerError(Problem.TOO_LARGE, f"request: a body here has at most {largest} bytes")
+        self._connection.set_max_body_size(largest)
+        return None
+
+    def data_received(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
+        if self._refused is None:
+            self._body += chunk
+
+    def finish(self) -> None:
+        """Take the end of the request."""
+        self._connection.set_close_callback(self._lost)
+        if self._refused is not None:
+            self._send(self._refused)
+            return
+        self._environ = self._environment()
+        task = asyncio.ensure_future(self._gate.answer(self, self._environ))
+        task.add_done_callback(self._answered)
+
+    def on_connection_close(self) -> None:
+        """Take note that the client went away in the middle of its request."""
+        self._lost()
+
+    def _lost(self) -> None:
+        self.gone = True
+        self._gate.leave(self)
+
+    def _environment(self) -> dict[str, Any]:
+        """Return the WSGI environment (PEP 3333) of a request, without its header fields."""
+        stream = self._connection.stream
+        certificate = stream.socket.getpeercert(binary_form=True) if isinstance(stream, SSLIOStream) else None
+        context: Any = self._connection.context
+        return {
+            "REQUEST_METHOD": self._method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote_to_bytes(self._path).decode("latin-1"),
+            "QUERY_STRING": self._query,
+            "CONTENT_TYPE": self._type,
+            "CONTENT_LENGTH": str(len(self._body)),
+            "REMOTE_ADDR": context.remote_ip,
+            "SERVER_NAME": "keybroker",
+            "SERVER_PORT": "443",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "https",
+            "wsgi.input": io.BytesIO(self._body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+            CERTIFICATE: certificate,
+        }
+
+    def _answered(self, task: asyncio.Future[Reply]) -> None:
+        error = task.exception()
+        if error is None:
+            self._send(task.result())
+            return
+        _log.error("%s %s: %s", self._method, self._shown_path(), where(error))
+        self._send(reply_for(unexpected()))
+
+    def _send(self, reply: Reply) -> None:
+        """Write the reply, and drop a client that does not take it in time."""
+        self._record(reply)
+        if self.gone:
+            return
+        fields = HTTPHeaders()
+        for name, value in reply.headers:
+            fields.add(name, value)
+        fields["Content-Length"] = str(len(reply.body))
+        closing = self._refused is not None or self._gate.stopping
+        if closing:
+            fields["Connection"] = "close"
+        connection = self._connection
+        sent = connection.write_headers(
+            ResponseStartLine("HTTP/1.1", reply.status, HTTPStatus(reply.status).phrase), fields, reply.body
+        )
+        deadline = asyncio.get_running_loop().call_later(self._gate.limits.reply_seconds, connection.close)
+
+        def taken(_sent: object) -> None:
+            deadline.cancel()
+            self._gate.leave(self)
+            if closing:
+                connection.close()
+
+        sent.add_done_callback(taken)
+        connection.finish()
+
+    def _record(self, reply: Reply) -> None:
+        """Log one line a request; neither bodies nor header fields nor queries are ever in it."""
+        context: Any = self._connection.context
+        _log.info(
+            "%s: %s %s %d %.1f ms %s %s",
+            self._gate.name,
+            self._method,
+            self._shown_path(),
+            reply.status,
+            (time.monotonic() - self._began) * 1000,
+            context.remote_ip,
+            self._environ.get(IDENTITY, "-"),
+        )
+
+    def _shown_path(self) -> str:
+        return self._path[:200].encode("ascii", "backslashreplace").decode()
+
+
+class Listener(HTTPServer):
+    """Tornado's HTTP server with a bound on connections that strangers cannot use up.
+
+    When the bound is reached, the oldest connection whose handshake is not finished makes room: a flood of
+    half-open handshakes displaces itself, not the clients that have shown a certificate.
+    """
+
+    def initialize(self, gate: Gate, **options: Any) -> None:  # type: ignore[override]
+        """Set up (tornado.util.Configurable calls this in place of ``__init__``)."""
+        limits = gate.limits
+        super().initialize(
+            gate,
+            idle_connection_timeout=limits.idle_seconds,
+            body_timeout=limits.body_seconds,
+            max_header_size=16384,
+            xheaders=False,
+            **options,
+        )
+        self._most = limits.connections
+        self._strangers: dict[IOStream, None] = {}
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        """Take a new connection (tornado.tcpserver.TCPServer)."""
+        if isinstance(stream, SSLIOStream):
+            self._strangers[stream] = None
+            stream.wait_for_handshake().add_done_callback(
+                lambda done: (done.exception(), self._strangers.pop(stream, None))
+            )
+        super().handle_stream(stream, address)
+        if len(self._connections) > self._most:
+            oldest = next(iter(self._strangers), stream)
+            oldest.close()
