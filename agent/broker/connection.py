@@ -1,0 +1,246 @@
+"""One TLS 1.3 connection to one broker, and one try on it.
+
+Every wait of a try (name service, connect, handshake, send, receive) counts against one moment, so that a
+peer that sends a byte a second gains nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import io
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from agent.broker.replies import Reply
+from keybroker.wire.messages import LARGEST_HEADER_COPY
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+LARGEST_REPLY: Final = LARGEST_HEADER_COPY * 4 // 3 + (64 << 10)
+
+NO_NETWORK: Final = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of connect(2) that mean that no packet left this machine."""
+
+_NO_CHECK_TIME: Final = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of X509_VERIFY_PARAM_set_flags(3ssl); the ssl module has no name for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a connection trusts and shows.
+
+    Attributes:
+        ca: PEM; the only trust anchors.
+        key, certificate: PEM files of this machine, None before it has any.
+        not_before, not_after: of that certificate, in seconds since 1970.
+    """
+
+    ca: str
+    key: Path | None = None
+    certificate: Path | None = None
+    not_before: float = 0.0
+    not_after: float = float("inf")
+
+
+def address(url: str) -> tuple[str, int]:
+    """Return the host and port of a broker's base URL.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, for anything but ``https://name[:port]``.
+    """
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme == "https" and parts.path in ("", "/") and not (parts.query or parts.fragment)
+        if plain and parts.hostname and parts.username is None and url.isascii() and url.isprintable():
+            return parts.hostname, parts.port or 443
+    except ValueError:
+        pass
+    raise KeybrokerError(
+        Problem.CONFIGURATION,
+        f"broker {url[:100]!r}: must be https://NAME or https://NAME:PORT",
+    )
+
+
+class Connection:
+    """A connection that is open, and kept open for the next call.
+
+    Args:
+        tls: whose handshake is done.
+        monotonic: the clock that ``until`` is on.
+    """
+
+    def __init__(self, tls: ssl.SSLSocket, host: str, port: int, monotonic: Callable[[], float]) -> None:
+        self._wire = _Wire(tls, monotonic)
+        self._http = http.client.HTTPConnection(host, port)
+        self._http.auto_open = 0  # never a connection of its own making, which would be without TLS
+        self._http.sock = self._wire
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether the peer left it open."""
+        return self._http.sock is not None
+
+    def ask(self, method: str, path: str, body: Secret | None, until: float) -> Reply:
+        """Send a request and read the whole reply.
+
+        Raises:
+            OSError: the connection failed, ssl.SSLError and TimeoutError included.
+            http.client.HTTPException: the reply is not HTTP, too large or cut short.
+        """
+        self._wire.until = until
+        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
+        try:
+            self._http.request(method, path, None if body is None else body.reveal(), headers)
+        except OSError:
+            self._wire.hear_alert()
+            raise
+        response = self._http.getresponse()
+        text = response.read(LARGEST_REPLY + 1)
+        if len(text) > LARGEST_REPLY:
+            raise http.client.HTTPException("the reply is too large")
+        if response.length:
+            raise http.client.HTTPException("the reply ends too early")
+        named = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, named, text)
+
+    def close(self) -> None:
+        """End it."""
+        self._wire.close()
+
+
+class _Reader(io.RawIOBase):
+    """What http.client reads a reply from; closing it leaves the connection open."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._wire.receive(buffer)
+
+
+class _Wire:
+    """A TLS connection whose every wait ends at the moment ``until``."""
+
+    def __init__(self, tls: ssl.SSLSocket, monotonic: Callable[[], float]) -> None:
+        self._tls = tls
+        self._monotonic = monotonic
+        self.until = 0.0
+
+    def _arm(self) -> None:
+        left = self.until - self._monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._tls.settimeout(left)
+
+    def receive(self, buffer: Any) -> int:
+        self._arm()
+        return self._tls.recv_into(buffer)
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._arm()
+            view = view[self._tls.send(view[:16384]) :]
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def hear_alert(self) -> None:
+        """Raise what the peer said before it hung up: TLS 1.3 judges our certificate after our handshake."""
+        self._arm()
+        self._tls.recv(1)
+
+    def close(self) -> None:
+        self._tls.close()
+
+
+def trust(credentials: Credentials, *, dates: bool) -> ssl.SSLContext:
+    """Return what a connection demands of the other end: TLS 1.3, our CA, its own name.
+
+    Args:
+        dates: check them against the clock. Not when the clock is before our own certificate's first day: the
+            CA gave that day, so the clock is wrong, and ``check_end`` takes the day for the time, which is
+            what systemd-timesyncd does with its saved clock. Else a machine without a battery-backed
+            clock could not open its disks before it finds a time server.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.hostname_checks_common_name = False
+    context.load_verify_locations(cadata=credentials.ca)
+    if not dates:
+        context.verify_flags |= _NO_CHECK_TIME
+    if credentials.certificate is not None:
+        try:
+            context.load_cert_chain(credentials.certificate, credentials.key)
+        except OSError as error:  # ssl.SSLError is one
+            raise KeybrokerError(
+                Problem.CERTIFICATE,
+                f"{credentials.certificate}: cannot be loaded with its key: {error.strerror or error}",
+                hint="enrol this machine again: keybroker host enrol ADDON",
+            ) from error
+    return context
+
+
+def trust_nobody() -> ssl.SSLContext:
+    """Return a context that verifies nothing: good for reading a CA that is then compared, no more."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check_end(tls: ssl.SSLSocket, floor: float) -> None:
+    certificate = tls.getpeercert() or {}
+    end = certificate.get("notAfter")
+    if not isinstance(end, str) or ssl.cert_time_to_seconds(end) < floor:
+        tls.close()
+        raise KeybrokerError(Problem.UNTRUSTED_BROKER, f"the broker's certificate ended on {end}")
+
+
+def dial(host: str, port: int, seconds: float) -> socket.socket:
+    """Connect to the first address that answers, ``seconds`` for the name service and for each address."""
+    error: OSError = TimeoutError("timed out")
+    for family, kind, protocol, _, where in _resolve(host, port, seconds):
+        tcp = socket.socket(family, kind, protocol)
+        tcp.settimeout(max(0.001, seconds))
+        try:
+            tcp.connect(where)
+        except OSError as failed:
+            tcp.close()
+            # of several addresses, the one that got out of this machine has more to say
+            if failed.errno not in NO_NETWORK or isinstance(error, TimeoutError):
+                error = failed
+            continue
+        return tcp
+    raise error
+
+
+def _resolve(host: str, port: int, seconds: float) -> list[Any]:
+    """Ask the name service, which has no time limit of its own: resolv.conf(5) can make it 30 s and more."""
+    found: list[list[Any] | OSError] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(max(0.001, seconds))
+    if not found:
+        raise TimeoutError("the name service did not answer")
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
