@@ -22,6 +22,8 @@ from typing import Final
 
 from agent import devicemapper
 from agent.devices import OpenDevice
+from agent.luks.copy import HeaderImage, image_of
+from agent.luks.header import read_header
 from agent.process import ToolFailed, run
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -59,27 +61,38 @@ def compose(
     sector_size: int,
     volume: VolumeId,
     version: KeyVersion,
-) -> Path:
-    """Make the LUKS2 header of a new volume in a sparse file; no device has any part in it.
+) -> HeaderImage:
+    """Make the LUKS2 header of a new volume; no device has any part in it.
 
     Args:
-        directory: private, on a tmpfs; the file in it is the caller's to read and to remove.
+        directory: private, on a tmpfs; the file that cryptsetup works on lies there meanwhile.
         key: goes into keyslot 0, as ``version`` of the volume.
         sector_size: encryption sector size in bytes.
 
     Returns:
-        The file: the whole header up to its data offset of 4 MiB.
+        The header as any other is read: checked for its form, not yet against ``profile``.
 
     Raises:
-        KeybrokerError: TOOL_FAILED.
+        KeybrokerError: TOOL_FAILED; HEADER_REFUSED where this cryptsetup writes what we do not understand.
     """
     file = directory / f"{volume}.header"
-    # 1 MiB of data behind the header: cryptsetup refuses a device that ends where its data begins
-    fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        # 1 MiB of data behind the header: cryptsetup refuses a device that ends where its data begins
         os.ftruncate(fd, DATA_OFFSET + (1 << 20))
+        _format(file, key, uuid, label, profile, sector_size)
+        _tag(file, volume, version)
+
+        def read(offset: int, length: int) -> bytes:
+            return os.pread(fd, length, offset)
+
+        return image_of(read_header(read, os.fstat(fd).st_size), read)
     finally:
         os.close(fd)
+        file.unlink()
+
+
+def _format(file: Path, key: Secret, uuid: str, label: str, profile: Profile, sector_size: int) -> None:
     run(
         "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2",
         "--cipher", profile.cipher, "--key-size", str(profile.key_bytes * 8), "--hash", "sha256",
@@ -90,6 +103,10 @@ def compose(
         "--key-slot", str(FIRST_KEYSLOT), "--key-file", key,
         file, timeout_seconds=FORMAT_SECONDS,
     )  # fmt: skip
+
+
+def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
+    """Put our one token in: which keyslot holds which version of which volume's key."""
     token = {
         "type": "keybroker",
         "keyslots": [str(FIRST_KEYSLOT)],
@@ -100,7 +117,6 @@ def compose(
         "cryptsetup", "token", "import", "--token-id", "0", "--json-file", "-",
         file, stdin=Secret(json.dumps(token).encode()),
     )  # fmt: skip
-    return file
 
 
 def opens(header_fd: int, *, keyslot: int, key: Secret) -> bool:

@@ -1,0 +1,124 @@
+"""Whether a disk is blank: the one state in which the agent may ever write to a disk that is not its own yet.
+
+All conditions of DESIGN section 4, "First format", as far as the disk can answer them; the one-use
+authorisation is the broker's part. Two wiped header copies look like an empty disk to every tool, so what
+could not be read or probed is never blank.
+
+| what is asked | whom | refuses |
+|---|---|---|
+| big enough, writable | the descriptor | another disk than the one that was meant |
+| no partitions, no holders | sysfs | partition tables in use, LVM, RAID, dm, bcache |
+| not mounted, no swap | mountinfo, /proc/swaps | what this system uses |
+| nobody has claimed it | open(2) with O_EXCL | what any other namespace uses |
+| first and last MiB are zero | the disk | damaged LUKS, unknown formats, metadata at the end |
+| no signature | ``blkid --probe`` | formats whose magic lies elsewhere (btrfs, ZFS, a header copy at 4 MiB) |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from agent.devices import SYS, BlockDevice, OpenDevice
+from agent.process import run
+
+MIB: Final = 1 << 20
+LEAST_BYTES: Final = 16 * MIB
+"""A header of 4 MiB and the smallest useful filesystem."""
+
+PROC: Final = Path("/proc")
+
+_NOTHING: Final = 2
+_FOUND: Final = 0
+_AMBIVALENT: Final = 8
+"""blkid(8), "EXIT STATUS". 2 is also said of a device that cannot be opened: alone it proves nothing."""
+
+
+def look(disk: OpenDevice, *, least_bytes: int = LEAST_BYTES) -> str | None:
+    """Return why the disk is not blank, in words, or None where all conditions hold; nothing is written.
+
+    Args:
+        disk: held open by the caller, so that every answer is about the same disk.
+        least_bytes: what its volume needs.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where blkid cannot be asked.
+    """
+    device = disk.device
+    if device.size_bytes < max(least_bytes, LEAST_BYTES):
+        return f"it has {device.size_bytes} bytes, less than {max(least_bytes, LEAST_BYTES)}"
+    if device.read_only:
+        return "it is read-only"
+    return _in_use(device) or _claimed(disk) or _touched(disk) or _signature(disk)
+
+
+def _in_use(device: BlockDevice, *, sys: Path = SYS, proc: Path = PROC) -> str | None:
+    entry = sys / "dev/block" / device.node
+    for child in sorted(entry.iterdir()):
+        if (child / "partition").exists():
+            return f"it has the partition {child.name}"
+    if holders := sorted(os.listdir(entry / "holders")):
+        return f"it is held by {', '.join(holders)}"
+    for line in (proc / "self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if fields[2] == device.node or _is(after.split()[1], device):
+            return f"it is mounted on {fields[4]}"
+    for line in (proc / "swaps").read_text().splitlines()[1:]:
+        if _is(line.split()[0], device):
+            return "it is swap in use"
+    return None
+
+
+def _is(source: str, device: BlockDevice) -> bool:
+    """Say whether a path as the kernel prints it (blanks and backslashes in octal) is this device."""
+    if not source.startswith("/"):
+        return False
+    path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), source)
+    try:
+        number = os.stat(path).st_rdev
+    except OSError:
+        return False
+    return (os.major(number), os.minor(number)) == device.devno
+
+
+def _claimed(disk: OpenDevice) -> str | None:
+    """Try to claim it; read-only, because closing a writable descriptor makes udev look at the disk anew."""
+    if disk.exclusive:
+        return None
+    try:
+        os.close(os.open(disk.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return "somebody has claimed it"
+        return f"it cannot be claimed: {error.strerror}"
+    return None
+
+
+def _touched(disk: OpenDevice) -> str | None:
+    for where, offset in (("first", 0), ("last", disk.device.size_bytes - MIB)):
+        try:
+            held = disk.read(offset, MIB)
+        except OSError as error:
+            return f"its {where} MiB cannot be read: {error.strerror}"
+        if held != bytes(MIB):
+            return f"its {where} MiB is not zero"
+    return None
+
+
+def _signature(disk: OpenDevice) -> str | None:
+    done = run(
+        "blkid", "--probe", "--output", "export", disk.path,
+        pass_fds=[disk.fd], expect=(_FOUND, _NOTHING, _AMBIVALENT),
+    )  # fmt: skip
+    if done.status == _NOTHING:
+        return None
+    if done.status == _AMBIVALENT:
+        return "it has several signatures that contradict each other"
+    found = dict(
+        line.split("=", 1) for line in done.output.decode(errors="replace").splitlines() if "=" in line
+    )
+    return f"it has the signature of {found.get('TYPE') or found.get('PTTYPE') or 'something'}"

@@ -1,0 +1,149 @@
+"""What is mapped under /dev/mapper: looked up in sysfs, changed by ``dmsetup``.
+
+Existence, UUID and open count are read from sysfs, which takes no process and is never in doubt; of
+dmsetup, which says status 1 for everything, only the table is asked and only changes are made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.process import ToolFailed, run
+from keybroker.wire.problems import KeybrokerError, Problem
+
+MAPPER: Final = Path("/dev/mapper")
+SYS: Final = Path("/sys")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
+"""Fewer characters than device-mapper takes (DM_NAME_LEN 128): none that udev or dmsetup would escape."""
+
+DM_UUID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+SECTOR: Final = 512
+"""Bytes; the unit of every table, whatever the device's own sector size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One device of device-mapper.
+
+    Attributes:
+        uuid: the DM UUID, by which a device says whose it is; empty where its maker gave none.
+        node: ``major:minor``.
+        holders: kernel names of the devices mapped from it.
+    """
+
+    name: str
+    uuid: str
+    node: str
+    holders: tuple[str, ...]
+
+
+def path(name: str) -> Path:
+    """Return where the device of that name is, or would be."""
+    return MAPPER / _checked(name)
+
+
+def mapped(*, sys: Path = SYS) -> dict[str, Mapped]:
+    """Return every device there is now, by name."""
+    found: dict[str, Mapped] = {}
+    for entry in sorted((sys / "class/block").glob("dm-*")):
+        try:
+            name = (entry / "dm/name").read_text().strip()
+            found[name] = Mapped(
+                name=name,
+                uuid=(entry / "dm/uuid").read_text().strip(),
+                node=(entry / "dev").read_text().strip(),
+                holders=tuple(sorted(os.listdir(entry / "holders"))),
+            )
+        except FileNotFoundError:  # removed while we read
+            continue
+    return found
+
+
+def uuid(name: str, *, sys: Path = SYS) -> str | None:
+    """Return the DM UUID of the device of that name, None where there is no such device."""
+    there = mapped(sys=sys).get(_checked(name))
+    return there.uuid if there else None
+
+
+def table(name: str) -> str | None:
+    """Return the live table of a device, a line a target, keys shown as zeros; None where there is none.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    if _checked(name) not in mapped():
+        return None
+    return run("dmsetup", "table", name).output.decode().strip()
+
+
+def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
+    """Map ``name`` onto the first ``sectors`` (of 512 bytes) of another device.
+
+    Args:
+        uuid: the DM UUID it gets, which makes a second device of the same purpose impossible.
+        below: ``major:minor`` of the device, because a path can come to mean another one.
+
+    Raises:
+        KeybrokerError: EXISTS where name or UUID is taken; TOOL_FAILED.
+    """
+    if DM_UUID.fullmatch(uuid) is None or re.fullmatch(r"\d+:\d+", below) is None or sectors <= 0:
+        raise ValueError(f"no linear device is made of {uuid!r}, {below!r}, {sectors}")
+    for other in mapped().values():
+        if _checked(name) == other.name or uuid == other.uuid:
+            raise KeybrokerError(
+                Problem.EXISTS, f"{MAPPER / name}: is mapped already", hint=f"dmsetup info {other.name}"
+            )
+    run("dmsetup", "create", name, "--uuid", uuid, "--table", f"0 {sectors} linear {below} 0")
+
+
+def remove(name: str) -> None:
+    """Unmap ``name``; where there is no such device, all is as it should be.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE where it is in use, naming by whom as far as that can be known;
+            TOOL_FAILED.
+    """
+    there = mapped().get(_checked(name))
+    if there is None:
+        return
+    if there.holders:
+        raise in_use(name)
+    try:
+        run("dmsetup", "remove", name)
+    except ToolFailed as error:
+        if name not in mapped():
+            return
+        if _open_count(name):
+            raise in_use(name) from error
+        raise
+
+
+def in_use(name: str) -> KeybrokerError:
+    """Return, to be raised, that a device cannot go because somebody has it, and who that is."""
+    there = mapped().get(name)
+    who = [f"/dev/{holder}" for holder in there.holders] if there else []
+    if there:
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split()
+            if fields[2] == there.node:
+                who.append(f"the mount on {fields[4]}")
+    return KeybrokerError(
+        Problem.WRONG_DEVICE,
+        f"{MAPPER / name}: is in use by {', '.join(who) or 'an open file'}",
+        hint=f"lsblk {MAPPER / name}; fuser --mount {MAPPER / name}",
+    )
+
+
+def _open_count(name: str) -> int:
+    done = run("dmsetup", "info", "--columns", "--noheadings", "-o", "open", name)
+    return int(done.output)
+
+
+def _checked(name: str) -> str:
+    if NAME.fullmatch(name) is None:
+        raise ValueError(f"{name[:140]!r} is not a name under {MAPPER}")
+    return name
