@@ -19,6 +19,7 @@ Nothing in it turns TLS, or the verification of clients, off; an unknown key is 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -116,6 +117,59 @@ class Settings:
     listen_enrolment: Address
     health: Path | Address
     limits: Limits = Limits()
+
+
+def render(
+    *,
+    trust_domain: str,
+    broker: str,
+    enrolment: str,
+    database: Path,
+    master_key: str,
+    listen_main: Address,
+    listen_enrolment: Address,
+    health: str,
+) -> str:
+    """Return the text of a new configuration file, which ``parse`` reads back.
+
+    Args:
+        broker, enrolment: base URLs of the listeners as agents reach them.
+        health: ``unix:/path`` or ``http://127.0.0.1:port``.
+    """
+    return f"""# Keybroker's configuration; `keybroker check` verifies it. Restart the broker after a change.
+
+# Whose names its certificates carry: spiffe://{trust_domain}/host/...
+trust_domain = {_quoted(trust_domain)}
+
+# Where agents reach this broker, and where new ones enrol.
+brokers = [{_quoted(broker)}]
+enrolment = {_quoted(enrolment)}
+
+[files]
+# ca_certificate, ca_key, server_certificate and server_key are beside this file unless they are named here.
+database = {_quoted(str(database))}
+master_key = {_quoted(master_key)}
+
+[listen]
+main = {_quoted(str(listen_main))}
+enrolment = {_quoted(str(listen_enrolment))}
+# Without TLS, so only a unix socket or a loopback address.
+health = {_quoted(health)}
+
+# [limits]
+# threads = 8          # that answer requests
+# queue = 256          # requests that may wait for one; more are told 503 at once
+# connections = 4096
+
+# [lifetimes]
+# host_days = 90
+# retired_key_days = 30
+"""
+
+
+def _quoted(text: str) -> str:
+    """Write a TOML basic string (TOML 1.0.0, "String"), whose escapes JSON's are a part of."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def load(file: Path, *, credentials_directory: Path | None = None) -> Settings:

@@ -117,7 +117,13 @@ class _Server:
         settings, broker = self._settings, self._broker
         files, given = settings.installation, _given_sockets()
         plan = (
-            ("main", main.create_main_app(broker), main.largest, settings.listen_main, pool),
+            (
+                "main",
+                main.create_main_app(broker, settings.enrolment),
+                main.largest,
+                settings.listen_main,
+                pool,
+            ),
             (
                 "enrolment",
                 enrolment.create_enrolment_app(broker),

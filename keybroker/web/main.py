@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, current_app
 
 from keybroker.config import LARGEST_BODY, LARGEST_DEPOSIT
 from keybroker.service import boot, enrolment, inventory, provisioning
@@ -19,14 +19,20 @@ from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _DEPOSIT: Final = re.compile(r"/v1/volumes/[^/]+/header")
+_ENROLMENT_URL: Final = "keybroker.enrolment-url"
 
 hosts = Blueprint("hosts", __name__)
 operators = Blueprint("operators", __name__)
 
 
-def create_main_app(broker: Broker) -> Flask:
-    """Return the app of the main listener."""
+def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
+    """Return the app of the main listener.
+
+    Args:
+        enrolment_url: base URL of the enrolment listener, told with each token.
+    """
     app = create_app(__name__, broker)
+    app.extensions[_ENROLMENT_URL] = enrolment_url
     app.register_blueprint(hosts)
     app.register_blueprint(operators)
     return app
@@ -127,7 +133,8 @@ def _invite(addon: str) -> Response:
     lifetime = fields.optional("lifetime_seconds", fields.number)
     fields.end()
     seconds = inventory.DEFAULT_INVITATION_SECONDS if lifetime is None else lifetime
-    return say(inventory.invite(broker(), who, addon, seconds).as_json(), 201)
+    invitation = inventory.invite(broker(), who, addon, seconds)
+    return say({**invitation.as_json(), "enrolment": current_app.extensions[_ENROLMENT_URL]}, 201)
 
 
 @operators.get("/v1/hosts")

@@ -1,0 +1,7 @@
+"""``python -m keybroker.cli`` is ``keybroker``."""
+
+from __future__ import annotations
+
+from keybroker.cli.program import main
+
+main()

@@ -1,0 +1,118 @@
+"""What ``keybroker check`` looks at, one finding a thing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+
+from keybroker.config import Settings, load
+from keybroker.service.installation import Installation, open_broker
+from keybroker.service.inventory import audit_verify
+from keybroker.web import tls
+from keybroker.wire.problems import KeybrokerError, Problem
+
+_SOON: Final = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        state: ``good``, ``warning`` or ``wrong``.
+        problem: None unless it is wrong.
+    """
+
+    check: str
+    state: str
+    detail: str
+    hint: str | None = None
+    problem: Problem | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints of it."""
+        return {"check": self.check, "state": self.state, "detail": self.detail, "hint": self.hint}
+
+
+def examine(config: Path, credentials_directory: Path | None, now: datetime) -> tuple[Finding, ...]:
+    """Look at everything that the broker relies on, without changing any of it.
+
+    Args:
+        now: UTC.
+    """
+    try:
+        settings = load(config, credentials_directory=credentials_directory)
+    except KeybrokerError as error:
+        return (_wrong("configuration", error),)
+    installation = settings.installation
+    operators = sorted(settings.file.parent.glob("operators/*.crt"))
+    return (
+        Finding("configuration", "good", str(config)),
+        *_database(installation, now),
+        _tried("TLS", lambda: _listeners(settings)),
+        _certificate("CA certificate", installation.ca_certificate, now),
+        _certificate("server certificate", installation.server_certificate, now),
+        *(_certificate(f"operator {path.stem}", path, now) for path in operators),
+    )
+
+
+def _tried(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "good", look())
+    except KeybrokerError as error:
+        return _wrong(check, error)
+
+
+def _wrong(check: str, error: KeybrokerError) -> Finding:
+    return Finding(check, "wrong", error.detail, error.hint, error.problem)
+
+
+def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
+    """Open the installation as ``serve`` does, which checks modes, owners, master key and schema."""
+    check = "files and database"
+    try:
+        broker = open_broker(installation, clock=lambda: now, entropy=secrets.token_bytes)
+    except KeybrokerError as error:
+        return (_wrong(check, error),)
+    try:
+        return (
+            Finding(check, "good", "modes, owners, master key and schema are right"),
+            _tried("audit trail", lambda: _trail(*audit_verify(broker))),
+        )
+    finally:
+        broker.close()
+
+
+def _trail(records: int, last: str) -> str:
+    return f"{records} records, the last one's hash is {last[:16]}"
+
+
+def _listeners(settings: Settings) -> str:
+    """Prove both contexts, as ``serve`` does before it listens."""
+    tls.main_context(settings.installation)
+    tls.enrolment_context(settings.installation)
+    return f"main on {settings.listen_main}, enrolment on {settings.listen_enrolment}"
+
+
+def _certificate(check: str, path: Path, now: datetime) -> Finding:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        return Finding(check, "wrong", f"{path}: is not a certificate", problem=Problem.CONFIGURATION)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    good = f"good until {ends:%F}"
+    if now < begins:
+        return Finding(
+            check, "wrong", f"{path}: begins on {begins:%F %T} UTC", "timedatectl", Problem.CERTIFICATE
+        )
+    if now > ends:
+        return Finding(check, "wrong", f"{path}: ended on {ends:%F}", problem=Problem.CERTIFICATE)
+    if ends - now < _SOON:
+        return Finding(check, "warning", f"{good}, which is soon")
+    return Finding(check, "good", good)

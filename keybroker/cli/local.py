@@ -1,0 +1,256 @@
+"""The verbs that work on this machine's own installation: ``init``, ``serve`` and ``check``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import pwd
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from keybroker.cli.access import config_option, json_option
+from keybroker.cli.screen import note, print_facts, print_json, print_table
+from keybroker.wire.problems import KeybrokerError, Problem
+
+_CONFIG_DIRECTORY = Path("/etc/keybroker")
+_STATE_DIRECTORY = Path("/var/lib/keybroker")
+_SERVICE_USER = "keybroker"
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in is decided by certificate
+
+
+@click.command()
+@click.option("--name", "dns_names", multiple=True, help="DNS name by which VMs reach it; may be repeated.")
+@click.option("--ip", "addresses", multiple=True, help="IP address by which VMs reach it; may be repeated.")
+@click.option("--operator", required=True, help="Name of the first operator, who gets a certificate.")
+@click.option("--trust-domain", default="keybroker.internal", show_default=True, help="In all certificates.")
+@click.option("--config-dir", type=click.Path(path_type=Path), default=_CONFIG_DIRECTORY, show_default=True)
+@click.option("--state-dir", type=click.Path(path_type=Path), default=_STATE_DIRECTORY, show_default=True)
+@click.option("--listen", default=_EVERYWHERE, show_default=True, help="Numeric address; :: for all of IPv6.")
+@click.option("--main-port", type=click.IntRange(1, 65535), default=8443, show_default=True)
+@click.option("--enrolment-port", type=click.IntRange(1, 65535), default=8444, show_default=True)
+@click.option(
+    "--health",
+    default="unix:/run/keybroker/health.sock",
+    show_default=True,
+    help="Where health is told: unix:/path or http://127.0.0.1:port.",
+)
+@click.option("--master-key", help="URI of the master key.  [default: file:CONFIG_DIR/master.key, made now]")
+@click.option(
+    "--user",
+    help=f"Who owns it all.  [default: {_SERVICE_USER}, if there is such a user, in {_CONFIG_DIRECTORY}]",
+)
+@json_option
+def init(
+    dns_names: tuple[str, ...],
+    addresses: tuple[str, ...],
+    operator: str,
+    trust_domain: str,
+    config_dir: Path,
+    state_dir: Path,
+    listen: str,
+    main_port: int,
+    enrolment_port: int,
+    health: str,
+    master_key: str | None,
+    user: str | None,
+    as_json: bool,
+) -> None:
+    """Make an installation on this machine: CA, server certificate, master key, database, first operator.
+
+    It refuses to touch one that is there. Save the master key (and keep it away from the database's backups):
+    without it no volume can be opened again.
+
+    \b
+      keybroker init --name broker.example --operator alice
+      keybroker init --ip 192.0.2.10 --operator alice --listen 192.0.2.10
+    """
+    from keybroker.config import FILE_NAME, Address, parse, render
+    from keybroker.service.installation import Plan, create
+
+    reached = [*dns_names, *(f"[{ip}]" if ":" in ip else ip for ip in addresses)]
+    if not reached:
+        raise KeybrokerError(
+            Problem.USAGE,
+            "command line: how VMs reach this broker is missing",
+            hint="--name broker.example, or --ip 192.0.2.10",
+        )
+    config_dir, state_dir = config_dir.absolute(), state_dir.absolute()
+    key = master_key or f"file:{config_dir / 'master.key'}"
+    text = render(
+        trust_domain=trust_domain,
+        broker=f"https://{reached[0]}:{main_port}",
+        enrolment=f"https://{reached[0]}:{enrolment_port}",
+        database=state_dir / "keybroker.db",
+        master_key=key,
+        listen_main=Address.parse(f"[{listen}]:{main_port}", "--listen"),
+        listen_enrolment=Address.parse(f"[{listen}]:{enrolment_port}", "--listen"),
+        health=health,
+    )
+    parse(text, config_dir / FILE_NAME)  # before anything is made: what serve would refuse is refused here
+    made = create(
+        Plan(
+            config_directory=config_dir,
+            state_directory=state_dir,
+            trust_domain=trust_domain,
+            server_names=_once("localhost", *dns_names),
+            server_addresses=_once("127.0.0.1", "::1", *addresses, *_particular(listen)),
+            operator=operator,
+            configuration=text,
+            master_key=key,
+            owner=_owner(user, config_dir),
+        ),
+        clock=lambda: datetime.now(UTC),
+        entropy=secrets.token_bytes,
+        credentials_directory=_credentials_directory(),
+    )
+    facts = {
+        "configuration": str(made.configuration),
+        "database": str(state_dir / "keybroker.db"),
+        "master_key": key,
+        "ca_certificate": str(made.ca_certificate),
+        "ca_fingerprint": made.ca_fingerprint,
+        "operator_certificate": str(made.operator_certificate),
+        "operator_key": str(made.operator_key),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    note("made:")
+    print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
+    _next_steps(made.configuration, key)
+
+
+def _next_steps(configuration: Path, master_key: str) -> None:
+    usual = configuration.parent == _CONFIG_DIRECTORY
+    where = "" if usual else f" --config {configuration}"
+    note("next:")
+    for line in (
+        f"save {master_key.removeprefix('file:')} where the database's backups are not",
+        "systemctl enable --now keybroker" if usual else f"keybroker serve{where}",
+        f"keybroker check{where}",
+        f"keybroker addon add shop-db --engine postgresql{where}",
+    ):
+        note(f"  {line}")
+
+
+@click.command()
+@config_option
+def serve(config: Path) -> None:
+    """Run the broker in the foreground until SIGTERM; systemd runs it as keybroker.service.
+
+    SIGHUP reads the server's certificate, its key and the CA again, and keeps the old ones if the new ones
+    are no good. The log goes to stderr.
+
+    \b
+      keybroker serve
+      keybroker serve --config /etc/keybroker/keybroker.toml
+    """
+    from keybroker.config import load
+    from keybroker.server import serve as run
+    from keybroker.service.installation import open_broker
+
+    _log_to_stderr()
+    become_owner(config)
+    settings = load(config, credentials_directory=_credentials_directory())
+    broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
+    try:
+        run(settings, broker)
+    finally:
+        broker.close()
+
+
+@click.command()
+@config_option
+@json_option
+def check(config: Path, as_json: bool) -> int:
+    """Verify this machine's installation, and say what is wrong with it; it changes nothing.
+
+    The exit status is 0 if nothing is wrong; warnings, such as a certificate that ends soon, do not count.
+
+    \b
+      keybroker check
+      keybroker check --json | jq '.checks[] | select(.state != "good")'
+    """
+    from keybroker.cli.findings import examine
+
+    become_owner(config)
+    findings = examine(config, _credentials_directory(), datetime.now(UTC))
+    if as_json:
+        print_json({"checks": [finding.as_json() for finding in findings]})
+    else:
+        print_table(("CHECK", "STATE", "DETAIL"), [(one.check, one.state, one.detail) for one in findings])
+        for one in findings:
+            if one.hint:
+                note(f"hint: {one.hint}")
+    wrong = [one.problem for one in findings if one.problem is not None]
+    return wrong[0].exit_status if wrong else 0
+
+
+def become_owner(config: Path) -> None:
+    """Go on as the user who owns the configuration, if that is not us: the broker needs nothing of root's.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, when there is no configuration.
+    """
+    try:
+        owner = config.stat()
+    except OSError as error:
+        raise KeybrokerError(
+            Problem.CONFIGURATION,
+            f"{config}: {(error.strerror or 'cannot be read').lower()}",
+            hint="keybroker init --help",
+        ) from error
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
+def _credentials_directory() -> Path | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) if directory else None
+
+
+def _owner(user: str | None, config_dir: Path) -> tuple[int, int] | None:
+    try:
+        if user is None and config_dir != _CONFIG_DIRECTORY:
+            return None
+        found = pwd.getpwnam(user or _SERVICE_USER)
+    except KeyError:
+        if user is None:
+            return None
+        raise KeybrokerError(
+            Problem.USAGE, f"user {user}: there is no such user", hint="systemd-sysusers"
+        ) from None
+    return found.pw_uid, found.pw_gid
+
+
+def _once(*values: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _particular(listen: str) -> tuple[str, ...]:
+    """Return the address listened on, unless that is all of them: this machine's own verbs connect to it."""
+    return () if ipaddress.ip_address(listen).is_unspecified else (listen,)
+
+
+def _log_to_stderr() -> None:
+    """Log lines for the journal with their priority (sd-daemon(3)), for a terminal with the time."""
+    handler = logging.StreamHandler(sys.stderr)
+    journal = "JOURNAL_STREAM" in os.environ
+    handler.setFormatter(
+        _ForJournal() if journal else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _ForJournal(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Put the priority before the message, and keep it on one line."""
+        priority = {logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}.get(record.levelno, 6)
+        return f"<{priority}>" + super().format(record).replace("\n", " | ")

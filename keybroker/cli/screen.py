@@ -1,0 +1,81 @@
+"""What is printed: one JSON document, or tables that fit the terminal; messages go to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+_GAP = "  "
+_NARROWEST = 6
+
+
+def print_json(document: object) -> None:
+    """Print the one document that ``--json`` promises."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under their headings; nothing but a remark on stderr where there are none."""
+    texts = [tuple("-" if cell is None else str(cell) for cell in row) for row in rows]
+    if not texts:
+        note("there are none")
+        return
+    for line in fit(columns, texts, terminal_width()):
+        click.echo(line)
+
+
+def print_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """Print one thing's facts, a line each."""
+    widest = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        click.echo(f"{name:<{widest}}{_GAP}{'-' if value is None else value}")
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result."""
+    click.echo(f"keybroker: {text}", err=True)
+
+
+def terminal_width() -> int | None:
+    """Return the terminal's width, or None where a pipe or a file takes the output whole."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None
+
+
+def fit(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Lay out a table; where it is too wide, its widest columns are cut, the first one last of all.
+
+    Args:
+        width: in characters, None for as wide as it gets.
+    """
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    over = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
+    while over > 0:
+        rest = range(1, len(widths)) if any(size > _NARROWEST for size in widths[1:]) else range(1)
+        widest = max(rest, key=lambda i: widths[i])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+        over -= 1
+    return [
+        _GAP.join(_cut(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+
+
+def moment(time: Any) -> str | None:
+    """Shorten a time of the wire (RFC 3339) to its seconds."""
+    return None if time is None else f"{str(time)[:19].replace('T', ' ')}Z"
