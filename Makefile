@@ -1,0 +1,40 @@
+# make test   every test, on a fresh Debian 12 machine, as root
+# make demo   a VM boots, fetches its keys, and its disks open
+# make quick  what a change needs while it is being written: a minute, no root
+# make bench  ratios against cryptsetup, curl and nginx
+# make lint   what the linters and the type checker say
+# make lock   new pins for requirements/*.txt from requirements/*.in
+
+PYTHON = .venv/bin/python
+PYTEST = $(PYTHON) -m pytest
+
+.PHONY: test demo quick bench lint lock install
+
+install:
+	@.ci/install
+
+test: install
+	$(PYTEST) -q --no-skips -m "not bench"
+
+demo: install
+	@$(PYTHON) -m tests.machine.demo
+
+quick: install
+	$(PYTEST) -q tests/unit tests/contract tests/header
+
+bench: install
+	$(PYTEST) -q -s -m bench tests/bench
+
+lint: install
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+# pip-tools has a place of its own, so that it does not pin what it needs itself
+lock: install
+	/usr/bin/python3 -m venv .cache/lock
+	.cache/lock/bin/pip install --quiet --disable-pip-version-check pip-tools
+	for name in broker agent test; do \
+		.cache/lock/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
+			--no-emit-find-links --no-emit-trusted-host --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
+	done

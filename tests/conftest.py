@@ -1,0 +1,63 @@
+"""What holds for every test: the cheap tiers first, a time limit each, and no skipping where it counts."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import pytest
+
+HERE: Final = Path(__file__).parent
+
+TIERS: Final = ("unit", "contract", "header", "crash", "tls", "cli", "kernel", "machine", "bench")
+"""In the order in which they run: what fails fast fails first."""
+
+LIMITS_SECONDS: Final = {"kernel": 600, "machine": 600, "bench": 900}
+OTHER_LIMIT_SECONDS: Final = 120
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips", action="store_true", help="a skipped test fails the run: nobody looks at a skip in CI"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "limit(seconds): how long this test may take, fixtures included")
+
+
+def tier(path: Path) -> str:
+    """Return the folder of tests/ that a test file is in."""
+    return path.relative_to(HERE).parts[0] if path.is_relative_to(HERE) else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(TIERS)}
+    items.sort(key=lambda item: order.get(tier(item.path), len(TIERS)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Raise in a test that takes too long; one that does not listen is ended, with the run, by faulthandler."""
+    marked = item.get_closest_marker("limit")
+    seconds = marked.args[0] if marked else LIMITS_SECONDS.get(tier(item.path), OTHER_LIMIT_SECONDS)
+
+    def too_long(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(seconds)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
