@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Raise in a test that takes too long; one that does not listen is ended, with the run, by faulthandler."""
+    """Raise in a test that takes too long; faulthandler ends the run of one that does not listen."""
     marked = item.get_closest_marker("limit")
     seconds = marked.args[0] if marked else LIMITS_SECONDS.get(tier(item.path), OTHER_LIMIT_SECONDS)
 
