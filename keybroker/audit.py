@@ -1,10 +1,46 @@
-"""The audit trail: a chain of hashes over everything that was asked and what came of it."""
+"""The audit trail: a chain of hashes over everything that was asked and what came of it.
+
+    hash(n) = SHA-256("KBA1" ‖ hash(n-1) ‖ LP of each field of record n, in the order of ``AuditEntry``)
+
+LP is a u32 length and the UTF-8 bytes; a field that is not there is a lone 0xffffffff. An edit, a gap, a swap
+or an insertion anywhere changes every hash after it. What a chain alone does not show is a tail cut off, or
+all of it made anew: that takes a hash that somebody else has kept, and every unlock reply carries one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
+
+from keybroker.wire.problems import KeybrokerError, Problem
+
+START: Final = "0" * 64
+"""The hash before the first record."""
+
+Outcome = Literal["done", "released", "refused", "denied"]
+
+_ABSENT: Final = struct.pack(">I", 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something that happened and is to be recorded; fields as in ``AuditEntry``."""
+
+    at: datetime
+    actor: str
+    fingerprint: str
+    address: str
+    verb: str
+    outcome: Outcome
+    addon: str | None = None
+    volume: str | None = None
+    host: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,19 +49,20 @@ class AuditEntry:
 
     Attributes:
         sequence: 1, 2, 3 … without a gap.
-        at: UTC.
-        actor: the identity's URI, or ``token:<first 8 hex digits of its hash>``, or ``local``.
+        at: UTC, as ``rfc3339`` writes it.
+        actor: the identity's URI, ``token:`` and the first 8 hex digits of its hash, or ``local``.
         fingerprint: of the actor's certificate, hex; empty where there was none.
         address: the peer's IP address, or ``local``.
         verb: what was asked: ``unlock``, ``claim``, ``addon.add`` …
-        outcome: ``done``, ``released``, ``refused`` or ``denied``.
+        outcome: ``done``; ``released``, a key left; ``refused``, a volume's key did not; ``denied``, the peer
+            was turned away.
         addon, volume, host: what it was about, where that is known.
-        detail: more facts, by name; never a key.
+        detail: more facts, canonical JSON; never a key.
         previous, hash: SHA-256 in hex, of the record before and of this one.
     """
 
     sequence: int
-    at: datetime
+    at: str
     actor: str
     fingerprint: str
     address: str
@@ -34,10 +71,98 @@ class AuditEntry:
     addon: str | None
     volume: str | None
     host: str | None
-    detail: dict[str, Any]
+    detail: str
     previous: str
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the wire form."""
-        raise NotImplementedError
+        """Return the wire form, with ``detail`` as an object."""
+        return {
+            "sequence": self.sequence,
+            "at": self.at,
+            "actor": self.actor,
+            "fingerprint": self.fingerprint,
+            "address": self.address,
+            "verb": self.verb,
+            "outcome": self.outcome,
+            "addon": self.addon,
+            "volume": self.volume,
+            "host": self.host,
+            "detail": json.loads(self.detail),
+            "previous": self.previous,
+            "hash": self.hash,
+        }
+
+    @property
+    def recomputed(self) -> str:
+        """The hash that these fields ought to have."""
+        fields = (
+            str(self.sequence), self.at, self.actor, self.fingerprint, self.address, self.verb, self.outcome,
+            self.addon, self.volume, self.host, self.detail,
+        )  # fmt: skip
+        parts = [b"KBA1", self.previous.encode()]
+        for value in fields:
+            if value is None:
+                parts.append(_ABSENT)
+            else:
+                encoded = value.encode()
+                parts += (struct.pack(">I", len(encoded)), encoded)
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def rfc3339(time: datetime) -> str:
+    """Return a UTC time as ``2026-01-31T12:00:00.000000Z`` (RFC 3339 section 5.6)."""
+    return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def link(event: AuditEvent, sequence: int, previous: str) -> AuditEntry:
+    """Return the record of ``event`` that follows the record with the hash ``previous``."""
+    unhashed = AuditEntry(
+        sequence=sequence,
+        at=rfc3339(event.at),
+        actor=event.actor,
+        fingerprint=event.fingerprint,
+        address=event.address,
+        verb=event.verb,
+        outcome=event.outcome,
+        addon=event.addon,
+        volume=event.volume,
+        host=event.host,
+        detail=json.dumps(event.detail, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+        previous=previous,
+        hash="",
+    )
+    return _hashed(unhashed)
+
+
+def _hashed(entry: AuditEntry) -> AuditEntry:
+    # the class is frozen, and dataclasses.replace costs more than the hash
+    object.__setattr__(entry, "hash", entry.recomputed)
+    return entry
+
+
+def verify(entries: Iterable[AuditEntry], sequence: int = 0, head: str = START) -> tuple[int, str]:
+    """Check that ``entries`` follow each other and the record before them.
+
+    Args:
+        sequence, head: of the record before the first entry.
+
+    Returns:
+        The sequence number and hash of the last entry, or what was given where there is none.
+
+    Raises:
+        KeybrokerError: CORRUPT, naming the first record that is wrong and how.
+    """
+    for entry in entries:
+        if entry.sequence != sequence + 1:
+            raise _broken(sequence + 1, f"is missing, {entry.sequence} is next")
+        if entry.previous != head:
+            raise _broken(entry.sequence, "does not follow the record before it")
+        if entry.hash != entry.recomputed:
+            raise _broken(entry.sequence, "was changed")
+        sequence, head = entry.sequence, entry.hash
+    return sequence, head
+
+
+def _broken(sequence: int, what: str) -> KeybrokerError:
+    return KeybrokerError(Problem.CORRUPT, f"audit record {sequence}: {what}")

@@ -1,8 +1,108 @@
-"""The broker's certificate authority: ECDSA P-256, one CA, leaves for servers, hosts and operators."""
+"""The broker's certificate authority: ECDSA P-256, one CA, leaves for servers, hosts and operators.
+
+A certificate says who somebody is and until when; whether it is still welcome is looked up on every request,
+so there are no revocation lists. Of a signing request nothing counts but its key and that its signature is
+made with it: subject, names and extensions are ours to write.
+
+Sources: RFC 5280 (profile), RFC 2986 (PKCS #10), RFC 5758 section 3.2 (ECDSA with SHA-256).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from keybroker.wire.names import Identity
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+SERIAL_BYTES: Final = 16
+CA_LIFETIME: Final = timedelta(days=20 * 365)
+BACKDATED: Final = timedelta(minutes=5)
+"""Certificates begin a little before they are made, for peers whose clocks are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A certificate that was issued.
+
+    Attributes:
+        pem: the certificate alone.
+        fingerprint: SHA-256 of its DER, hex.
+        serial: hex, no leading zeros.
+        spki: SHA-256 of its public key's SubjectPublicKeyInfo, hex.
+    """
+
+    pem: str
+    fingerprint: str
+    serial: str
+    spki: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedKey:
+    """The key of a signing request, whose signature was found good."""
+
+    public_key: ec.EllipticCurvePublicKey
+    spki: str
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Make a P-256 key, from OpenSSL's generator."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> Secret:
+    """Return a private key in PEM (PKCS #8), unencrypted."""
+    return Secret(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def spki_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the SHA-256 of a key's SubjectPublicKeyInfo, hex."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def serial_number(entropy: bytes) -> int:
+    """Make a serial number of ``SERIAL_BYTES`` random bytes (RFC 5280 section 4.1.2.2)."""
+    return int.from_bytes(entropy[:SERIAL_BYTES]) | 1 << (8 * SERIAL_BYTES)
+
+
+def read_request(pem: str) -> RequestedKey:
+    """Take the key out of a PEM signing request.
+
+    Raises:
+        KeybrokerError: MALFORMED unless it is a PKCS #10 request for a P-256 key, signed with that key.
+    """
+    try:
+        request = x509.load_pem_x509_csr(pem.encode())
+        key = request.public_key()
+        signed = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeybrokerError(Problem.MALFORMED, "csr: is not a PEM certificate signing request") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeybrokerError(Problem.MALFORMED, "csr: its key is not ECDSA P-256")
+    if not signed:
+        raise KeybrokerError(Problem.MALFORMED, "csr: its signature is not made with its key")
+    return RequestedKey(key, spki_digest(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,9 +110,147 @@ class Authority:
     """A CA with its key.
 
     Attributes:
-        certificate: PEM.
+        pem: the certificate.
         fingerprint: SHA-256 of the certificate's DER, hex.
     """
 
-    certificate: str
-    fingerprint: str
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def pem(self) -> str:
+        """The certificate in PEM."""
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate's DER, hex."""
+        return self.certificate.fingerprint(hashes.SHA256()).hex()
+
+    @classmethod
+    def create(cls, name: str, now: datetime, serial: int, lifetime: timedelta = CA_LIFETIME) -> Authority:
+        """Make a CA with a new key, which may sign leaves and nothing else.
+
+        Args:
+            name: its common name, 64 characters at most.
+        """
+        key = new_key()
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = _usage(key_cert_sign=True, crl_sign=True)
+        builder = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), serial)
+            .not_valid_before(now - BACKDATED)
+            .not_valid_after(now + lifetime)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        )
+        return cls(builder.sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def load(cls, certificate: str, key: Secret) -> Authority:
+        """Read a CA from the PEM of its certificate and of its key.
+
+        Raises:
+            KeybrokerError: CONFIGURATION where either cannot be read, or one is not the other's.
+        """
+        try:
+            loaded = x509.load_pem_x509_certificate(certificate.encode())
+            private = load_pem_private_key(key.reveal(), None)
+            public = loaded.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise KeybrokerError(Problem.CONFIGURATION, "CA: certificate or key is not PEM") from None
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != public:
+            raise KeybrokerError(Problem.CONFIGURATION, "CA: the key is not the certificate's")
+        return cls(loaded, private)
+
+    def certify_server(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        names: Sequence[str],
+        addresses: Sequence[str],
+        now: datetime,
+        serial: int,
+        lifetime: timedelta,
+    ) -> Leaf:
+        """Issue the certificate of a broker's listeners.
+
+        Args:
+            names, addresses: its SANs, one at least.
+
+        Raises:
+            ValueError: a name or address that is none.
+        """
+        sans: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+        sans += [x509.IPAddress(ip_address(address)) for address in addresses]
+        if not sans:
+            raise ValueError("a server certificate needs a name or an address")
+        common = (*names, *addresses)[0][:64]
+        return self._certify(key, common, sans, ExtendedKeyUsageOID.SERVER_AUTH, now, serial, lifetime)
+
+    def certify_client(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        now: datetime,
+        serial: int,
+        lifetime: timedelta,
+    ) -> Leaf:
+        """Issue the certificate of a host or an operator: one URI SAN, good for a TLS client only."""
+        sans = [x509.UniformResourceIdentifier(identity.uri)]
+        return self._certify(key, identity.name, sans, ExtendedKeyUsageOID.CLIENT_AUTH, now, serial, lifetime)
+
+    def _certify(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        common_name: str,
+        sans: Sequence[x509.GeneralName],
+        purpose: x509.ObjectIdentifier,
+        now: datetime,
+        serial: int,
+        lifetime: timedelta,
+    ) -> Leaf:
+        issuer = self.key.public_key()
+        # A leaf that outlived its CA would fail verification on a day that nobody looks for.
+        until = min(now + lifetime, self.certificate.not_valid_after_utc)
+        certificate = (
+            x509.CertificateBuilder(
+                self.certificate.subject,
+                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]),
+                key,
+                serial,
+            )
+            .not_valid_before(now - BACKDATED)
+            .not_valid_after(until)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(sans), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        return Leaf(
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            serial=f"{serial:x}",
+            spki=spki_digest(key),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+        )
+
+
+def _usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )

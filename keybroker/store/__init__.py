@@ -1,12 +1,187 @@
-"""What is durable at the broker: a Protocol, and SQLite behind it through SQLAlchemy Core."""
+"""What is durable at the broker: a Protocol of transactions, and SQLite behind it through SQLAlchemy Core.
+
+``read`` and ``write`` take a function and run it in a transaction. A write that returned is on the disk; one
+that raised has changed nothing. Functions are run in any order and in any thread, so they touch nothing but
+what they are given.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from keybroker.audit import AuditEntry, AuditEvent
+from keybroker.store.rows import (
+    AddonKeyRow,
+    AddonRow,
+    AdmissionRow,
+    CertificateRow,
+    EnrolmentRow,
+    HeaderRow,
+    HostRow,
+    InstallationRow,
+    VolumeRow,
+)
+from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+
+__all__ = ["Reading", "Store", "Writing"]
+
+T = TypeVar("T")
+
+
+class Reading(Protocol):
+    """A consistent view of everything, as of one moment."""
+
+    def installation(self) -> InstallationRow | None:
+        """Return what the database belongs to; None before ``create`` has said so."""
+        ...
+
+    def admission(self, fingerprint: str) -> AdmissionRow | None:
+        """Return whom a certificate was issued to, and how they stand."""
+        ...
+
+    def addons(self) -> list[AddonRow]:
+        """Return all add-ons by name."""
+        ...
+
+    def addon(self, name: str) -> AddonRow | None:
+        """Return one add-on."""
+        ...
+
+    def addon_keys(self, addon: AddonName) -> list[AddonKeyRow]:
+        """Return the generations of an add-on's key, the newest last."""
+        ...
+
+    def volumes(self, addon: str | None = None) -> list[VolumeRow]:
+        """Return all volumes, or one add-on's, by add-on and name."""
+        ...
+
+    def volume(self, volume: str) -> VolumeRow | None:
+        """Return one volume."""
+        ...
+
+    def newest_header(self, volume: VolumeId) -> HeaderRow | None:
+        """Return the newest header copy of a volume."""
+        ...
+
+    def hosts(self, addon: str | None = None) -> list[HostRow]:
+        """Return all hosts, or one add-on's, oldest first."""
+        ...
+
+    def host(self, host: str) -> HostRow | None:
+        """Return one host."""
+        ...
+
+    def enrolment(self, token_hash: str) -> EnrolmentRow | None:
+        """Return what a token was made for."""
+        ...
+
+    def certificate(self, fingerprint: str) -> CertificateRow | None:
+        """Return one certificate."""
+        ...
+
+    def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
+        """Return a host's newest certificate for one public key."""
+        ...
+
+    def audit(self, after: int, limit: int) -> list[AuditEntry]:
+        """Return at most ``limit`` audit records with sequence numbers above ``after``, in order."""
+        ...
+
+    def audit_head(self) -> tuple[int, str]:
+        """Return the sequence number and hash of the last audit record; 0 and zeros where there is none."""
+        ...
+
+
+class Writing(Reading, Protocol):
+    """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
+
+    def put_installation(self, row: InstallationRow) -> None:
+        """Say what the database belongs to, once."""
+        ...
+
+    def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:
+        """Add an add-on with the first generation of its key."""
+        ...
+
+    def add_volume(self, row: VolumeRow) -> None:
+        """Add a volume with its keys."""
+        ...
+
+    def change_volume(
+        self, row: VolumeRow, revision: int, minted: dict[KeyVersion, bytes], now: datetime
+    ) -> None:
+        """Change a volume and the states of its keys.
+
+        Args:
+            row: as it is to be; its ``wrapped`` does not count.
+            revision: as it was.
+            minted: the wrapped keys of versions that are new in it.
+
+        Raises:
+            KeybrokerError: CONFLICT where it is at another revision by now.
+        """
+        ...
+
+    def add_header(self, row: HeaderRow, keep: int) -> None:
+        """Add a header copy, and forget all but the newest ``keep``."""
+        ...
+
+    def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
+        """Add a host that is invited, with its token."""
+        ...
+
+    def enrol_host(self, token_hash: str, certificate: CertificateRow, now: datetime) -> bool:
+        """Spend a token and add the host's first certificate; False, and nothing done, where it is spent."""
+        ...
+
+    def add_certificate(self, row: CertificateRow) -> None:
+        """Add a host's next certificate, or an operator's."""
+        ...
+
+    def add_operator(self, name: str, now: datetime) -> None:
+        """Add an operator."""
+        ...
+
+    def revoke_host(self, host: HostId, reason: str, now: datetime) -> None:
+        """Turn a host away; the first revocation's time and reason stay."""
+        ...
+
+    def append(self, *events: AuditEvent) -> tuple[int, str]:
+        """Add audit records to the chain; return the sequence number and hash of the last."""
+        ...
 
 
 class Store(Protocol):
     """Reading and writing in transactions."""
+
+    def read(self, work: Callable[[Reading], T]) -> T:
+        """Run ``work`` on a consistent view.
+
+        Raises:
+            KeybrokerError: UNAVAILABLE where the database does not answer; CORRUPT where it cannot be
+                read; and whatever ``work`` raises.
+        """
+        ...
+
+    def write(self, work: Callable[[Writing], T]) -> T:
+        """Run ``work`` in a transaction, and return once that is durable.
+
+        Raises:
+            KeybrokerError: UNAVAILABLE where it is not durable, and then nothing of it is done; and whatever
+                ``work`` raises, with the same promise.
+        """
+        ...
+
+    def audit_records(self) -> Iterator[AuditEntry]:
+        """Yield every audit record, in pages, without a transaction around them all: they only ever grow."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Say whether writes are still answered."""
+        ...
 
     def close(self) -> None:
         """Finish what is queued, then let go of the database."""

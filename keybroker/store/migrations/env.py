@@ -1,0 +1,25 @@
+"""How Alembic runs our migrations: on the engine that the store itself uses, one transaction for all."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from keybroker.store.sqlite import engine
+from keybroker.store.tables import METADATA
+
+
+def run() -> None:
+    """Migrate the database that ``schema`` named."""
+    opened = engine(context.config.attributes["database"])
+    try:
+        # Inside SQLAlchemy's transaction Alembic commits nothing by itself; the real one is ours to begin,
+        # for our connections are in autocommit. SQLite's DDL obeys it: a cut migration leaves nothing.
+        with opened.connect() as connection, connection.begin():
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            context.configure(connection=connection, target_metadata=METADATA)
+            context.run_migrations()
+    finally:
+        opened.dispose()
+
+
+run()

@@ -1,0 +1,164 @@
+"""What the store holds, row by row, for whoever uses it; no SQL here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from keybroker.audit import rfc3339
+from keybroker.model import Volume
+from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class InstallationRow:
+    """What the database says of the installation it belongs to; there is one.
+
+    Attributes:
+        ca_fingerprint: SHA-256 of the CA certificate's DER, hex.
+        master: identity of the master key.
+        key_check: 32 known bytes, wrapped by it: another key does not open them.
+    """
+
+    trust_domain: str
+    ca_fingerprint: str
+    master: str
+    key_check: bytes
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AddonRow:
+    """An add-on: one database machine and what belongs to it."""
+
+    name: AddonName
+    engine: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AddonKeyRow:
+    """A generation of an add-on's key.
+
+    Attributes:
+        id: 16 random bytes, by which envelopes call it.
+        wrapped: by the master key called ``master``.
+    """
+
+    addon: AddonName
+    generation: int
+    id: bytes
+    wrapped: bytes
+    master: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A volume with its wrapped keys.
+
+    Attributes:
+        wrapped: of every version that the broker still has.
+    """
+
+    volume: Volume
+    created: datetime
+    wrapped: dict[KeyVersion, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRow:
+    """A header copy.
+
+    Attributes:
+        number: 1, 2, 3 … of one volume.
+        sequence: of the header.
+        key_version: the version that was current when it was deposited.
+    """
+
+    volume: VolumeId
+    number: int
+    sequence: int
+    key_version: KeyVersion
+    wrapped: bytes
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """A host; enrolled once it has its first certificate.
+
+    Attributes:
+        expires: when its newest certificate is over.
+    """
+
+    id: HostId
+    addon: AddonName
+    invited: datetime
+    enrolled: datetime | None = None
+    expires: datetime | None = None
+    revoked: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """A certificate that was issued, to a host or to an operator.
+
+    Attributes:
+        fingerprint: SHA-256 of its DER, hex.
+        spki: SHA-256 of its public key, hex.
+    """
+
+    fingerprint: str
+    serial: str
+    host: HostId | None
+    operator: str | None
+    spki: str
+    not_before: datetime
+    not_after: datetime
+    issued: datetime
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRow:
+    """A one-time token, by its hash.
+
+    Attributes:
+        used: when; None while it is good.
+        certificate: fingerprint of the certificate that it was spent on.
+    """
+
+    token_hash: str
+    host: HostId
+    created: datetime
+    expires: datetime
+    used: datetime | None = None
+    certificate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRow:
+    """A certificate as a request comes with it: whom it was issued to, and how they stand.
+
+    Attributes:
+        addon: the host's; None for an operator.
+    """
+
+    host: HostId | None
+    operator: str | None
+    addon: AddonName | None
+    not_before: datetime
+    not_after: datetime
+    revoked: datetime | None
+
+
+def to_text(time: datetime) -> str:
+    """Return a time as a column holds it: fixed width, so that text order is time order."""
+    return rfc3339(time)
+
+
+def from_text(text: str) -> datetime:
+    """Return a column's time, aware, in UTC."""
+    return datetime.fromisoformat(text[:26]).replace(tzinfo=UTC)
