@@ -3,7 +3,7 @@
 A copy holds both copies of the metadata, without what fills their JSON areas, and the areas of the keyslots
 in use: about 300 KiB of a header of 4 or 16 MiB. All else up to the data offset is zeros, and never stored.
 
-    "KBH1" | total u64 | count u32 | count x (offset u64, length u32) | the extents' bytes | SHA-256 of all that
+    "KBH1" | total u64 | count u32 | count x (offset u64, length u32) | the extents' bytes | SHA-256 of it
 
 Integers are big-endian, offsets and lengths in bytes and multiples of 4096, extents in ascending order and
 apart. There is one way to write a header down, and nothing else is read.
