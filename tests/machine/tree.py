@@ -1,6 +1,6 @@
 """The file tree of a Debian virtual machine, from Debian's own packages; made once, kept in the cache.
 
-    base = build()          # mmdebstrap: half a minute, and only when PACKAGES or the recipe changed
+    base = build(print)     # mmdebstrap: half a minute, and only when PACKAGES or the recipe changed
 
 It is what an operator's machine would be, trimmed in three ways, each for the seconds it saves in software
 emulation: no documentation, no timers or consoles, and the journal copied to the serial line, so that a
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,8 +96,11 @@ def key() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def build() -> Tree:
+def build(say: Callable[[str], None]) -> Tree:
     """Return the tree, made if it is not in the cache.
+
+    Args:
+        say: is told what takes long.
 
     Raises:
         subprocess.CalledProcessError: a package could not be had.
@@ -106,6 +110,7 @@ def build() -> Tree:
         if not (place / "whole").exists():
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
+            say("building the VM tree from Debian packages")
             _debootstrap(place / "root")
             _keys(place)
             _configure(place / "root", place)

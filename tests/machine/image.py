@@ -1,0 +1,144 @@
+"""The root disk of the test machines: the tree, with this checkout's agent installed as an operator would.
+
+    image, tree = build(print)
+
+Third-party packages are fetched once, as the hash-pinned requirements say; the project's own wheel is built
+whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.machine import cache, tree
+from tests.machine.tree import Tree
+
+ROOT: Final = Path(__file__).parents[2]
+RECIPE: Final = "1"
+SIZE: Final = "3G"
+KEPT: Final = 4
+"""Images in the cache; the least recently built go first."""
+
+SOURCES: Final = ("agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt")
+HOME: Final = "opt/keybroker"
+UNITS: Final = "usr/lib/systemd/system"
+
+
+def build(say: Callable[[str], None]) -> tuple[Path, Tree]:
+    """Return the raw image and the tree it is made from; both come from the cache where they can."""
+    base = tree.build(say)
+    name = f"image-{_digest(base)}.raw"
+    image = cache.directory() / name
+    with cache.lock("image"):
+        if not image.exists():
+            say("installing the agent into the tree")
+            _install_agent(base.root)
+            say("making the root image")
+            _make(base.root, image)
+            for old in sorted(cache.directory().glob("image-*.raw"), key=_age)[:-KEPT]:
+                old.unlink()
+    return image, base
+
+
+def _age(image: Path) -> float:
+    return image.stat().st_mtime
+
+
+def _digest(base: Tree) -> str:
+    digest = hashlib.sha256(f"{RECIPE} {base.key}".encode())
+    for file in _sources():
+        digest.update(f"\0{file.relative_to(ROOT)}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources() -> Iterator[Path]:
+    for name in SOURCES:
+        found = [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*"))
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _packages() -> Path:
+    """Return the directory of the agent's third-party packages, from the hash-pinned requirements.
+
+    They are installed, not made into wheels: systemd-python has none, and making one takes a package that
+    nothing here pins.
+    """
+    pinned = ROOT / "requirements/agent.txt"
+    place = cache.directory() / f"packages-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:16]}"
+    if not place.exists():
+        fresh = place.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        _pip("install", "--no-deps", "--require-hashes", "--no-compile", "-r", pinned, "--target", fresh)
+        fresh.rename(place)
+    return place
+
+
+def _pip(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"pip {arguments[0]}: status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def _install_agent(root: Path) -> None:
+    """Make /opt/keybroker: a virtual environment of the tree's own Python, every module compiled."""
+    shutil.rmtree(root / HOME, ignore_errors=True)
+    wheels = root / "opt/wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")
+    inside = ["chroot", str(root)]
+    python = f"/{HOME}/bin/python"
+    subprocess.run([*inside, "python3", "-m", "venv", f"/{HOME}"], check=True)
+    shutil.copytree(_packages(), root / HOME / "lib/python3.11/site-packages", dirs_exist_ok=True)
+    subprocess.run(
+        [*inside, python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install",
+         "--no-index", "--no-deps", *(f"/opt/wheels/{file.name}" for file in wheels.iterdir())],
+        check=True,
+    )  # fmt: skip
+    subprocess.run([*inside, python, "-m", "compileall", "-q", f"/{HOME}/lib"], check=True)
+    shutil.rmtree(wheels)
+    _install_units(root)
+
+
+def _install_units(root: Path) -> None:
+    """Put the agent's files where a package would, and let the presets decide what is enabled."""
+    places = {
+        ".service": UNITS, ".target": UNITS, ".timer": UNITS, ".path": UNITS, ".slice": UNITS,
+        ".preset": "usr/lib/systemd/system-preset",
+    }  # fmt: skip
+    for old in (root / UNITS).glob("keybroker*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    units = []
+    for file in sorted((ROOT / "systemd").iterdir()):
+        if "agent" not in file.name:
+            continue
+        if file.suffix in places:
+            shutil.copy(file, root / places[file.suffix])
+            units.append(file.name)
+        elif file.name.endswith(".tmpfiles.conf"):
+            shutil.copy(file, root / "usr/lib/tmpfiles.d/keybroker-agent.conf")
+        elif file.name.endswith(".sysusers.conf"):
+            shutil.copy(file, root / "usr/lib/sysusers.d/keybroker-agent.conf")
+    units = [unit for unit in units if not unit.endswith(".preset")]
+    if units:
+        subprocess.run(["systemctl", f"--root={root}", "--quiet", "preset", *units], check=True)
+
+
+def _make(root: Path, image: Path) -> None:
+    """Fill an ext4 image with the tree; mkfs does it itself, without a loop device or a mount."""
+    fresh = image.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    subprocess.run(["truncate", "--size", SIZE, fresh], check=True)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-F", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1",
+         "-d", root, fresh],
+        check=True,
+    )  # fmt: skip
+    fresh.rename(image)
