@@ -242,7 +242,12 @@ class Exchange(HTTPMessageDelegate):
         sent = connection.write_headers(
             ResponseStartLine("HTTP/1.1", reply.status, HTTPStatus(reply.status).phrase), fields, reply.body
         )
-        deadline = asyncio.get_running_loop().call_later(self._gate.limits.reply_seconds, connection.close)
+
+        def cut_off() -> None:
+            connection.close()
+            self._lost()  # Tornado forgets the future of a write that it gives up
+
+        deadline = asyncio.get_running_loop().call_later(self._gate.limits.reply_seconds, cut_off)
 
         def taken(_sent: object) -> None:
             deadline.cancel()
