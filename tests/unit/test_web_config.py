@@ -1,0 +1,143 @@
+"""The broker's configuration: what is read, what is refused, and that nothing in it opens the door."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keybroker.config import Address, Limits, parse, render
+from keybroker.wire.problems import KeybrokerError, Problem
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # nothing is bound here
+FILE = Path("/etc/keybroker/keybroker.toml")
+
+
+def text(health: str = "unix:/run/keybroker/health.sock") -> str:
+    return render(
+        trust_domain="keybroker.internal",
+        broker="https://broker.example:8443",
+        enrolment="https://broker.example:8444",
+        database=Path("/var/lib/keybroker/keybroker.db"),
+        master_key="file:/etc/keybroker/master.key",
+        listen_main=Address(EVERYWHERE, 8443),
+        listen_enrolment=Address("::1", 8444),
+        health=health,
+    )
+
+
+def refused(configuration: str) -> str:
+    with pytest.raises(KeybrokerError) as caught:
+        parse(configuration, FILE)
+    assert caught.value.problem is Problem.CONFIGURATION
+    return caught.value.detail
+
+
+def test_what_init_writes_serve_reads() -> None:
+    settings = parse(text(), FILE)
+    files = settings.installation
+    assert settings.listen_main == Address(EVERYWHERE, 8443)
+    assert settings.listen_enrolment == Address("::1", 8444)
+    assert settings.health == Path("/run/keybroker/health.sock")
+    assert settings.enrolment == "https://broker.example:8444"
+    assert files.ca_certificate == Path("/etc/keybroker/ca.crt")
+    assert files.server_key == Path("/etc/keybroker/server.key")
+    assert files.database == Path("/var/lib/keybroker/keybroker.db")
+    assert files.settings.brokers == ("https://broker.example:8443",)
+    assert settings.limits == Limits()
+
+
+def test_a_path_with_odd_characters_comes_back_as_it_was() -> None:
+    database = Path('/srv/a "quoted" place\\with\ttabs and ü/keybroker.db')
+    written = render(
+        trust_domain="t",
+        broker="https://b",
+        enrolment="https://e",
+        database=database,
+        master_key="file:/k",
+        listen_main=Address("::", 1),
+        listen_enrolment=Address("::", 2),
+        health="unix:/h",
+    )
+    assert parse(written, FILE).installation.database == database
+
+
+def test_limits_and_lifetimes_can_be_set() -> None:
+    more = text() + "\n[limits]\nthreads = 2\nqueue = 7\n[lifetimes]\nhost_days = 10\n"
+    settings = parse(more, FILE)
+    assert settings.limits == Limits(threads=2, queue=7)
+    assert settings.installation.settings.host_lifetime == timedelta(days=10)
+    assert settings.installation.settings.retention == timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://0.0.0.0:8445", "http://192.0.2.1:8445", "http://[::]:8445", "http://[2001:db8::1]:1"]
+)
+def test_health_is_not_told_without_tls_to_other_machines(address: str) -> None:
+    assert "not a loopback address" in refused(text(health=address))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8445", "https://127.0.0.1:1", "http://localhost:1", "unix:x"])
+def test_health_is_told_at_a_place_that_cannot_be_mistaken(address: str) -> None:
+    assert "health" in refused(text(health=address))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8445", "http://[::1]:8445"])
+def test_health_may_be_told_on_loopback(address: str) -> None:
+    assert parse(text(health=address), FILE).health == Address.parse(address.removeprefix("http://"), "x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tls = false",
+        "verify_clients = false",
+        "verify = false",
+        "insecure = true",
+        "client_certificates = 'optional'",
+        "debug = true",
+    ],
+)
+@pytest.mark.parametrize("section", ["", "[listen]", "[files]", "[limits]\nthreads = 1"])
+def test_nothing_turns_tls_or_verification_off(line: str, section: str) -> None:
+    if section == "":
+        configuration = f"{line}\n{text()}"
+    elif section in text():
+        configuration = text().replace(section, f"{section}\n{line}")
+    else:
+        configuration = f"{text()}\n{section}\n{line}\n"
+    assert "not known here" in refused(configuration)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "names"),
+    [
+        ('"0.0.0.0:8443"', '"broker.example:8443"', "numeric address"),
+        ('"0.0.0.0:8443"', '"0.0.0.0:99999"', "port"),
+        ('"0.0.0.0:8443"', '"0.0.0.0"', "numeric address"),
+        ('"0.0.0.0:8443"', "8443", "listen.main"),
+        ("https://broker.example:8443", "http://broker.example:8443", "brokers"),
+        ("https://broker.example:8443", "https://broker.example:8443/path", "brokers"),
+        ('["https://broker.example:8443"]', "[]", "brokers"),
+        ("https://broker.example:8444", "http://broker.example:8444", "enrolment"),
+        ("keybroker.internal", "Keybroker Internal", "trust_domain"),
+        ("file:/etc/keybroker/master.key", "file:master.key", "master_key"),
+        ("file:/etc/keybroker/master.key", "0123456789abcdef", "master_key"),
+        ("trust_domain", "trust_domian", "trust_domain"),
+        ("[files]", "[files", "keybroker.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(was: str, becomes: str, names: str) -> None:
+    without_remarks = "\n".join(line for line in text().splitlines() if not line.startswith("#"))
+    assert was in without_remarks
+    said = refused(without_remarks.replace(was, becomes, 1))
+    assert names in said
+    assert str(FILE) in said
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from keybroker.config import load
+
+    with pytest.raises(KeybrokerError, match=r"keybroker\.toml: cannot be read: No such file"):
+        load(tmp_path / "keybroker.toml")
