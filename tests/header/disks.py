@@ -136,6 +136,16 @@ class Disk:
         """What the JSON area says."""
         return json.loads(self.text())
 
+    def grown(self, header_bytes: int) -> Disk:
+        """Move the second copy: a header of another size, which says so everywhere but in its JSON text."""
+        metadata = self.text().encode()
+        first, second = (self.start[self.place(n) :][:BINARY] for n in (False, True))
+        filling = bytes(header_bytes - BINARY)
+        disk = replace(self, start=first + filling + second + filling, size=max(self.size, 64 * MIB))
+        disk = disk.with_bytes(8, header_bytes.to_bytes(8, "big"))
+        disk = disk.with_bytes(header_bytes + 8, header_bytes.to_bytes(8, "big"))
+        return disk.with_field("hdr_offset", header_bytes, copies=(True,)).with_text(metadata)
+
     def with_bytes(self, at: int, held: bytes) -> Disk:
         """Write some bytes and nothing else."""
         return replace(self, start=self.start[:at] + held + self.start[at + len(held) :])
