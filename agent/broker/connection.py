@@ -112,7 +112,7 @@ class Connection:
 
     def close(self) -> None:
         """End it."""
-        self._wire.close()
+        self._wire.end()
 
 
 class _Reader(io.RawIOBase):
@@ -161,6 +161,9 @@ class _Wire:
         self._tls.recv(1)
 
     def close(self) -> None:
+        """Close nothing: http.client calls this before it reads the body of a reply that ends the connection."""
+
+    def end(self) -> None:
         self._tls.close()
 
 

@@ -1,0 +1,226 @@
+"""How this machine gets its certificate, and the next one before that ends.
+
+The key is made here, before anything is sent, and is on the disk before its signing request leaves: when the
+reply is lost, the same key asks again, and gets the same certificate (the token is spent on that key). The
+waiting key is thrown away only when it is stored beside its certificate.
+
+Not on the boot path; this is the module that imports cryptography.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from agent import broker, identity, layout
+from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
+from agent.broker.connection import Credentials, address
+from agent.identity import Identity
+from keybroker.wire.messages import Certified, EnrolmentRequest, RenewalRequest
+from keybroker.wire.names import Identity as Name
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+_LARGEST_KEY: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What became of a renewal.
+
+    Attributes:
+        done: False where it was not due yet.
+    """
+
+    identity: Identity
+    done: bool
+
+
+def enrol(
+    state: Path,
+    brokers: tuple[str, ...],
+    token: Secret,
+    *,
+    deadline: float,
+    limits: Limits = PATIENCE,
+    clockwork: Clockwork = REAL,
+) -> Identity:
+    """Turn a one-time token into a stored certificate.
+
+    Args:
+        brokers: URLs of enrolment listeners.
+        deadline: on ``clockwork.monotonic``, in seconds.
+
+    Raises:
+        KeybrokerError: as ``agent.broker.offered_ca``; TOKEN_REFUSED; CORRUPT for a foreign certificate.
+    """
+    spent = sha256(token.reveal()).hexdigest()
+    with identity.alone(state):
+        try:
+            known = identity.load(state)
+            if known.token == spent:
+                return known  # the token was good, and this is what it was good for
+        except KeybrokerError:
+            pass  # not enrolled, or not readably so: that is what enrolling is for
+        key = _pending_key(state)
+        ca = broker.offered_ca(brokers, token, deadline=deadline, limits=limits, clockwork=clockwork)
+        client = BrokerClient(brokers, Credentials(ca), deadline=deadline, limits=limits, clockwork=clockwork)
+        try:
+            certified = client.enrol(EnrolmentRequest(token, _csr(key)))
+        finally:
+            client.close()
+        if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
+            raise _foreign("the CA that comes with it is not the one that the token names")
+        return _keep(state, certified, key, spent)
+
+
+def renew(
+    state: Path, client: Callable[[Identity], BrokerClient], *, now: float, force: bool = False
+) -> Renewed:
+    """Get the next certificate, for a new key, once a third of this one's lifetime is left.
+
+    Args:
+        client: makes the client that shows the present certificate.
+        now: seconds since 1970.
+        force: whatever is left.
+
+    Raises:
+        KeybrokerError: as ``agent.broker.BrokerClient``; CERTIFICATE where this machine is not enrolled.
+    """
+    with identity.alone(state):
+        present = identity.load(state)
+        if now < present.renewable_from and not force:
+            return Renewed(present, done=False)
+        key = _pending_key(state)
+        asked = client(present)
+        try:
+            certified = asked.renew(RenewalRequest(_csr(key)))
+        finally:
+            asked.close()
+        return Renewed(_keep(state, certified, key, present.token), done=True)
+
+
+def _pending_key(state: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the key that waits for its certificate, or make one and have it on the disk first."""
+    path = state / identity.PENDING_KEY
+    pending = _read_key(path)
+    if pending is not None:
+        in_use = _read_key(state / identity.LINK / identity.KEY)
+        if in_use is None or in_use.public_key() != pending.public_key():
+            return pending
+    path.unlink(missing_ok=True)  # torn by a power cut, or stored already: nothing was signed for it alone
+    key = ec.generate_private_key(ec.SECP256R1())
+    identity.write_new(path, _pem(key))
+    identity.sync(state)
+    return key
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        with path.open("rb") as file:
+            key = load_pem_private_key(file.read(_LARGEST_KEY), None)
+    except (FileNotFoundError, ValueError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _csr(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return a signing request without a name: who it is for is the token's or the certificate's to say."""
+    request = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(Encoding.PEM).decode()
+
+
+def _keep(state: Path, certified: Certified, key: ec.EllipticCurvePrivateKey, token: str) -> Identity:
+    leaf = _checked(certified, key)
+    identity.store(
+        state,
+        {
+            "host": certified.host,
+            "brokers": list(certified.brokers),
+            "not_before": int(leaf.not_valid_before_utc.timestamp()),
+            "not_after": int(leaf.not_valid_after_utc.timestamp()),
+            "token": token,
+        },
+        {
+            identity.KEY: _pem(key),
+            identity.CERTIFICATE: certified.certificate.encode(),
+            identity.CA: certified.ca.encode(),
+        },
+    )
+    (state / identity.PENDING_KEY).unlink(missing_ok=True)
+    layout.save(state, certified.records)
+    return identity.load(state)
+
+
+def _checked(certified: Certified, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """Return the certificate, if a connection made with it and our key would work."""
+    try:
+        leaf = x509.load_pem_x509_certificate(certified.certificate.encode())
+    except ValueError as error:
+        raise _foreign("it is not PEM") from error
+    if leaf.public_key() != key.public_key():
+        raise _foreign("it is for another key")
+    if not any(_issued(leaf, authority) for authority in _authorities(certified)):
+        raise _foreign("it is not signed by the CA that comes with it")
+    if _name(leaf) != certified.host:
+        raise _foreign("it names another host")
+    if not certified.brokers:
+        raise _foreign("no broker comes with it")
+    for url in certified.brokers:
+        address(url)
+    return leaf
+
+
+def _authorities(certified: Certified) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(certified.ca.encode())
+    except ValueError as error:
+        raise _foreign("its CA is not PEM") from error
+
+
+def _issued(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _name(leaf: x509.Certificate) -> str | None:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    name = Name.parse(uris[0]) if len(uris) == 1 else None
+    return name.name if name is not None and name.kind == "host" else None
+
+
+def _foreign(why: str) -> KeybrokerError:
+    return KeybrokerError(
+        Problem.CORRUPT, f"certificate: the one that was sent is of no use here: {why}; nothing was stored"
+    )
+
+
+def until(who: Identity) -> str:
+    """Return the certificate's last day."""
+    return datetime.fromtimestamp(who.not_after, UTC).strftime("%Y-%m-%d")
