@@ -1,8 +1,8 @@
 """``make demo``: a VM boots, fetches its keys from the broker, and its disks open.
 
 Everything is real: a Debian VM under QEMU, the broker on this machine, cryptsetup and dm-crypt, PostgreSQL on
-the encrypted volume. Three boots: blank disks are provisioned; the rows are there again with nobody typing; the
-host is revoked and stays locked. Prints a time line as it goes; the exit status is 0 only if all of it held.
+the encrypted volume. Three boots: blank disks are provisioned; the rows are there again with nobody typing; a
+revoked host stays locked. Prints a time line as it goes; the exit status is 0 only if all of it held.
 """
 
 from __future__ import annotations
