@@ -217,7 +217,7 @@ class Passage:
             case Open():
                 if self._sighting is None:
                     raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody read its header")
-                self._notes += world.mappings.open(record, self.grant.keys, self._sighting).notes
+                self._notes += world.mappings.open(record, self.grant.keys, self._sighting)
             case Link():
                 world.mappings.link(record)
             case MakeFilesystem():

@@ -46,21 +46,6 @@ class Composed:
     copy: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """How a volume was opened, for ``status``.
-
-    Attributes:
-        version: of the key that opened it.
-        keyslot: that it opened.
-        notes: what an operator should hear though nothing stopped.
-    """
-
-    version: KeyVersion
-    keyslot: int
-    notes: tuple[str, ...] = ()
-
-
 class Broker(Protocol):
     """The calls of a host, each with the errors that ``keybroker.wire.problems`` lists."""
 
@@ -96,7 +81,7 @@ class Disks(Protocol):
             KeybrokerError: NO_DEVICE, TOOL_FAILED; HEADER_REFUSED if it is not what the profile asks for.
         """
 
-    def inscribe(self, record: Record, copy: Secret) -> None:
+    def inscribe(self, record: Record, copied: Secret) -> None:
         """Write a header to the disk, over zeros or parts of itself only.
 
         Raises:
@@ -117,8 +102,11 @@ class Mappings(Protocol):
     def look(self, record: Record) -> Mapping:
         """Say how far the volume is open; what is not exactly as meant is an obstacle."""
 
-    def open(self, record: Record, keys: Keys[KeyVersion, Secret], sighting: Sighting) -> Opened:
+    def open(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
         """Make the dm-crypt device from the sighting's copy, after the copy was checked.
+
+        Returns:
+            What an operator should hear though nothing stopped.
 
         Raises:
             KeybrokerError: HEADER_REFUSED, LOCKED_OUT, WRONG_DEVICE; then nothing is left open.

@@ -1,0 +1,271 @@
+"""The real world of ``agent.world``: this machine's disks, mappings and filesystems.
+
+One object each, put together by ``machine``; safe to use from the threads of several volumes at once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent import devicemapper, filesystem, inscription, opened, opening, sighting, swap
+from agent import mounts as mounting
+from agent.luks import copy, cryptsetup
+from agent.luks.acceptance import accept
+from agent.luks.header import read_header
+from agent.opened import Fact
+from agent.opening import Way
+from agent.places import Places
+from agent.plan import situation
+from agent.plan.situation import Content
+from agent.world import Broker, Composed, Sighting, World
+from keybroker.wire import names
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Record
+from keybroker.wire.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDisks:
+    """The disks, by serial or where the configuration puts them.
+
+    Attributes:
+        deadline: of ``time.monotonic``, in seconds: until when disks that are not there are waited for.
+        runtime: a directory on a tmpfs, for headers that are being made.
+    """
+
+    places: Places
+    deadline: float
+    runtime: Path
+
+    def wait(self, records: Sequence[Record]) -> None:
+        """See ``agent.world.Disks``."""
+        self.places.wait(records, deadline=self.deadline)
+
+    def look(self, record: Record) -> Sighting:
+        """See ``agent.world.Disks``."""
+        try:
+            with self.places.open(record) as disk:
+                return sighting.look(record, disk)
+        except KeybrokerError as error:
+            if error.problem is not Problem.NO_DEVICE:
+                raise
+            return sighting.absent(record)
+
+    def compose(self, record: Record, key: Secret) -> Composed:
+        """See ``agent.world.Disks``."""
+        if record.current is None:
+            raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the record has no current key version")
+        with self.places.open(record) as disk:
+            sector_size = disk.device.encryption_sector
+        return compose(record, record.current, key, sector_size=sector_size, runtime=self.runtime)
+
+    def inscribe(self, record: Record, copied: Secret) -> None:
+        """See ``agent.world.Disks``."""
+        image = copy.unpack(copied)
+        # Whoever sent it, this is about to be written to a disk and opened with the key.
+        accept(read_header(image.read, image.total), record.profile, record.pin)
+        with self.places.open(record, writable=True) as disk:
+            inscription.inscribe(disk.fd, disk.device.size_bytes, image)
+
+    def mark(self, record: Record) -> None:
+        """See ``agent.world.Disks``."""
+        with self.places.open(record, writable=True) as disk:
+            swap.mark(disk, record.volume)
+
+
+def compose(record: Record, version: KeyVersion, key: Secret, *, sector_size: int, runtime: Path) -> Composed:
+    """Make the header of a new volume in memory, checked as it would be at each boot.
+
+    Args:
+        sector_size: encryption sector size in bytes.
+        runtime: a directory on a tmpfs.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED; HEADER_REFUSED if cryptsetup made other than what the profile asks for.
+    """
+    with tempfile.TemporaryDirectory(prefix="compose-", dir=runtime) as private:
+        image = cryptsetup.compose(
+            Path(private), key,
+            uuid=record.luks_uuid, label=label(record), profile=record.profile, sector_size=sector_size,
+            volume=record.volume, version=version,
+        )  # fmt: skip
+    header = read_header(image.read, image.total)
+    accept(header, record.profile, None)
+    return Composed(header.seen(), copy.pack(header, image.read))
+
+
+def label(record: Record) -> str:
+    """Return the LUKS2 label of a volume."""
+    return f"kb-{record.volume.removeprefix('kbv-')}"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMappings:
+    """The device-mapper devices.
+
+    Attributes:
+        runtime: where facts about what was opened are written down.
+        clock: seconds since 1970.
+    """
+
+    places: Places
+    runtime: Path
+    clock: Callable[[], float]
+    # Devices whose table this process has compared: asking dmsetup costs more than all the rest of a look.
+    _compared: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def look(self, record: Record) -> situation.Mapping:
+        """See ``agent.world.Mappings``."""
+        there = devicemapper.mapped()
+        top = there.get(names.mapper_name(record.name))
+        crypt = there.get(names.crypt_name(record.name, record.luks_uuid))
+        stranger = next(
+            (other for other in there.values() if other.uuid == opening.stable_uuid(record) and other != top),
+            None,
+        )
+        if stranger is not None:
+            return situation.Mapping(obstacle=f"its linear device has another name, {stranger.name}")
+        if top is None and (crypt is None or record.is_swap):
+            return situation.Mapping()
+        try:
+            return self._swap(record) if record.is_swap else self._data(record, top, crypt)
+        except KeybrokerError as error:
+            return situation.Mapping(obstacle=error.detail)
+
+    def _swap(self, record: Record) -> situation.Mapping:
+        name = names.swap_crypt_name(record.name)
+        with self.places.open(record) as disk:
+            if not swap.is_mapped(disk, name):
+                return situation.Mapping()
+        return situation.Mapping("open" if swap.is_on(name) else "crypt")
+
+    def _data(
+        self, record: Record, top: devicemapper.Mapped | None, crypt: devicemapper.Mapped | None
+    ) -> situation.Mapping:
+        if crypt is None:
+            raise KeybrokerError(
+                Problem.WRONG_DEVICE,
+                f"{devicemapper.path(names.mapper_name(record.name))}: is there, its dm-crypt device is not",
+            )
+        with self.places.open(record) as disk:
+            if self._is_new(crypt):
+                opening.check_opened(record, crypt, disk.device)
+            if top is not None and self._is_new(top):
+                opening.check_linked(record, top, crypt, disk.device)
+        self._compared.update((each.name, each.uuid, each.node) for each in (top, crypt) if each is not None)
+        return situation.Mapping("crypt" if top is None else "open")
+
+    def _is_new(self, device: devicemapper.Mapped) -> bool:
+        return (device.name, device.uuid, device.node) not in self._compared
+
+    def open(self, record: Record, keys: Mapping[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
+        """See ``agent.world.Mappings``."""
+        if self._stands(record, "crypt", "open"):
+            return ()
+        if seen.copy is None:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
+        with self.places.open(record) as disk:
+            way = opening.open_crypt(record, disk, keys, seen.copy)
+        crypt = devicemapper.mapped()[names.crypt_name(record.name, record.luks_uuid)]
+        self._compared.add((crypt.name, crypt.uuid, crypt.node))
+        since = int(self.clock())
+        opened.note(
+            self.runtime, Fact(record.volume, crypt.node, since, way.version, way.keyslot, way.sequence)
+        )
+        return notes(record, way)
+
+    def link(self, record: Record) -> None:
+        """See ``agent.world.Mappings``."""
+        if self._stands(record, "open"):
+            return
+        crypt = devicemapper.mapped()[names.crypt_name(record.name, record.luks_uuid)]
+        with self.places.open(record) as disk:
+            opening.link(record, crypt, disk.device)
+
+    def swap_on(self, record: Record) -> None:
+        """See ``agent.world.Mappings``."""
+        name = names.swap_crypt_name(record.name)
+        with self.places.open(record) as disk:
+            swap.turn_on(disk, name, record.volume)
+        node = devicemapper.mapped()[name].node
+        if opened.recall(self.runtime, record.volume, node) is None:
+            opened.note(self.runtime, Fact(record.volume, node, int(self.clock())))
+
+    def _stands(self, record: Record, *reaches: situation.Reach) -> bool:
+        here = self.look(record)
+        if here.obstacle:
+            raise KeybrokerError(Problem.WRONG_DEVICE, f"{record.name}: {here.obstacle}")
+        return here.reach in reaches
+
+
+def notes(record: Record, way: Way) -> tuple[str, ...]:
+    """Return what an operator should hear of a volume that was opened."""
+    said = []
+    if way.degraded:
+        said.append("one of the two copies of its header is damaged; it was opened from the other")
+    if record.sequence is not None and way.sequence < record.sequence:
+        said.append(f"its header is older than the newest known one ({way.sequence} < {record.sequence})")
+    if way.version != record.current:
+        said.append(f"it was opened by key version {way.version}, the current one is {record.current}")
+    return tuple(said)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFilesystems:
+    """What is inside the opened volumes.
+
+    Attributes:
+        mounts: None where systemd mounts.
+    """
+
+    places: Places
+    mounts: mounting.Mounts | None
+
+    def look(self, record: Record) -> Content:
+        """See ``agent.world.Filesystems``."""
+        with self.places.open(record) as disk:
+            return filesystem.look(record, disk)
+
+    def make(self, record: Record) -> None:
+        """See ``agent.world.Filesystems``."""
+        with self.places.open(record) as disk:
+            filesystem.make(record, disk)
+
+    def mounted(self, record: Record) -> bool | None:
+        """See ``agent.world.Filesystems``."""
+        return None if self.mounts is None else self.mounts.mounted(record)
+
+    def mount(self, record: Record) -> None:
+        """See ``agent.world.Filesystems``."""
+        if self.mounts is not None:
+            self.mounts.mount(record)
+
+
+def machine(
+    broker: Broker,
+    *,
+    places: Places,
+    runtime: Path,
+    deadline: float,
+    clock: Callable[[], float],
+    mounts: mounting.Mounts | None,
+) -> World:
+    """Put the real world together.
+
+    Args:
+        runtime: the agent's runtime directory, on a tmpfs; made 0700 if it is not there.
+        deadline: of ``time.monotonic``: until when disks are waited for.
+        clock: ``time.time``.
+        mounts: mounts directly; None leaves that to systemd (``agent.mountunits``).
+    """
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return World(
+        broker=broker,
+        disks=MachineDisks(places, deadline, runtime),
+        mappings=MachineMappings(places, runtime, clock),
+        filesystems=MachineFilesystems(places, mounts),
+    )

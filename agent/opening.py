@@ -1,0 +1,186 @@
+"""The way from a disk to /dev/mapper/kb-NAME, each device compared with what was meant before it is used.
+
+1. The copy of the header (never the disk's own) against the volume's profile and pin.
+2. The copy goes into a sealed memfd, and cryptsetup opens from that: keyslot by keyslot, our token's first.
+3. The kernel's table of the new dm-crypt device, and its DM UUID, against what the header must lead to.
+   Anything off: it is closed again, and nothing was read through it or written to it.
+4. Only then the linear device with the stable name.
+
+What is found open already is held to the same comparison: adopted if equal, left alone and reported if not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent import devicemapper
+from agent.devicemapper import Mapped
+from agent.devices import BlockDevice, OpenDevice
+from agent.luks import copy, cryptsetup
+from agent.luks.acceptance import accept
+from agent.luks.header import Header, read_header
+from agent.luks.table import FLAGS, CryptTable, LinearTable, check_crypt_table, check_linear_table, meant
+from keybroker.wire import names
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Record
+from keybroker.wire.secret import Secret
+
+_SECTOR = devicemapper.SECTOR
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a volume was opened.
+
+    Attributes:
+        version: of the key that fitted.
+        keyslot: that it fitted.
+        sequence: of the header it was opened from.
+        degraded: one of the header's two copies on the disk was not whole.
+    """
+
+    version: KeyVersion
+    keyslot: int
+    sequence: int
+    degraded: bool
+
+
+def stable_uuid(record: Record) -> str:
+    """Return the DM UUID of a volume's linear device."""
+    return f"KEYBROKER-{record.volume}"
+
+
+def crypt_uuid(luks_uuid: str, name: str) -> str:
+    """Return the DM UUID that cryptsetup gives a LUKS2 mapping (libcryptsetup, ``dm_prepare_uuid``)."""
+    return f"CRYPT-LUKS2-{luks_uuid.replace('-', '')}-{name}"
+
+
+def open_crypt(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], held: Secret) -> Way:
+    """Make the dm-crypt device of a volume from a copy of its header.
+
+    Args:
+        disk: not exclusive, or cryptsetup could not claim it.
+        keys: that the broker gave.
+        held: the header copy (KBH1).
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED; LOCKED_OUT where no key fits; WRONG_DEVICE where the kernel was led to
+            another device than was meant; EXISTS, TOOL_FAILED. Nothing is left open then.
+
+    Source: DESIGN section 5, 3 and 4.
+    """
+    image = copy.unpack(held)
+    header = read_header(image.read, image.total)
+    if record.pin is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
+    accept(header, record.profile, record.pin)
+    name = names.crypt_name(record.name, record.luks_uuid)
+    fd = copy.memfd(image)
+    try:
+        version, keyslot = _unlock(record, header, disk, name, keys, fd)
+    finally:
+        os.close(fd)
+    try:
+        _check_crypt(name, header.uuid, meant(header, disk.device.node, disk.device.size_bytes))
+    except KeybrokerError:
+        cryptsetup.close(name)
+        raise
+    return Way(version, keyslot, header.sequence, header.degraded)
+
+
+def _unlock(
+    record: Record,
+    header: Header,
+    disk: OpenDevice,
+    name: str,
+    keys: Mapping[KeyVersion, Secret],
+    header_fd: int,
+) -> tuple[KeyVersion, int]:
+    for version, keyslot in attempts(record, header, keys):
+        if cryptsetup.open_volume(disk, name, header_fd=header_fd, keyslot=keyslot, key=keys[version]):
+            return version, keyslot
+    raise KeybrokerError(
+        Problem.LOCKED_OUT,
+        f"{record.name}: none of the key versions {', '.join(map(str, sorted(keys))) or '(none)'} opens"
+        f" any of the keyslots {', '.join(map(str, sorted(header.keyslots)))}; nothing was changed",
+    )
+
+
+def attempts(
+    record: Record, header: Header, keys: Mapping[KeyVersion, Secret]
+) -> Iterator[tuple[KeyVersion, int]]:
+    """Yield every key version with every keyslot, the likeliest first.
+
+    Our token says which keyslot has which version. It is only a hint: it may be wrong after a cut, or forged.
+    """
+    token = header.token
+    likely = None
+    if token is not None and token.volume == record.volume and len(token.keyslots) == 1:
+        likely = token.version, token.keyslots[0]
+    versions = sorted(keys, key=lambda version: (version != record.current, -version))
+    pairs = [(version, keyslot) for version in versions for keyslot in sorted(header.keyslots)]
+    yield from sorted(pairs, key=lambda pair: pair != likely)
+
+
+def _check_crypt(name: str, luks_uuid: str, table: CryptTable) -> None:
+    found = devicemapper.uuid(name)
+    if found != crypt_uuid(luks_uuid, name):
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"{name}: its DM UUID is {found or 'missing'}")
+    check_crypt_table(devicemapper.table(name) or "", table)
+
+
+def check_opened(record: Record, crypt: Mapped, device: BlockDevice) -> None:
+    """Compare a dm-crypt device that was there before us with what the record says it must be.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE or HEADER_REFUSED, with the difference.
+    """
+    if record.pin is None:
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"the broker knows of no header, but {crypt.name} is open")
+    text = devicemapper.table(crypt.name) or ""
+    said = re.search(rf":{record.profile.key_bytes}:logon:cryptsetup:{record.pin.uuid}-d[0-9]+", text)
+    table = CryptTable(
+        sectors=(device.size_bytes - record.pin.data_offset) // _SECTOR,
+        cipher=record.profile.cipher,
+        key_bytes=record.profile.key_bytes,
+        # Which digest it was is the header's affair; that the key is this volume's is in the UUID.
+        key=said[0] if said else "",
+        device=device.node,
+        offset=record.pin.data_offset // _SECTOR,
+        sector_size=record.pin.sector_size,
+        flags=tuple(FLAGS[flag] for flag in record.profile.flags if FLAGS.get(flag, "") in text.split()),
+    )
+    if crypt.uuid != crypt_uuid(record.pin.uuid, crypt.name):
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"its DM UUID is {crypt.uuid or 'missing'}")
+    check_crypt_table(text, table)
+
+
+def check_linked(record: Record, top: Mapped, crypt: Mapped, device: BlockDevice) -> None:
+    """Compare the device under the stable name with what it must be (Raises: as ``check_opened``)."""
+    if top.uuid != stable_uuid(record):
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"its DM UUID is {top.uuid or 'missing'}")
+    check_linear_table(devicemapper.table(top.name) or "", LinearTable(_sectors(record, device), crypt.node))
+
+
+def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
+    """Make the linear device with the stable name over the dm-crypt device.
+
+    Raises:
+        KeybrokerError: EXISTS, TOOL_FAILED.
+    """
+    devicemapper.create_linear(
+        names.mapper_name(record.name),
+        uuid=stable_uuid(record),
+        below=crypt.node,
+        sectors=_sectors(record, device),
+    )
+
+
+def _sectors(record: Record, device: BlockDevice) -> int:
+    if record.pin is None:
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"{record.name}: the broker has no pin for it")
+    return (device.size_bytes - record.pin.data_offset) // _SECTOR
