@@ -161,7 +161,7 @@ class _Wire:
         self._tls.recv(1)
 
     def close(self) -> None:
-        """Close nothing: http.client calls this before it reads the body of a reply that ends the connection."""
+        """Close nothing: http.client calls this before it reads the body of a reply that is the last."""
 
     def end(self) -> None:
         self._tls.close()
