@@ -1,5 +1,6 @@
 """Use cases: policy, then model, then store and audit. No HTTP, no argv, no screen.
 
-Each function of ``boot``, ``provisioning``, ``enrolment`` and ``inventory`` takes the ``Broker`` first and, where
-somebody asks over the network, the ``Peer`` second; it authorises the peer before it does anything, on every call.
+Each function of ``boot``, ``provisioning``, ``enrolment`` and ``inventory`` takes the ``Broker`` first
+and, where somebody asks over the network, the ``Peer`` second, who is let in or not before anything is
+done, on every call.
 """

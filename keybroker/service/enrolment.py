@@ -1,15 +1,35 @@
-"""How a VM gets its identity: a one-time token for the first certificate, that certificate for the next ones."""
+"""How a VM gets its identity: a one-time token for the first certificate, that one for the next."""
 
 from __future__ import annotations
 
+import hashlib
+from datetime import datetime
+from typing import Final
+
+from keybroker.audit import AuditEvent, Outcome
+from keybroker.ca import SERIAL_BYTES, RequestedKey, read_request, serial_number
 from keybroker.policy import Peer
+from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
+from keybroker.store import Reading, Writing
+from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
 from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest, RenewalRequest
+from keybroker.wire.names import AddonName, HostId, Identity
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+_REFUSED: Final = "token: is unknown, used or expired"
+"""All that a stranger is told; the record says which."""
+
+
+def token_hash(token: Secret) -> str:
+    """Return what the broker keeps of a token: it has 192 random bits, so a plain SHA-256 is enough."""
+    return hashlib.sha256(token.reveal()).hexdigest()
 
 
 def offer(broker: Broker) -> EnrolmentOffer:
     """Return the CA's certificate; whoever asks compares it with the fingerprint in its token."""
-    raise NotImplementedError
+    return EnrolmentOffer(broker.authority.pem)
 
 
 def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
@@ -23,16 +43,130 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         token's lifetime is over, so that a lost reply costs nothing.
 
     Raises:
-        KeybrokerError: TOKEN_REFUSED for a token that is unknown, expired, used by another key, or whose host is revoked;
-            MALFORMED for a request that is not a P-256 CSR with a good signature; UNAVAILABLE.
+        KeybrokerError: TOKEN_REFUSED for a token that is unknown, expired, used by another key, or whose host
+            is revoked; MALFORMED for a request that is not a P-256 CSR with a good signature; UNAVAILABLE.
     """
-    raise NotImplementedError
+    now = broker.clock()
+    requested = read_request(request.csr)
+    hashed = token_hash(request.token)
+    if broker.store.read(lambda reading: reading.enrolment(hashed)) is None:
+        # Strangers who guess leave no record, so that they cannot fill the disk with them.
+        raise KeybrokerError(Problem.TOKEN_REFUSED, _REFUSED)
+
+    def work(writing: Writing) -> Certified | None:
+        enrolment = writing.enrolment(hashed)
+        if enrolment is None:
+            return None
+        host = writing.host(enrolment.host)
+        if host is None:
+            return None
+        why = _unfit(writing, enrolment, host, requested, now)
+        if why is not None:
+            writing.append(_event(address, hashed, host, "denied", now, why=why))
+            return None
+        if enrolment.certificate is not None:
+            certificate = writing.certificate(enrolment.certificate)
+        else:
+            certificate = _certify(broker, host.id, requested, now)
+            writing.enrol_host(hashed, certificate, now)
+        if certificate is None:
+            return None
+        writing.append(_event(address, hashed, host, "done", now, serial=certificate.serial))
+        return _certified(broker, writing, host.id, host.addon, certificate)
+
+    certified = broker.store.write(work)
+    if certified is None:
+        raise KeybrokerError(Problem.TOKEN_REFUSED, _REFUSED)
+    return certified
+
+
+def _unfit(
+    reading: Reading, enrolment: EnrolmentRow, host: HostRow, requested: RequestedKey, now: datetime
+) -> str | None:
+    """Say why a token is not good for this key now."""
+    if host.revoked is not None:
+        return "its host is revoked"
+    if now >= enrolment.expires:
+        return "the token is expired"
+    if enrolment.certificate is None:
+        return None
+    issued = reading.certificate(enrolment.certificate)
+    if issued is None or issued.spki != requested.spki:
+        return "the token was used by another key"
+    return None
+
+
+def _event(
+    address: str, hashed: str, host: HostRow, outcome: Outcome, now: datetime, **facts: object
+) -> AuditEvent:
+    return AuditEvent(
+        at=now,
+        actor=f"token:{hashed[:8]}",
+        fingerprint="",
+        address=address,
+        verb="enrol",
+        outcome=outcome,
+        addon=host.addon,
+        host=host.id,
+        detail=facts,
+    )
 
 
 def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
     """Give a host its next certificate; the old one stays good until it expires.
 
+    Returns:
+        A new certificate; or, for a key that got one in the first third of its lifetime, that one again.
+
     Raises:
         KeybrokerError: as ``boot.unlock`` for the peer; MALFORMED as ``enrol``.
     """
-    raise NotImplementedError
+    requested = read_request(request.csr)
+
+    def work(writing: Writing, caller: Caller) -> Certified:
+        host, addon = caller.as_host()
+        certificate = writing.newest_certificate(host, requested.spki)
+        if certificate is None or not _is_young(certificate, caller.now):
+            certificate = _certify(broker, host, requested, caller.now)
+            writing.add_certificate(certificate)
+        writing.append(caller.event("done", serial=certificate.serial))
+        return _certified(broker, writing, host, addon, certificate)
+
+    return perform(broker, peer, "renew", work)
+
+
+def _is_young(certificate: CertificateRow, now: datetime) -> bool:
+    return (now - certificate.issued) * 3 < certificate.not_after - certificate.issued
+
+
+def _certify(broker: Broker, host: HostId, requested: RequestedKey, now: datetime) -> CertificateRow:
+    leaf = broker.authority.certify_client(
+        requested.public_key,
+        Identity(broker.settings.trust_domain, "host", host),
+        now,
+        serial_number(broker.entropy(SERIAL_BYTES)),
+        broker.settings.host_lifetime,
+    )
+    return CertificateRow(
+        fingerprint=leaf.fingerprint,
+        serial=leaf.serial,
+        host=host,
+        operator=None,
+        spki=leaf.spki,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+        issued=now,
+        pem=leaf.pem,
+    )
+
+
+def _certified(
+    broker: Broker, reading: Reading, host: HostId, addon: AddonName, certificate: CertificateRow
+) -> Certified:
+    return Certified(
+        host=host,
+        certificate=certificate.pem,
+        ca=broker.authority.pem,
+        brokers=broker.settings.brokers,
+        records=tuple(row.volume.record for row in reading.volumes(addon)),
+    )

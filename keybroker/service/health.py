@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keybroker.service.broker import Broker
+from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def ready(broker: Broker) -> None:
@@ -11,4 +12,6 @@ def ready(broker: Broker) -> None:
     Raises:
         KeybrokerError: UNAVAILABLE, with what is wrong.
     """
-    raise NotImplementedError
+    if not broker.store.alive:
+        raise KeybrokerError(Problem.UNAVAILABLE, "database: its writer has stopped")
+    broker.store.read(lambda reading: reading.audit_head())

@@ -1,60 +1,33 @@
-"""An installation on its host: making one, and opening it with every mode and owner checked.
+"""An installation on its host: where its parts are, and opening it with every mode and owner checked.
 
 CONFIG/  0700   keybroker.toml 0600, ca.crt 0444, ca.key 0400, server.crt 0444, server.key 0400,
-                master.key 0400 (unless it is a credential), operators/ 0700 with NAME.crt 0444, NAME.key 0400
+                master.key 0400 (unless it is a credential), operators/ 0700 with NAME.crt, NAME.key
 STATE/   0700   keybroker.db 0600
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
+from keybroker.ca import Authority
+from keybroker.envelope import EnvelopeError
+from keybroker.masterkey import MasterKey, open_master_key
+from keybroker.masterkey.files import check_private, open_private
 from keybroker.service.broker import Broker, BrokerSettings
+from keybroker.service.founding import Created, Plan, create
+from keybroker.service.keys import KEY_CHECK
+from keybroker.store import schema
+from keybroker.store.rows import InstallationRow
+from keybroker.store.sqlite import SqliteStore
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What ``create`` is to make.
-
-    Attributes:
-        config_directory, state_directory: absolute; absent, or empty directories.
-        server_names, server_addresses: DNS names and IP addresses of the server certificate; one at least.
-        operator: name of the first operator (``wire.names.OPERATOR_NAME``).
-        configuration: the text of ``keybroker.toml``, written as it is.
-        master_key: ``file:`` and the path inside ``config_directory`` where it is made, or ``credential:NAME``
-            for one that is there already.
-        owner: uid and gid that all of it belongs to; None for whoever runs this.
-    """
-
-    config_directory: Path
-    state_directory: Path
-    trust_domain: str
-    server_names: tuple[str, ...]
-    server_addresses: tuple[str, ...]
-    operator: str
-    configuration: str
-    master_key: str
-    owner: tuple[int, int] | None = None
-    server_lifetime: timedelta = timedelta(days=3650)
-    operator_lifetime: timedelta = timedelta(days=365)
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """What ``create`` made.
-
-    Attributes:
-        ca_fingerprint: SHA-256 of the CA certificate's DER, hex.
-    """
-
-    ca_certificate: Path
-    ca_fingerprint: str
-    operator_certificate: Path
-    operator_key: Path
-    configuration: Path
+__all__ = ["Created", "Installation", "Plan", "check_files", "create", "open_broker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +51,6 @@ class Installation:
     credentials_directory: Path | None = None
 
 
-def create(
-    plan: Plan,
-    *,
-    clock: Callable[[], datetime],
-    entropy: Callable[[int], bytes],
-    credentials_directory: Path | None = None,
-) -> Created:
-    """Make an installation: CA, server certificate, master key, database, first operator.
-
-    All of it is built beside its place and then renamed, the state first: as long as there is no configuration
-    directory, there is no installation.
-
-    Raises:
-        KeybrokerError: EXISTS where either directory holds anything already; MALFORMED for a name that is none;
-            CONFIGURATION where a directory cannot be made, or the credential is not there.
-    """
-    raise NotImplementedError
-
-
 def open_broker(
     installation: Installation, *, clock: Callable[[], datetime], entropy: Callable[[int], bytes]
 ) -> Broker:
@@ -105,8 +59,109 @@ def open_broker(
     Nothing is written before the master key's check value is found good.
 
     Raises:
-        KeybrokerError: CONFIGURATION with a hint like ``chmod 0400 PATH`` for a file that is missing, open to others
-            or somebody else's; for another master key than the database's; for a CA key that is not the CA
-            certificate's; for a database at another revision of the schema.
+        KeybrokerError: CONFIGURATION with a hint like ``chmod 0400 PATH`` for a file that is missing, open to
+            others or somebody else's; for another master key than the database's; for a CA key that is not
+            the CA certificate's; for a database at another revision of the schema or another installation's.
     """
-    raise NotImplementedError
+    check_files(installation)
+    masterkey = open_master_key(installation.master_key, installation.credentials_directory)
+    authority = _authority(installation)
+    schema.check(installation.database)
+    store = SqliteStore(installation.database)
+    try:
+        row = store.read(lambda reading: reading.installation())
+        _check_belongs(installation, row, masterkey, authority)
+    except KeybrokerError:
+        store.close()
+        raise
+    return Broker(store, masterkey, authority, clock, entropy, installation.settings)
+
+
+def check_files(installation: Installation) -> None:
+    """Check mode and owner of every file of an installation and of the directories that hold them.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, with the command that mends it.
+    """
+    public = [installation.ca_certificate, installation.server_certificate]
+    if installation.configuration is not None:
+        public.append(installation.configuration)
+    secret = [installation.ca_key, installation.server_key]
+    for directory in sorted({path.parent for path in (*public, *secret, installation.database)}):
+        _check_directory(directory)
+    for path in public:
+        _check_public(path)
+    for path in secret:
+        open_private(path).close()
+    database = installation.database
+    open_private(database, allowed=0o600).close()
+    for beside in (f"{database}-wal", f"{database}-shm"):
+        if os.path.lexists(beside):
+            check_private(Path(beside), os.lstat(beside), uid=os.geteuid(), allowed=0o600)
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise _wrong(path, f"cannot be looked at: {error.strerror}", "keybroker init") from None
+    if status.st_uid not in (0, os.geteuid()):
+        raise _wrong(path, f"belongs to user {status.st_uid}", f"chown {os.geteuid()} {path}")
+    return status
+
+
+def _check_directory(path: Path) -> None:
+    status = _status(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise _wrong(path, "is not a directory", None)
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise _wrong(path, f"has mode {stat.S_IMODE(status.st_mode):04o}", f"chmod 0700 {path}")
+
+
+def _check_public(path: Path) -> None:
+    """Check a file that anybody may read and nobody else may change."""
+    status = _status(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise _wrong(path, "is not a regular file", None)
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise _wrong(path, f"has mode {stat.S_IMODE(status.st_mode):04o}", f"chmod go-w {path}")
+
+
+def _wrong(path: Path, what: str, hint: str | None) -> KeybrokerError:
+    return KeybrokerError(Problem.CONFIGURATION, f"{path}: {what}", hint=hint)
+
+
+def _authority(installation: Installation) -> Authority:
+    with open_private(installation.ca_key) as file:
+        key = Secret(file.readall())
+    return Authority.load(installation.ca_certificate.read_text(), key)
+
+
+def _check_belongs(
+    installation: Installation,
+    row: InstallationRow | None,
+    masterkey: MasterKey,
+    authority: Authority,
+) -> None:
+    """Check that database, master key, CA and trust domain are of one installation."""
+    database = installation.database
+    if row is None:
+        raise _wrong(database, "belongs to no installation: an init was cut short", None)
+    if row.ca_fingerprint != authority.fingerprint:
+        raise _wrong(installation.ca_certificate, "is not the CA that the database was made with", None)
+    if row.trust_domain != installation.settings.trust_domain:
+        raise KeybrokerError(
+            Problem.CONFIGURATION,
+            f"trust domain {installation.settings.trust_domain}: the database's is {row.trust_domain}",
+        )
+    try:
+        if row.master == masterkey.identity:
+            masterkey.unwrap(row.key_check, KEY_CHECK)
+            return
+    except EnvelopeError as error:
+        raise _wrong(database, f"its key check value does not open: {error.detail}", None) from None
+    raise KeybrokerError(
+        Problem.CONFIGURATION,
+        f"master key {installation.master_key}: is {masterkey.identity}, the database's is {row.master}",
+        hint="restore the master key that this database was made with",
+    )

@@ -2,126 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+import base64
+from datetime import timedelta
+from typing import Final
 
-from keybroker.audit import AuditEntry
+from keybroker.audit import AuditEntry, verify
 from keybroker.policy import Peer
+from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
-from keybroker.wire.names import AddonName, HostId, VolumeName
-from keybroker.wire.records import Record
+from keybroker.service.enrolment import token_hash
+from keybroker.service.keys import new_addon_key
+from keybroker.service.views import AddonView, HostView, Invitation, VolumeSpec, VolumeView
+from keybroker.service.volumes import declared_alike, new_volume, random_suffix, read_spec
+from keybroker.store import Reading, Writing
+from keybroker.store.rows import AddonKeyRow, AddonRow, EnrolmentRow, HostRow, VolumeRow
+from keybroker.wire import names
+from keybroker.wire.names import AddonName, HostId
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
-HostState = Literal["invited", "enrolled", "revoked"]
+__all__ = [
+    "AddonView",
+    "HostView",
+    "Invitation",
+    "VolumeSpec",
+    "VolumeView",
+    "addon",
+    "addons",
+    "audit_tail",
+    "audit_verify",
+    "host",
+    "hosts",
+    "invite",
+    "put_addon",
+    "put_volume",
+    "revoke",
+    "volume",
+    "volumes",
+]
 
-LONGEST_INVITATION_SECONDS = 7 * 86400
-DEFAULT_INVITATION_SECONDS = 3600
+DEFAULT_INVITATION_SECONDS: Final = 3600
+SHORTEST_INVITATION_SECONDS: Final = 60
+LONGEST_INVITATION_SECONDS: Final = 7 * 86400
 
+MOST_VOLUMES: Final = 64
+"""Of one add-on; what the messages of a boot hold."""
 
-@dataclass(frozen=True, slots=True)
-class AddonView:
-    """An add-on, and how many volumes and hosts (revoked ones apart) it has."""
+MOST_AUDIT_RECORDS: Final = 1000
 
-    name: AddonName
-    engine: str
-    created: datetime
-    volumes: int
-    hosts: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form; times are RFC 3339 in UTC."""
-        return {
-            "name": self.name,
-            "engine": self.engine,
-            "created": rfc3339(self.created),
-            "volumes": self.volumes,
-            "hosts": self.hosts,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeSpec:
-    """A volume as an operator asks for it.
-
-    Attributes:
-        size_bytes: the least size its device must have.
-        cipher: one of ``wire.profile.CIPHERS``.
-        mount: None where nothing is mounted.
-        filesystem: one of ``wire.records.FILESYSTEMS``; ``swap`` makes it a swap volume.
-        serial: of the disk; None for a disk whose serial is the volume's id.
-    """
-
-    size_bytes: int
-    cipher: str
-    mount: str | None
-    filesystem: str
-    serial: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeView:
-    """A volume's record, and when it was made."""
-
-    record: Record
-    created: datetime
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form: the record's fields and ``created``."""
-        return {**self.record.as_json(), "created": rfc3339(self.created)}
-
-
-@dataclass(frozen=True, slots=True)
-class HostView:
-    """A host: invited, enrolled or revoked.
-
-    Attributes:
-        expires: when its newest certificate is over.
-    """
-
-    host: HostId
-    addon: AddonName
-    state: HostState
-    invited: datetime
-    enrolled: datetime | None
-    expires: datetime | None
-    revoked: datetime | None
-    reason: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form."""
-        return {
-            "host": self.host,
-            "addon": self.addon,
-            "state": self.state,
-            "invited": rfc3339(self.invited),
-            "enrolled": self.enrolled and rfc3339(self.enrolled),
-            "expires": self.expires and rfc3339(self.expires),
-            "revoked": self.revoked and rfc3339(self.revoked),
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """A one-time token for one host of one add-on; the broker itself keeps only its hash."""
-
-    token: Secret
-    host: HostId
-    expires: datetime
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form; this is the one time that the token is text."""
-        return {
-            "token": self.token.reveal().decode(),
-            "host": self.host,
-            "expires": rfc3339(self.expires),
-        }
-
-
-def rfc3339(time: datetime) -> str:
-    """Return a UTC time as ``2026-01-31T12:00:00.000000Z`` (RFC 3339 section 5.6)."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+_TOKEN_BYTES: Final = 24
 
 
 def put_addon(broker: Broker, peer: Peer, name: str, engine: str) -> tuple[AddonView, bool]:
@@ -131,10 +60,28 @@ def put_addon(broker: Broker, peer: Peer, name: str, engine: str) -> tuple[Addon
         The add-on, and whether it is new; False where it was there already with this engine.
 
     Raises:
-        KeybrokerError: NOT_ALLOWED, NO_IDENTITY, REVOKED or CERTIFICATE for the peer; MALFORMED for a name or engine that is
-            none; EXISTS where it is there with another engine; UNAVAILABLE.
+        KeybrokerError: NOT_ALLOWED, NO_IDENTITY, REVOKED or CERTIFICATE for the peer; MALFORMED for a name or
+            engine that is none; EXISTS where it is there with another engine; UNAVAILABLE.
     """
-    raise NotImplementedError
+
+    def work(writing: Writing, caller: Caller) -> tuple[AddonView, bool]:
+        if names.ADDON_NAME.fullmatch(name) is None:
+            raise _malformed("name", f"must match {names.ADDON_NAME.pattern}")
+        if engine not in names.ENGINES:
+            raise _malformed("engine", f"must be one of {', '.join(sorted(names.ENGINES))}")
+        row = writing.addon(name)
+        if row is None:
+            row = AddonRow(AddonName(name), engine, caller.now)
+            key_id, wrapped = new_addon_key(broker.masterkey, name, 1, broker.entropy)
+            master = broker.masterkey.identity
+            writing.add_addon(row, AddonKeyRow(row.name, 1, key_id, wrapped, master, caller.now))
+            writing.append(caller.about("done", addon=name, engine=engine))
+            return AddonView.of(row, [], []), True
+        if row.engine != engine:
+            raise KeybrokerError(Problem.EXISTS, f"add-on {name}: its engine is {row.engine}")
+        return _addon_view(writing, row), False
+
+    return perform(broker, peer, "addon.add", work)
 
 
 def addons(broker: Broker, peer: Peer) -> tuple[AddonView, ...]:
@@ -143,7 +90,12 @@ def addons(broker: Broker, peer: Peer) -> tuple[AddonView, ...]:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer.
     """
-    raise NotImplementedError
+
+    def work(reading: Reading) -> tuple[AddonView, ...]:
+        all_volumes, all_hosts = reading.volumes(), reading.hosts()
+        return tuple(AddonView.of(row, all_volumes, all_hosts) for row in reading.addons())
+
+    return consult(broker, peer, "addon.read", work)
 
 
 def addon(broker: Broker, peer: Peer, name: str) -> AddonView:
@@ -152,7 +104,20 @@ def addon(broker: Broker, peer: Peer, name: str) -> AddonView:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
-    raise NotImplementedError
+    return consult(broker, peer, "addon.read", lambda reading: _addon_view(reading, _addon(reading, name)))
+
+
+def _addon_view(reading: Reading, row: AddonRow) -> AddonView:
+    return AddonView.of(row, reading.volumes(row.name), reading.hosts(row.name))
+
+
+def _addon(reading: Reading, name: str) -> AddonRow:
+    row = reading.addon(name)
+    if row is None:
+        raise KeybrokerError(
+            Problem.UNKNOWN, f"add-on {name[:40]}: there is none", hint="keybroker addon list"
+        )
+    return row
 
 
 def put_volume(
@@ -164,10 +129,50 @@ def put_volume(
         The volume, and whether it is new; False where it was there already just like this.
 
     Raises:
-        KeybrokerError: as ``put_addon`` for the peer; MALFORMED for a specification that makes no sense; UNKNOWN add-on;
-            EXISTS where it is there and differs, or where another volume has its mount point or serial.
+        KeybrokerError: as ``put_addon`` for the peer; MALFORMED for a specification that makes no sense;
+            UNKNOWN add-on; EXISTS where it is there and differs, or where another volume of the add-on has
+            its mount point or serial; CONFLICT where the add-on has 64 volumes already.
     """
-    raise NotImplementedError
+
+    def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
+        read_spec(name, spec)
+        owner = _addon(writing, addon)
+        others = writing.volumes(owner.name)
+        for row in others:
+            if row.volume.name == name:
+                if declared_alike(row.volume, spec):
+                    return VolumeView.of(row), False
+                raise KeybrokerError(Problem.EXISTS, f"volume {addon}/{name}: is there and differs")
+        _free(others, addon, spec)
+        keys = writing.addon_keys(owner.name)
+        row = new_volume(broker, keys, owner.name, name, spec, caller.now)
+        writing.add_volume(row)
+        writing.append(
+            caller.about(
+                "done",
+                addon=addon,
+                volume=row.volume.id,
+                name=name,
+                size_bytes=spec.size_bytes,
+                filesystem=spec.filesystem,
+            )
+        )
+        return VolumeView.of(row), True
+
+    return perform(broker, peer, "volume.add", work)
+
+
+def _free(others: list[VolumeRow], addon: str, spec: VolumeSpec) -> None:
+    """Check that nothing of a new volume is another one's."""
+    if len(others) >= MOST_VOLUMES:
+        raise KeybrokerError(Problem.CONFLICT, f"add-on {addon}: has {MOST_VOLUMES} volumes already")
+    for row in others:
+        if spec.mount is not None and row.volume.mount == spec.mount:
+            raise KeybrokerError(
+                Problem.EXISTS, f"mount point {spec.mount}: is that of volume {row.volume.name}"
+            )
+        if spec.serial is not None and row.volume.serial == spec.serial:
+            raise KeybrokerError(Problem.EXISTS, f"serial {spec.serial}: is that of volume {row.volume.name}")
 
 
 def volumes(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[VolumeView, ...]:
@@ -176,7 +181,12 @@ def volumes(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[Volum
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN add-on.
     """
-    raise NotImplementedError
+
+    def work(reading: Reading) -> tuple[VolumeView, ...]:
+        owner = None if addon is None else _addon(reading, addon).name
+        return tuple(VolumeView.of(row) for row in reading.volumes(owner))
+
+    return consult(broker, peer, "volume.read", work)
 
 
 def volume(broker: Broker, peer: Peer, addon: str, name: str) -> VolumeView:
@@ -185,7 +195,18 @@ def volume(broker: Broker, peer: Peer, addon: str, name: str) -> VolumeView:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
-    raise NotImplementedError
+
+    def work(reading: Reading) -> VolumeView:
+        for row in reading.volumes(_addon(reading, addon).name):
+            if row.volume.name == name:
+                return VolumeView.of(row)
+        raise KeybrokerError(
+            Problem.UNKNOWN,
+            f"volume {addon}/{name[:40]}: there is none",
+            hint="keybroker volume list",
+        )
+
+    return consult(broker, peer, "volume.read", work)
 
 
 def invite(
@@ -199,7 +220,31 @@ def invite(
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN add-on; MALFORMED lifetime.
     """
-    raise NotImplementedError
+
+    def work(writing: Writing, caller: Caller) -> Invitation:
+        if not SHORTEST_INVITATION_SECONDS <= lifetime_seconds <= LONGEST_INVITATION_SECONDS:
+            raise _malformed(
+                "lifetime_seconds",
+                f"must be from {SHORTEST_INVITATION_SECONDS} to {LONGEST_INVITATION_SECONDS}",
+            )
+        owner = _addon(writing, addon)
+        host_id = HostId("kbh-" + random_suffix(broker.entropy))
+        token = _new_token(broker)
+        expires = caller.now + timedelta(seconds=lifetime_seconds)
+        writing.add_host(
+            HostRow(host_id, owner.name, caller.now),
+            EnrolmentRow(token_hash(token), host_id, caller.now, expires),
+        )
+        writing.append(caller.about("done", addon=addon, host=host_id, lifetime_seconds=lifetime_seconds))
+        return Invitation(token, host_id, expires)
+
+    return perform(broker, peer, "host.invite", work)
+
+
+def _new_token(broker: Broker) -> Secret:
+    fingerprint = bytes.fromhex(broker.authority.fingerprint)
+    parts = (base64.urlsafe_b64encode(part) for part in (broker.entropy(_TOKEN_BYTES), fingerprint))
+    return Secret(b".".join((b"kbe1", *(part.rstrip(b"=") for part in parts))))
 
 
 def hosts(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[HostView, ...]:
@@ -208,7 +253,12 @@ def hosts(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[HostVie
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN add-on.
     """
-    raise NotImplementedError
+
+    def work(reading: Reading) -> tuple[HostView, ...]:
+        owner = None if addon is None else _addon(reading, addon).name
+        return tuple(HostView.of(row) for row in reading.hosts(owner))
+
+    return consult(broker, peer, "host.read", work)
 
 
 def host(broker: Broker, peer: Peer, host: str) -> HostView:
@@ -217,7 +267,14 @@ def host(broker: Broker, peer: Peer, host: str) -> HostView:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
-    raise NotImplementedError
+    return consult(broker, peer, "host.read", lambda reading: HostView.of(_host(reading, host)))
+
+
+def _host(reading: Reading, host: str) -> HostRow:
+    row = reading.host(host)
+    if row is None:
+        raise KeybrokerError(Problem.UNKNOWN, f"host {host[:40]}: there is none", hint="keybroker host list")
+    return row
 
 
 def revoke(broker: Broker, peer: Peer, host: str, reason: str) -> HostView:
@@ -229,7 +286,16 @@ def revoke(broker: Broker, peer: Peer, host: str, reason: str) -> HostView:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN; MALFORMED reason.
     """
-    raise NotImplementedError
+
+    def work(writing: Writing, caller: Caller) -> HostView:
+        if not 1 <= len(reason) <= 500 or not reason.isprintable():
+            raise _malformed("reason", "must be 1 to 500 printable characters")
+        row = _host(writing, host)
+        writing.revoke_host(row.id, reason, caller.now)
+        writing.append(caller.about("done", addon=row.addon, host=row.id, reason=reason))
+        return HostView.of(_host(writing, host))
+
+    return perform(broker, peer, "host.revoke", work)
 
 
 def audit_tail(broker: Broker, peer: Peer, after: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
@@ -242,7 +308,14 @@ def audit_tail(broker: Broker, peer: Peer, after: int = 0, limit: int = 100) -> 
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; MALFORMED limit.
     """
-    raise NotImplementedError
+
+    def work(reading: Reading) -> tuple[AuditEntry, ...]:
+        if not 1 <= limit <= MOST_AUDIT_RECORDS:
+            raise _malformed("limit", f"must be from 1 to {MOST_AUDIT_RECORDS}")
+        last, _hash = reading.audit_head()
+        return tuple(reading.audit(after if after >= 0 else last - limit, limit))
+
+    return consult(broker, peer, "audit.read", work)
 
 
 def audit_verify(broker: Broker) -> tuple[int, str]:
@@ -254,4 +327,8 @@ def audit_verify(broker: Broker) -> tuple[int, str]:
     Raises:
         KeybrokerError: CORRUPT, naming the first record that is wrong.
     """
-    raise NotImplementedError
+    return verify(broker.store.audit_records())
+
+
+def _malformed(field: str, what: str) -> KeybrokerError:
+    return KeybrokerError(Problem.MALFORMED, f"{field}: {what}")

@@ -1,0 +1,146 @@
+"""The door of every use case: who asks, may they, and the record of those who may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from keybroker.audit import AuditEvent, Outcome
+from keybroker.policy import Peer, Standing, Verb, may
+from keybroker.service.broker import Broker
+from keybroker.store import Reading, Writing
+from keybroker.store.rows import AdmissionRow
+from keybroker.wire.names import AddonName, HostId
+from keybroker.wire.problems import KeybrokerError, Problem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A peer that may do what it asks.
+
+    Attributes:
+        host, addon: None for an operator.
+        now: the time of this request, one for all that it does.
+    """
+
+    peer: Peer
+    verb: Verb
+    now: datetime
+    host: HostId | None
+    addon: AddonName | None
+
+    def as_host(self) -> tuple[HostId, AddonName]:
+        """Return which host this is, and whose; ``policy.may`` lets nobody else in for a host's verbs."""
+        if self.host is None or self.addon is None:
+            raise KeybrokerError(Problem.NOT_ALLOWED, f"{self.peer.identity.uri}: is not a host")
+        return self.host, self.addon
+
+    def event(self, outcome: Outcome, *, volume: str | None = None, **detail: Any) -> AuditEvent:
+        """Return a record of what came of the request, about the caller's own add-on."""
+        return self.about(outcome, addon=self.addon, volume=volume, host=self.host, **detail)
+
+    def about(
+        self,
+        outcome: Outcome,
+        *,
+        addon: str | None = None,
+        volume: str | None = None,
+        host: str | None = None,
+        **detail: Any,
+    ) -> AuditEvent:
+        """Return a record of what came of the request, about whatever it was about."""
+        return AuditEvent(
+            at=self.now,
+            actor=self.peer.identity.uri,
+            fingerprint=self.peer.fingerprint,
+            address=self.peer.address,
+            verb=self.verb,
+            outcome=outcome,
+            addon=addon,
+            volume=volume,
+            host=host,
+            detail=detail,
+        )
+
+
+def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetime) -> Caller:
+    """Look a peer up, and let it in.
+
+    Raises:
+        Stopped: it may not.
+    """
+    row = reading.admission(peer.fingerprint)
+    if row is None:
+        caller, standing = Caller(peer, verb, now, None, None), None
+    else:
+        caller, standing = Caller(peer, verb, now, row.host, row.addon), _standing(row)
+    error = may(peer, verb, standing, broker.settings.trust_domain, now)
+    if error is not None:
+        raise Stopped(caller, "denied", error)
+    return caller
+
+
+def _standing(row: AdmissionRow) -> Standing:
+    if row.host is not None:
+        return Standing("host", row.host, row.not_before, row.not_after, row.revoked)
+    return Standing("operator", row.operator or "", row.not_before, row.not_after, row.revoked)
+
+
+class Stopped(Exception):
+    """A request came to nothing; never leaves this package, ``settle`` records it and raises its error."""
+
+    def __init__(self, caller: Caller, outcome: Outcome, error: KeybrokerError) -> None:
+        super().__init__(error.detail)
+        self.caller = caller
+        self.outcome = outcome
+        self.error = error
+
+
+def settle(broker: Broker, ask: Callable[[], T]) -> T:
+    """Run ``ask``; where it was stopped, put that on record and raise what is wrong.
+
+    What cannot be read is not worth a record, and where nothing can be written there is none; neither hands
+    out anything.
+    """
+    try:
+        return ask()
+    except Stopped as stopped:
+        error = stopped.error
+        event = stopped.caller.event(stopped.outcome, problem=error.problem.slug, why=error.detail)
+    if error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
+        broker.store.write(lambda writing: writing.append(event))
+    raise error
+
+
+def perform(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Writing, Caller], T]) -> T:
+    """Run a change in one durable transaction, once the peer is let in, inside it.
+
+    Raises:
+        KeybrokerError: what ``policy.may`` or ``work`` says. Whoever is turned away, and whatever is refused,
+            is on record before this raises.
+    """
+    now = broker.clock()
+
+    def admitted(writing: Writing) -> T:
+        caller = admit(broker, writing, peer, verb, now)
+        try:
+            return work(writing, caller)
+        except KeybrokerError as error:
+            raise Stopped(caller, "refused", error) from error
+
+    return settle(broker, lambda: broker.store.write(admitted))
+
+
+def consult(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Reading], T]) -> T:
+    """Read something, once the peer is let in; only a peer that is turned away is put on record."""
+    now = broker.clock()
+
+    def admitted(reading: Reading) -> T:
+        admit(broker, reading, peer, verb, now)
+        return work(reading)
+
+    return settle(broker, lambda: broker.store.read(admitted))

@@ -1,0 +1,314 @@
+"""Making an installation: all of it beside its place, then two renames.
+
+The state directory is renamed first and the configuration directory last: without a configuration there is
+no installation. An error before the last rename undoes the first; a power cut between the two leaves a state
+directory that no configuration speaks of, and the next ``create`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from keybroker.audit import AuditEvent
+from keybroker.ca import SERIAL_BYTES, Authority, Leaf, key_pem, new_key, serial_number
+from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES
+from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master_key
+from keybroker.service.keys import KEY_CHECK
+from keybroker.store import Writing, schema
+from keybroker.store.rows import CertificateRow, InstallationRow
+from keybroker.store.sqlite import SqliteStore
+from keybroker.wire import names
+from keybroker.wire.names import Identity
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+DATABASE: Final = "keybroker.db"
+
+Clock = Callable[[], datetime]
+Entropy = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What ``create`` is to make.
+
+    Attributes:
+        config_directory, state_directory: absolute; absent, or empty directories.
+        server_names, server_addresses: DNS names and IP addresses of the server certificate; one at least.
+        operator: name of the first operator (``wire.names.OPERATOR_NAME``).
+        configuration: the text of ``keybroker.toml``, written as it is.
+        master_key: ``file:`` and a path right inside ``config_directory``, where it is made; or
+            ``credential:NAME`` for one that is there already.
+        owner: uid and gid that all of it belongs to; None for whoever runs this.
+    """
+
+    config_directory: Path
+    state_directory: Path
+    trust_domain: str
+    server_names: tuple[str, ...]
+    server_addresses: tuple[str, ...]
+    operator: str
+    configuration: str
+    master_key: str
+    owner: tuple[int, int] | None = None
+    server_lifetime: timedelta = timedelta(days=3650)
+    operator_lifetime: timedelta = timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What ``create`` made.
+
+    Attributes:
+        ca_fingerprint: SHA-256 of the CA certificate's DER, hex.
+    """
+
+    ca_certificate: Path
+    ca_fingerprint: str
+    operator_certificate: Path
+    operator_key: Path
+    configuration: Path
+
+
+def create(
+    plan: Plan, *, clock: Clock, entropy: Entropy, credentials_directory: Path | None = None
+) -> Created:
+    """Make an installation: CA, server certificate, master key, database, first operator.
+
+    Raises:
+        KeybrokerError: EXISTS where either directory holds anything already; MALFORMED for a name that is
+            none; CONFIGURATION where something cannot be made, or the credential is not there.
+    """
+    _check(plan)
+    try:
+        with _beside(plan.config_directory) as config, _beside(plan.state_directory) as state:
+            masterkey = _master_key(plan, config, entropy, credentials_directory)
+            authority = _build(plan, config, state, masterkey, clock(), entropy)
+            _put_in_place(plan, config, state)
+    except OSError as error:
+        raise _cannot(error.filename or plan.config_directory, error) from None
+    home = plan.config_directory
+    return Created(
+        ca_certificate=home / "ca.crt",
+        ca_fingerprint=authority.fingerprint,
+        operator_certificate=home / "operators" / f"{plan.operator}.crt",
+        operator_key=home / "operators" / f"{plan.operator}.key",
+        configuration=home / "keybroker.toml",
+    )
+
+
+def _build(
+    plan: Plan, config: Path, state: Path, masterkey: MasterKey, now: datetime, entropy: Entropy
+) -> Authority:
+    """Make everything but the master key, beside its place."""
+    maker = _Maker(plan.owner)
+    authority, operator = _certificates(plan, maker, config, now, entropy)
+    maker.file(config / "keybroker.toml", plan.configuration.encode(), 0o600)
+    _database(plan, state / DATABASE, masterkey, authority, operator, now, entropy)
+    maker.adopt(state / DATABASE)
+    maker.finish(config / "operators", config, state)
+    return authority
+
+
+def _check(plan: Plan) -> None:
+    if names.TRUST_DOMAIN.fullmatch(plan.trust_domain) is None:
+        raise _malformed("trust domain", plan.trust_domain)
+    if names.OPERATOR_NAME.fullmatch(plan.operator) is None:
+        raise _malformed("operator", plan.operator)
+    if not plan.server_names and not plan.server_addresses:
+        raise KeybrokerError(Problem.MALFORMED, "server: has neither a name nor an address")
+    for name in plan.server_names:
+        if names.TRUST_DOMAIN.fullmatch(name.lower()) is None or len(name) > 253:
+            raise _malformed("server name", name)
+    for address in plan.server_addresses:
+        try:
+            ip_address(address)
+        except ValueError:
+            raise _malformed("server address", address) from None
+    config, state = plan.config_directory, plan.state_directory
+    if config == state or config in state.parents or state in config.parents:
+        raise KeybrokerError(Problem.CONFIGURATION, f"{state}: state and configuration must be apart")
+    for directory in (config, state):
+        _check_free(directory)
+
+
+def _malformed(what: str, value: str) -> KeybrokerError:
+    return KeybrokerError(Problem.MALFORMED, f"{what} {value[:80]!r}: is not one")
+
+
+def _check_free(directory: Path) -> None:
+    if not directory.is_absolute():
+        raise KeybrokerError(Problem.CONFIGURATION, f"{directory}: must be an absolute path")
+    if not os.path.lexists(directory):
+        return
+    if directory.is_symlink() or not directory.is_dir():
+        raise KeybrokerError(Problem.EXISTS, f"{directory}: is not a directory")
+    there = sorted(entry.name for entry in directory.iterdir())
+    if there:
+        raise KeybrokerError(
+            Problem.EXISTS,
+            f"{directory}: is not empty, it holds {', '.join(there[:5])}",
+            hint=f"an installation is never overwritten; move it away first: mv {directory} {directory}.old",
+        )
+
+
+@contextmanager
+def _beside(directory: Path) -> Iterator[Path]:
+    """Make a private directory on the same file system, and take it away again if it was not renamed."""
+    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.init-", dir=directory.parent))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _cannot(path: Path | str, error: OSError) -> KeybrokerError:
+    return KeybrokerError(Problem.CONFIGURATION, f"{path}: cannot be made: {error.strerror}")
+
+
+class _Maker:
+    """Makes files that are durable, private and the owner's."""
+
+    def __init__(self, owner: tuple[int, int] | None) -> None:
+        self._owner = owner
+
+    def file(self, path: Path, content: bytes, mode: int) -> None:
+        """Write a new file of exactly this mode."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            if self._owner is not None:
+                os.fchown(descriptor, *self._owner)
+            os.fsync(descriptor)
+
+    def adopt(self, path: Path) -> None:
+        """Give something that exists to the owner."""
+        if self._owner is not None:
+            os.chown(path, *self._owner)
+
+    def finish(self, *directories: Path) -> None:
+        """Give directories to the owner and make what they hold durable."""
+        for directory in directories:
+            self.adopt(directory)
+            _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _master_key(plan: Plan, config: Path, entropy: Entropy, credentials_directory: Path | None) -> MasterKey:
+    """Make the master key's file, or open the credential that is there."""
+    if not plan.master_key.startswith("file:"):
+        return open_master_key(plan.master_key, credentials_directory)
+    path = key_file(plan.master_key, None)
+    if path.parent != plan.config_directory:
+        raise KeybrokerError(
+            Problem.CONFIGURATION, f"{path}: a new master key is made in {plan.config_directory}"
+        )
+    key = Secret(entropy(KEY_BYTES))
+    _Maker(plan.owner).file(config / path.name, key.reveal(), 0o400)
+    return LocalMasterKey(key)
+
+
+def _certificates(
+    plan: Plan, maker: _Maker, config: Path, now: datetime, entropy: Entropy
+) -> tuple[Authority, Leaf]:
+    """Make the CA, the server's and the first operator's certificate; return the CA and the operator's."""
+
+    def serial() -> int:
+        return serial_number(entropy(SERIAL_BYTES))
+
+    authority = Authority.create(f"Keybroker CA {plan.trust_domain}"[:64], now, serial())
+    server, operator = new_key(), new_key()
+    served = authority.certify_server(
+        server.public_key(),
+        plan.server_names,
+        plan.server_addresses,
+        now,
+        serial(),
+        plan.server_lifetime,
+    )
+    identity = Identity(plan.trust_domain, "operator", plan.operator)
+    certified = authority.certify_client(
+        operator.public_key(), identity, now, serial(), plan.operator_lifetime
+    )
+    operators = config / "operators"
+    operators.mkdir(mode=0o700)
+    for path, certificate, key in (
+        (config / "ca", authority.pem, authority.key),
+        (config / "server", served.pem, server),
+        (operators / plan.operator, certified.pem, operator),
+    ):
+        # not with_suffix: an operator's name may have dots
+        maker.file(path.with_name(f"{path.name}.crt"), certificate.encode(), 0o444)
+        maker.file(path.with_name(f"{path.name}.key"), key_pem(key).reveal(), 0o400)
+    return authority, certified
+
+
+def _database(
+    plan: Plan,
+    database: Path,
+    masterkey: MasterKey,
+    authority: Authority,
+    operator: Leaf,
+    now: datetime,
+    entropy: Entropy,
+) -> None:
+    schema.create(database)
+    check = masterkey.wrap(Secret(bytes(KEY_BYTES)), KEY_CHECK, entropy(ENTROPY_BYTES))
+
+    def fill(writing: Writing) -> None:
+        writing.put_installation(
+            InstallationRow(plan.trust_domain, authority.fingerprint, masterkey.identity, check, now)
+        )
+        writing.add_operator(plan.operator, now)
+        writing.add_certificate(
+            CertificateRow(
+                fingerprint=operator.fingerprint,
+                serial=operator.serial,
+                host=None,
+                operator=plan.operator,
+                spki=operator.spki,
+                not_before=operator.not_before,
+                not_after=operator.not_after,
+                issued=now,
+                pem=operator.pem,
+            )
+        )
+        facts = {"ca": authority.fingerprint, "operator": plan.operator}
+        writing.append(AuditEvent(now, "local", "", "local", "init", "done", detail=facts))
+
+    store = SqliteStore(database)
+    try:
+        store.write(fill)
+    finally:
+        store.close()
+
+
+def _put_in_place(plan: Plan, config: Path, state: Path) -> None:
+    """Rename both directories, the configuration last; it is what makes it an installation."""
+    # renames over an empty directory and over nothing else (rename(2), EEXIST and ENOTEMPTY)
+    os.rename(state, plan.state_directory)
+    try:
+        os.rename(config, plan.config_directory)
+    except OSError:
+        os.rename(plan.state_directory, state)
+        raise
+    for directory in {plan.config_directory.parent, plan.state_directory.parent}:
+        _sync(directory)
