@@ -98,6 +98,9 @@ def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
                 Problem.EXISTS, f"{MAPPER / name}: is mapped already", hint=f"dmsetup info {other.name}"
             )
     run("dmsetup", "create", name, "--uuid", uuid, "--table", f"0 {sectors} linear {below} 0")
+    if not path(name).exists():
+        # Debian's dmsetup leaves the node to udev even where no udev runs (an initramfs; seen with 1.02.185)
+        run("dmsetup", "mknodes", name)
 
 
 def remove(name: str) -> None:

@@ -265,7 +265,7 @@ def open_device(
 
     Raises:
         KeybrokerError: NO_DEVICE where nothing opens; WRONG_DEVICE where it is no block device, reports
-            another serial, or is in use.
+            another serial, is in use, or is read-only where it is to be written.
     """
     flags = (os.O_RDWR | os.O_EXCL if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -277,7 +277,10 @@ def open_device(
         hint = f"lsblk {path}" if in_use else None
         raise KeybrokerError(problem, f"{path}: {said}", hint=hint) from error
     try:
-        yield OpenDevice(_describe(fd, path, serial, overridden, sys), fd, exclusive=writable)
+        device = _describe(fd, path, serial, overridden, sys)
+        if writable and device.read_only:  # open(2) does not mind
+            raise KeybrokerError(Problem.WRONG_DEVICE, f"{path}: is read-only")
+        yield OpenDevice(device, fd, exclusive=writable)
     finally:
         os.close(fd)
 

@@ -102,11 +102,12 @@ def check(disk: OpenDevice, volume: VolumeId) -> None:
         raise _wrong(disk, f"was marked with {found.size_bytes} bytes and has {device.size_bytes}")
 
 
-def mark(disk: OpenDevice, volume: VolumeId) -> None:
+def mark(disk: OpenDevice, volume: VolumeId, *, least_bytes: int = blank.LEAST_BYTES) -> None:
     """Mark a blank disk as a volume's swap; one that bears this very mark already is left alone.
 
     Args:
         disk: opened ``writable``, so that nobody else can claim it between the look and the write.
+        least_bytes: what the volume needs.
 
     Raises:
         KeybrokerError: NOT_BLANK, and nothing was written; WRONG_DEVICE where it did not keep what was
@@ -117,7 +118,7 @@ def mark(disk: OpenDevice, volume: VolumeId) -> None:
     meant = Mark(volume, disk.device.serial, disk.device.size_bytes)
     if read_mark(disk) == meant:
         return
-    if reason := blank.look(disk):
+    if reason := blank.look(disk, least_bytes=least_bytes):
         raise KeybrokerError(Problem.NOT_BLANK, f"{disk.device.path}: {reason}")
     os.pwrite(disk.fd, meant.block(), 0)
     os.fsync(disk.fd)

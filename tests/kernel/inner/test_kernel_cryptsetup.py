@@ -128,6 +128,7 @@ def test_the_stable_name_is_a_linear_device_with_our_uuid(volume: Volume) -> Non
     assert found is not None
     table.check_linear_table(found, table.LinearTable(sectors=sectors, device=crypt.node))
     assert devicemapper.uuid(STABLE) == "KEYBROKER-kbv-1"
+    assert devicemapper.path(STABLE).is_block_device()
     with pytest.raises(KeybrokerError) as caught:
         devicemapper.create_linear("kb-other", uuid="KEYBROKER-kbv-1", below=crypt.node, sectors=sectors)
     assert caught.value.problem is Problem.EXISTS
