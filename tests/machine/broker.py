@@ -68,6 +68,11 @@ class HostBroker:
                 raise RuntimeError(f"the broker is not ready:\n{self.log()[-4000:]}")
             time.sleep(0.1)
 
+    @property
+    def serves(self) -> bool:
+        """Say whether it was started and not stopped."""
+        return self._process is not None
+
     def stop(self) -> None:
         """Stop serving, as systemd would."""
         if self._process is not None:

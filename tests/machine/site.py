@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.machine.broker import GUEST_SEES_US_AT, HostBroker
+from tests.machine.broker import HostBroker
 from tests.machine.tree import Tree
 from tests.machine.vm import Machine
 
@@ -64,8 +64,8 @@ class Site:
         """Invite the running machine and have it enrol; return what its agent printed."""
         invitation = self.broker.operate("host", "enrol", ADDON)
         self.host = invitation["host"]
-        url = f"https://{GUEST_SEES_US_AT}:{self.broker.ports[1]}"
-        return self.machine.run(f"keybroker-agent enrol --broker {url} --token {invitation['token']}")
+        address, token = invitation["enrolment"], invitation["token"]
+        return self.machine.run(f"keybroker-agent enrol --broker {address} --token {token}")
 
     def revoke(self, reason: str) -> None:
         """Turn the machine away."""

@@ -1,0 +1,130 @@
+"""Boots of a real Debian VM: what it does with a broker, without one, and with a wrong one."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.machine import story
+from tests.machine.broker import HostBroker
+from tests.machine.conftest import DEADLINE_SECONDS, Provisioned, Scenario
+from tests.machine.site import MOUNT_POINT, UNLOCK, occurrences
+
+
+def test_a_machine_boots_to_its_rows_with_nobody_typing(scenario: Scenario) -> None:
+    scenario.boot()
+    assert scenario.rows() == story.ROWS
+    machine = scenario.machine
+    assert machine.run(f"findmnt -no SOURCE {MOUNT_POINT}").strip() == "/dev/mapper/kb-data"
+    assert machine.run("swapon --show=NAME --noheadings").strip().startswith("/dev/dm-")
+    assert "crypt aes-xts-plain64" in machine.run("dmsetup table kb-swap")
+    assert machine.wait_for_boot() == "running"
+    machine.power_off()
+    assert "Failed" not in machine.console()
+
+
+def test_the_disks_hold_none_of_the_rows_in_the_clear(provisioned: Provisioned) -> None:
+    text = provisioned.text.encode()
+    assert occurrences(text, provisioned.control) >= story.ROWS, "the search finds what is in the clear"
+    assert {disk.name: occurrences(text, disk) for disk in provisioned.site.disks.values()} == {
+        "data.raw": 0,
+        "swap.raw": 0,
+    }
+
+
+def test_each_boot_has_another_swap_key(scenario: Scenario) -> None:
+    keys = []
+    for _ in range(2):
+        scenario.boot()
+        scenario.machine.wait_until("swapon --show=NAME --noheadings | grep -q .")
+        keys.append(scenario.machine.run("dmsetup table --showkeys kb-swap").split()[4])
+        scenario.machine.power_off()
+    assert keys[0] != keys[1]
+
+
+def test_a_broker_that_comes_up_a_minute_late_is_waited_for(scenario: Scenario) -> None:
+    scenario.broker.stop()
+    began = time.monotonic()
+    scenario.boot()
+    scenario.assert_locked()
+    assert scenario.machine.run(f"systemctl show {UNLOCK} -p ActiveState --value").strip() == "activating"
+    time.sleep(max(0.0, 60 - (time.monotonic() - began)))
+    scenario.broker.start()
+    assert scenario.rows() == story.ROWS
+
+
+def test_without_any_broker_ssh_is_up_and_the_database_is_not(scenario: Scenario) -> None:
+    scenario.broker.stop()
+    scenario.boot()
+    state, status, journal = scenario.verdict(limit_seconds=DEADLINE_SECONDS + 60)
+    assert status == 75, journal
+    assert state in ("failed", "activating")  # activating: systemd tries again
+    assert "no broker" in journal
+    scenario.assert_locked()
+    # ... and a broker that comes after all needs nobody to type either
+    scenario.broker.start()
+    assert scenario.rows() == story.ROWS
+
+
+def test_a_broker_of_another_ca_gets_nothing_and_is_named_in_the_journal(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    scenario.broker.stop()
+    with HostBroker(tmp_path / "impostor", ports=scenario.broker.ports) as impostor:
+        impostor.start()
+        scenario.boot()
+        state, status, journal = scenario.verdict()
+        assert (state, status) == ("failed", 76), journal
+        assert "10.0.2.2" in journal
+        scenario.assert_locked()
+        assert "/v1/unlock" not in impostor.log()
+
+
+def test_an_expired_certificate_keeps_the_volume_locked_and_says_so(scenario: Scenario) -> None:
+    host = scenario.broker.operate("host", "show", scenario.provisioned.site.host)
+    expired = datetime.fromisoformat(host["expires"]) + timedelta(days=1)
+    scenario.boot(clock=expired.strftime("%Y-%m-%dT%H:%M:%S"))
+    state, status, journal = scenario.verdict()
+    assert (state, status) == ("failed", 77), journal
+    assert "expired" in journal
+    scenario.assert_locked()
+
+
+def test_a_clock_in_1970_is_named_as_the_reason(scenario: Scenario) -> None:
+    scenario.boot(clock="1970-01-01T00:00:00")
+    _, status, journal = scenario.verdict(limit_seconds=DEADLINE_SECONDS + 60)
+    assert status == 77, journal
+    assert "clock" in journal
+    scenario.assert_locked()
+
+
+def test_a_disk_that_arrives_after_boot_is_opened_when_it_comes(scenario: Scenario) -> None:
+    late = scenario.data_serial
+    scenario.boot(without=late)
+    scenario.machine.wait_until("swapon --show=NAME --noheadings | grep -q .")
+    scenario.assert_locked()
+    scenario.machine.plug(late, scenario.disks[late])
+    assert scenario.rows() == story.ROWS
+
+
+@pytest.mark.limit(300)
+def test_a_power_cut_under_the_database_loses_no_committed_row(scenario: Scenario) -> None:
+    scenario.boot()
+    assert scenario.rows() == story.ROWS
+    story.write_rows(scenario.machine, scenario.provisioned.text)
+    scenario.machine.cut_power()
+    scenario.boot()
+    assert scenario.rows() == 2 * story.ROWS
+
+
+def test_a_revoked_host_stays_locked_and_says_why(scenario: Scenario) -> None:
+    """The last one here: its host is revoked for all the others too."""
+    scenario.provisioned.site.revoke("a test revokes it")
+    scenario.boot()
+    state, status, journal = scenario.verdict()
+    assert (state, status) == ("failed", 78), journal
+    assert "revoked" in journal
+    scenario.assert_locked()
