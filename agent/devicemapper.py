@@ -92,8 +92,9 @@ def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
     """
     if DM_UUID.fullmatch(uuid) is None or re.fullmatch(r"\d+:\d+", below) is None or sectors <= 0:
         raise ValueError(f"no linear device is made of {uuid!r}, {below!r}, {sectors}")
+    _checked(name)
     for other in mapped().values():
-        if _checked(name) == other.name or uuid == other.uuid:
+        if name == other.name or uuid == other.uuid:
             raise KeybrokerError(
                 Problem.EXISTS, f"{MAPPER / name}: is mapped already", hint=f"dmsetup info {other.name}"
             )

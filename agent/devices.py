@@ -22,7 +22,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -190,13 +190,18 @@ def _check_links(serial: str, name: str, sys: Path, dev: Path) -> None:
 
 
 def wait(
-    serials: Collection[str], *, deadline: float, find: Finder = find
+    serials: Collection[str],
+    *,
+    deadline: float,
+    find: Finder = find,
+    listen: Callable[[], AbstractContextManager[Callable[[float], object]]] | None = None,
 ) -> dict[str, Path | KeybrokerError]:
     """Wait until each of ``serials`` is there, or until the deadline; one monitor and one deadline for all.
 
     Args:
         deadline: of the clock ``time.monotonic``, in seconds; one that is past means one look.
         find: what looks.
+        listen: what wakes it, ``events`` by default.
 
     Returns:
         What was found, and instead of a path the error where ``find`` raised one; what is not
@@ -205,7 +210,7 @@ def wait(
     found = _scan(serials, find)
     if len(found) == len(set(serials)) or time.monotonic() >= deadline:
         return found
-    with _events() as next_event:
+    with (listen or events)() as next_event:
         # Listening started before this look, so a disk that comes now is either seen or heard.
         found |= _scan(set(serials) - set(found), find)
         while missing := set(serials) - set(found):
@@ -231,11 +236,11 @@ def _scan(serials: Collection[str], find: Finder) -> dict[str, Path | KeybrokerE
 
 
 @contextmanager
-def _events() -> Iterator[Callable[[float], object]]:
+def events() -> Iterator[Callable[[float], object]]:
     """Listen for block devices that come; give a function that waits for the next, some seconds at most.
 
     Where udevd runs, its events come after its rules ran; elsewhere (an initramfs, User-Mode Linux) the
-    kernel's own are heard. Where neither can be (no libudev, no right to the socket), it is a nap.
+    kernel's own are heard. Where neither can be (no libudev, no right to the socket), it naps.
     """
     try:
         import pyudev  # 40 ms, and a boot whose disks are all there does not need it
@@ -246,9 +251,16 @@ def _events() -> Iterator[Callable[[float], object]]:
         monitor.filter_by("block")
         monitor.start()
     except (ImportError, OSError):
-        yield lambda left: time.sleep(min(left, RESCAN_SECONDS))
+        with naps() as nap:
+            yield nap
         return
     yield lambda left: monitor.poll(timeout=left)
+
+
+@contextmanager
+def naps() -> Iterator[Callable[[float], object]]:
+    """Give a function that waits for half a second, as ``events`` does where there is nothing to hear."""
+    yield lambda left: time.sleep(min(left, RESCAN_SECONDS))
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""What is mapped, read from a made-up sysfs; names that never reach dmsetup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent import devicemapper
+from agent.devicemapper import Mapped
+from agent.process import ToolFailed
+
+
+def entry(sys: Path, kernel: str, name: str, uuid: str, node: str, holders: tuple[str, ...] = ()) -> None:
+    directory = sys / "class/block" / kernel
+    (directory / "dm").mkdir(parents=True)
+    (directory / "holders").mkdir()
+    (directory / "dm/name").write_text(name + "\n")
+    (directory / "dm/uuid").write_text(uuid + "\n")
+    (directory / "dev").write_text(node + "\n")
+    for holder in holders:
+        (directory / "holders" / holder).touch()
+
+
+def test_tells_every_mapping_with_its_uuid_number_and_holders(tmp_path: Path) -> None:
+    entry(tmp_path, "dm-0", "kb-data-0f2d3c1a", "CRYPT-LUKS2-0-kb-data-0f2d3c1a", "254:0", ("dm-1",))
+    entry(tmp_path, "dm-1", "kb-data", "KEYBROKER-kbv-q3m5x7abcdef", "254:1")
+    entry(tmp_path, "dm-2", "vg-root", "", "254:2")
+    assert devicemapper.mapped(sys=tmp_path) == {
+        "kb-data-0f2d3c1a": Mapped("kb-data-0f2d3c1a", "CRYPT-LUKS2-0-kb-data-0f2d3c1a", "254:0", ("dm-1",)),
+        "kb-data": Mapped("kb-data", "KEYBROKER-kbv-q3m5x7abcdef", "254:1", ()),
+        "vg-root": Mapped("vg-root", "", "254:2", ()),
+    }
+    assert devicemapper.uuid("kb-data", sys=tmp_path) == "KEYBROKER-kbv-q3m5x7abcdef"
+    assert devicemapper.uuid("kb-none", sys=tmp_path) is None
+    assert devicemapper.uuid("vg-root", sys=tmp_path) == ""
+
+
+def test_a_mapping_that_goes_away_meanwhile_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "class/block/dm-0").mkdir(parents=True)
+    assert devicemapper.mapped(sys=tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["", "-a", "../control", "a/b", "a b", "a\nb", "a\\x2f", "é", "a" * 128])
+def test_a_name_that_dmsetup_could_take_for_something_else_is_not_passed_on(name: str) -> None:
+    for call in (devicemapper.path, devicemapper.table, devicemapper.remove, devicemapper.uuid):
+        with pytest.raises(ValueError, match="is not a name"):
+            call(name)
+    with pytest.raises(ValueError, match="is not a name"):
+        devicemapper.create_linear(name, uuid="KEYBROKER-1", below="254:0", sectors=8)
+
+
+@pytest.mark.parametrize(
+    ("uuid", "below", "sectors"),
+    [
+        ("", "254:0", 8),
+        ("a b", "254:0", 8),
+        ("U", "/dev/vdb", 8),
+        ("U", "254:0 0\n0 1 error", 8),
+        ("U", "1:1", 0),
+    ],
+)
+def test_a_table_is_made_of_checked_parts_only(uuid: str, below: str, sectors: int) -> None:
+    with pytest.raises(ValueError, match="no linear device"):
+        devicemapper.create_linear("kb-data", uuid=uuid, below=below, sectors=sectors)
+
+
+def test_what_is_not_mapped_has_no_table_and_needs_no_removal() -> None:
+    assert devicemapper.table("kb-there-is-no-such") is None
+    devicemapper.remove("kb-there-is-no-such")
+
+
+def test_a_kernel_that_refuses_a_table_is_a_failure() -> None:
+    # no device has this number, so it fails with device-mapper as well as without
+    with pytest.raises(ToolFailed, match="dmsetup create"):
+        devicemapper.create_linear("kb-refused", uuid="KEYBROKER-refused", below="4095:1", sectors=8)
