@@ -22,11 +22,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agent import devicemapper, inscription
+from agent import inscription
 from agent.devices import OpenDevice
 from agent.plan.situation import Content
 from agent.process import run
-from keybroker.wire import names
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
@@ -42,11 +41,12 @@ LABEL_CHARACTERS: Final = {"ext4": 16, "xfs": 12}
 """mkfs.ext4(8) and mkfs.xfs(8), ``-L``; the first cuts a longer one with a warning, the second fails."""
 
 
-def look(record: Record, disk: OpenDevice) -> Content:
+def look(record: Record, disk: OpenDevice, path: Path) -> Content:
     """Say what is inside an opened volume; nothing is written.
 
     Args:
         disk: the volume's own disk, below the encryption.
+        path: of the opened volume.
 
     Raises:
         KeybrokerError: TOOL_FAILED where blkid cannot be asked; NO_DEVICE where the volume cannot be read.
@@ -56,28 +56,27 @@ def look(record: Record, disk: OpenDevice) -> Content:
     inscription.forget_cache(disk.fd)
     untouched = inscription.is_untouched(disk.fd, disk.device.size_bytes, record.pin.data_offset)
     try:
-        with closing(Opened(_path(record))) as volume:
+        with closing(Opened(path)) as volume:
             return Content(
                 kind=recognised(volume), untouched=untouched, unfinished=volume.bears(record.volume)
             )
     except OSError as error:
-        raise KeybrokerError(Problem.NO_DEVICE, f"{_path(record)}: {error.strerror}") from error
+        raise KeybrokerError(Problem.NO_DEVICE, f"{path}: {error.strerror}") from error
 
 
-def make(record: Record, disk: OpenDevice) -> None:
+def make(record: Record, disk: OpenDevice, path: Path) -> None:
     """Make the declared filesystem, if what ``look`` says now allows it; one that is made stays.
 
     Raises:
         KeybrokerError: NOT_BLANK, and nothing was written; TOOL_FAILED; NO_DEVICE.
     """
-    content = look(record, disk)
+    content = look(record, disk, path)
     if content.kind == record.filesystem and not content.unfinished:
         return
     if not content.unfinished and (content.kind or not content.untouched):
         raise KeybrokerError(
             Problem.NOT_BLANK, f"{record.name}: {content.kind or 'something unknown'} is inside it"
         )
-    path = _path(record)
     try:
         with closing(Opened(path, writable=True)) as volume:
             volume.put(mark(record.volume))
@@ -169,7 +168,3 @@ def recognised(volume: Opened) -> str:
     lines = done.output.decode(errors="replace").splitlines()
     said = dict(line.split("=", 1) for line in lines if "=" in line)
     return said.get("TYPE") or said.get("PTTYPE") or "something"
-
-
-def _path(record: Record) -> Path:
-    return devicemapper.path(names.mapper_name(record.name))

@@ -228,12 +228,12 @@ class MachineFilesystems:
     def look(self, record: Record) -> Content:
         """See ``agent.world.Filesystems``."""
         with self.places.open(record) as disk:
-            return filesystem.look(record, disk)
+            return filesystem.look(record, disk, _stable(record))
 
     def make(self, record: Record) -> None:
         """See ``agent.world.Filesystems``."""
         with self.places.open(record) as disk:
-            filesystem.make(record, disk)
+            filesystem.make(record, disk, _stable(record))
 
     def mounted(self, record: Record) -> bool | None:
         """See ``agent.world.Filesystems``."""
@@ -243,6 +243,10 @@ class MachineFilesystems:
         """See ``agent.world.Filesystems``."""
         if self.mounts is not None:
             self.mounts.mount(record)
+
+
+def _stable(record: Record) -> Path:
+    return devicemapper.path(names.mapper_name(record.name))
 
 
 def machine(

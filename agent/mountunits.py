@@ -5,7 +5,7 @@ start is planned. What the lines are for:
 
 | line | why |
 |---|---|
-| ``Wants=``, ``After=`` the unlock service | not ``Requires=``: one refused volume fails it, no other's mount |
+| ``Wants=``, ``After=`` the unlock service | not ``Requires=``: one refused volume makes it fail |
 | ``DefaultDependencies=no`` | or local-fs.target, and with it the whole boot, would wait for the broker |
 | ``Conflicts=``, ``Before=umount.target`` | what the default would have done at shutdown |
 | the device's drop-in | its time-out starts to run when unlocking has ended, and is short then |

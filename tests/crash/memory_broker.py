@@ -1,0 +1,150 @@
+"""A broker in memory: the stages and the releases of keys, as the real one decides them.
+
+tests/crash/test_crash_contracts.py holds it to the same suite as ``keybroker.service`` on SQLite.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+
+from keybroker.wire.messages import (
+    ClaimRequest,
+    DepositRequest,
+    HeaderCopy,
+    ReadyRequest,
+    UnlockReply,
+    UnlockRequest,
+)
+from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import Pin
+from keybroker.wire.records import Device, Grant, Observation, Record, Refusal
+from keybroker.wire.secret import Secret
+from tests.crash.volumes import key_of
+
+
+class MemoryBroker:
+    """One host's volumes.
+
+    Attributes:
+        records: by volume; a test may set one back to an older state, as a restored database would.
+        deposited: every pin that was ever accepted, by volume.
+        requests: what it was told, call by call.
+        reachable: False makes every call fail as a broker that cannot be reached.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records: dict[VolumeId, Record] = {record.volume: record for record in records}
+        self.copies: dict[VolumeId, Secret] = {}
+        self.deposited: dict[VolumeId, set[Pin]] = {}
+        self.requests: list[UnlockRequest] = []
+        self.reachable = True
+        self._lock = threading.Lock()
+
+    def unlock(self, request: UnlockRequest) -> UnlockReply:
+        with self._entered():
+            self.requests.append(request)
+            seen = {observation.volume: observation for observation in request.observations}
+            grants = tuple(_grant(record, seen.get(record.volume)) for record in self.records.values())
+            return UnlockReply(HostId("kbh-" + "a" * 12), AddonName("shop-db"), grants, (1, "0" * 64))
+
+    def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
+        with self._entered():
+            record = self._record(volume)
+            if record.device != request.device or record.stage == "new":
+                _expect(record, request.revision, "new")
+                wrong = _wrong_device(record, request.device)
+                if wrong:
+                    raise KeybrokerError(Problem.WRONG_DEVICE, wrong)
+                record = self._save(record, stage="claimed", device=request.device)
+            return Grant(record, _keys(record) if record.stage == "claimed" else {})
+
+    def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
+        with self._entered():
+            record = self._record(volume)
+            if record.pin is not None and record.pin == request.header.pin:
+                return record
+            _expect(record, request.revision, "claimed")
+            self.copies[volume] = request.copy
+            self.deposited.setdefault(volume, set()).add(request.header.pin)
+            return self._save(
+                record, stage="deposited", pin=request.header.pin, sequence=request.header.sequence
+            )
+
+    def header_copy(self, volume: VolumeId) -> HeaderCopy:
+        with self._entered():
+            if volume not in self.copies:
+                raise KeybrokerError(Problem.UNKNOWN, f"{volume}: has no header copy")
+            return HeaderCopy(self._record(volume), self.copies[volume])
+
+    def ready(self, volume: VolumeId, request: ReadyRequest) -> Record:
+        with self._entered():
+            record = self._record(volume)
+            if record.stage == "ready":
+                return record
+            _expect(record, request.revision, "claimed" if record.is_swap else "deposited")
+            return self._save(record, stage="ready")
+
+    def _entered(self) -> threading.Lock:
+        if not self.reachable:
+            raise KeybrokerError(Problem.UNREACHABLE, "no broker could be reached")
+        return self._lock
+
+    def _record(self, volume: VolumeId) -> Record:
+        if volume not in self.records:
+            raise KeybrokerError(Problem.UNKNOWN, f"{volume}: there is no such volume")
+        return self.records[volume]
+
+    def _save(self, record: Record, **changes: object) -> Record:
+        saved = replace(record, revision=record.revision + 1, **changes)  # type: ignore[arg-type]
+        self.records[record.volume] = saved
+        return saved
+
+
+def _expect(record: Record, revision: int, stage: str) -> None:
+    if record.stage != stage or record.revision != revision:
+        raise KeybrokerError(Problem.CONFLICT, f"{record.name}: is {record.stage} at {record.revision}")
+
+
+def _wrong_device(record: Record, device: Device) -> str:
+    meant = record.device or Device(record.serial, record.size_bytes)
+    if device.serial != meant.serial or device.size_bytes < meant.size_bytes:
+        return f"{record.name}: {device} is not the disk it lives on"
+    return ""
+
+
+def _keys(record: Record) -> dict[KeyVersion, Secret]:
+    return {KeyVersion(1): key_of(record.name)} if record.current else {}
+
+
+def _grant(record: Record, seen: Observation | None) -> Grant:
+    if seen is None:
+        return Grant(record)
+    refused = _refusal(record, seen)
+    if refused is not None or record.is_swap:
+        return Grant(record, refused=refused)
+    header = seen.header
+    fits = header is not None and header.pin == record.pin and not header.requirements
+    if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
+        return Grant(record, _keys(record))
+    return Grant(record)
+
+
+def _refusal(record: Record, seen: Observation) -> Refusal | None:
+    if seen.device is None:
+        return Refusal(Problem.NO_DEVICE, f"{record.name}: no such disk")
+    wrong = _wrong_device(record, seen.device)
+    if wrong:
+        return Refusal(Problem.WRONG_DEVICE, wrong)
+    if record.is_swap:
+        if record.stage == "ready" and seen.sight != "swap-mark":
+            return Refusal(Problem.WRONG_DEVICE, f"{record.name}: not marked")
+        return None
+    if record.stage in ("new", "claimed"):
+        return None if seen.sight == "blank" else Refusal(Problem.NOT_BLANK, f"{record.name}: {seen.sight}")
+    fits = seen.header is not None and seen.header.pin == record.pin and not seen.header.requirements
+    if not fits and (record.stage == "ready" or seen.header is not None):
+        return Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
+    return None

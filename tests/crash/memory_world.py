@@ -1,0 +1,244 @@
+"""A machine in memory: disks that outlive a power cut, and mappings and mounts that do not.
+
+A header is four sectors; ``first`` is the one that is written last. What is in a volume is an ``Inside``. It
+refuses what the real one refuses and writes down every filesystem that is made, and over what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Keys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.plan import steps
+from agent.plan.situation import Content, Mapping
+from agent.world import Composed, Sighting, World
+from keybroker.wire.names import KeyVersion, VolumeId
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import MIB, Pin
+from keybroker.wire.records import Device, Observation, Record, SeenHeader
+from keybroker.wire.secret import Secret
+from tests.crash.memory_broker import MemoryBroker
+
+SECTORS = ("first", "second", "keyslots-1", "keyslots-2")
+
+
+@dataclass(slots=True)
+class Inside:
+    """What is under the encryption."""
+
+    kind: str = ""
+    touched: bool = False
+    unfinished: bool = False
+    rows: str = ""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a power cut leaves."""
+
+    device: Device
+    header: dict[str, bytes] = field(default_factory=dict)
+    foreign: str = ""
+    mark: VolumeId | None = None
+    inside: Inside = field(default_factory=Inside)
+
+    @property
+    def is_blank(self) -> bool:
+        return not (self.header or self.foreign or self.mark or self.inside.touched)
+
+
+@dataclass(slots=True)
+class Made:
+    """One filesystem that was made, and what was there before."""
+
+    volume: VolumeId
+    over: Inside
+    stage: str
+
+
+class MemoryWorld:
+    """Everything but the broker, which is its own.
+
+    Attributes:
+        disks: by serial.
+        made: every filesystem that was ever made.
+        layout: the agent's cache, which outlives a power cut; at first what enrolment told.
+        composed: how many headers were made; each has a volume key of its own.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.broker = MemoryBroker(records)
+        self.disks = {record.serial: Disk(Device(record.serial, record.size_bytes)) for record in records}
+        self.made: list[Made] = []
+        self.composed = 0
+        self.waited: list[str] = []
+        self.arriving: dict[str, Disk] = {}
+        self.layout = tuple(records)
+        self.power_cut()
+
+    def world(self) -> World:
+        return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
+
+    def keep(self, records: tuple[Record, ...]) -> None:
+        self.layout = records
+
+    def power_cut(self) -> None:
+        """Lose all that only the kernel knew."""
+        self.reach: dict[VolumeId, Mapping] = {}
+        self.mounted: set[VolumeId] = set()
+
+    def disk(self, record: Record) -> Disk:
+        found = self.disks.get(record.device.serial if record.device else record.serial)
+        if found is None:
+            raise KeybrokerError(Problem.NO_DEVICE, f"{record.name}: no such disk")
+        return found
+
+    def rows(self, record: Record) -> str:
+        """Read what a database wrote."""
+        assert record.volume in self.mounted, "the database would read the bare mount point"
+        return self.disk(record).inside.rows
+
+    def write_rows(self, record: Record, rows: str) -> None:
+        assert record.volume in self.mounted, "the database would write to the bare mount point"
+        self.disk(record).inside.rows = rows
+
+    def partial(self, step: type, *arguments: Any) -> None:
+        """Do part of an effect; the broker's own are transactions, so of those nothing is done."""
+        if step is steps.Inscribe:
+            record, copied = arguments
+            self.check_inscription(record, copied)
+            for name in ("second", "keyslots-2"):
+                self.disk(record).header[name] = _sector(copied, name)
+        elif step is steps.MakeFilesystem:
+            (record,) = arguments
+            self.check_making(record)
+            self.disk(record).inside = Inside(record.filesystem, touched=True, unfinished=True)
+        elif step is steps.SwapOn:
+            (record,) = arguments
+            self.reach[record.volume] = Mapping("crypt")
+
+    def check_inscription(self, record: Record, copied: Secret) -> None:
+        disk = self.disk(record)
+        torn = any(held != _sector(copied, name) for name, held in disk.header.items())
+        if disk.foreign or disk.mark or disk.inside.touched or torn:
+            raise KeybrokerError(Problem.NOT_BLANK, f"{record.name}: something else is on the disk")
+
+    def check_making(self, record: Record) -> None:
+        inside = self.disk(record).inside
+        self.made.append(Made(record.volume, inside, record.stage))
+        if not inside.unfinished and (inside.kind or inside.touched):
+            self.made.pop()
+            raise KeybrokerError(Problem.NOT_BLANK, f"{record.name}: {inside.kind or 'something'} is inside")
+
+
+def _sector(copied: Secret, name: str) -> bytes:
+    return f"{name} of ".encode() + copied.reveal()
+
+
+def _header(record: Record, disk: Disk) -> tuple[SeenHeader, Secret] | None:
+    """Read the header as the real reader does: either copy will do; one alone is degraded."""
+    held = disk.header.get("first") or disk.header.get("second")
+    if held is None:
+        return None
+    copied = held.partition(b" of ")[2]
+    volume_key = copied.decode()
+    pin = Pin(record.luks_uuid, "sha256:" + volume_key, 4 * MIB, 512)
+    degraded = not ("first" in disk.header and "second" in disk.header)
+    return SeenHeader(pin, 3, (), degraded), Secret(copied)
+
+
+class _Disks:
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    def wait(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._world.waited.append(record.name)
+            if record.serial in self._world.arriving:
+                self._world.disks[record.serial] = self._world.arriving.pop(record.serial)
+
+    def look(self, record: Record) -> Sighting:
+        try:
+            disk = self._world.disk(record)
+        except KeybrokerError:
+            return Sighting(Observation(record.volume, "absent"))
+        if disk.mark == record.volume and record.is_swap:
+            return Sighting(Observation(record.volume, "swap-mark", disk.device))
+        found = _header(record, disk)
+        if found is not None and not disk.foreign and not record.is_swap:
+            return Sighting(Observation(record.volume, "luks2", disk.device, found[0]), found[1])
+        if disk.is_blank:
+            return Sighting(Observation(record.volume, "blank", disk.device))
+        return Sighting(Observation(record.volume, "other", disk.device, detail=disk.foreign or "not zero"))
+
+    def compose(self, record: Record, key: Secret) -> Composed:
+        self._world.composed += 1
+        volume_key = f"{self._world.composed:064x}"
+        pin = Pin(record.luks_uuid, "sha256:" + volume_key, 4 * MIB, 512)
+        return Composed(SeenHeader(pin, 3), Secret(volume_key.encode()))
+
+    def inscribe(self, record: Record, copied: Secret) -> None:
+        self._world.check_inscription(record, copied)
+        self._world.disk(record).header = {name: _sector(copied, name) for name in SECTORS}
+
+    def mark(self, record: Record) -> None:
+        disk = self._world.disk(record)
+        if disk.mark != record.volume and not disk.is_blank:
+            raise KeybrokerError(Problem.NOT_BLANK, f"{record.name}: not blank")
+        disk.mark = record.volume
+
+
+class _Mappings:
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    def look(self, record: Record) -> Mapping:
+        return self._world.reach.get(record.volume, Mapping())
+
+    def open(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
+        if self.look(record).reach != "closed":
+            return ()
+        whole = self._world.disk(record).header
+        if seen.observation.header is None or seen.observation.header.pin != record.pin:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
+        if not keys or not {"keyslots-1", "keyslots-2"} <= whole.keys():
+            raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: no key opens it")
+        self._world.reach[record.volume] = Mapping("crypt")
+        return ()
+
+    def link(self, record: Record) -> None:
+        assert self.look(record).reach != "closed", "a linear device over nothing"
+        self._world.reach[record.volume] = Mapping("open")
+
+    def swap_on(self, record: Record) -> None:
+        if self._world.disk(record).mark != record.volume:
+            raise KeybrokerError(Problem.WRONG_DEVICE, f"{record.name}: not marked")
+        self._world.reach[record.volume] = Mapping("open")
+
+
+class _Filesystems:
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    def look(self, record: Record) -> Content:
+        assert self._world.reach[record.volume].reach == "open"
+        inside = self._world.disk(record).inside
+        return Content(inside.kind, not inside.touched, inside.unfinished)
+
+    def make(self, record: Record) -> None:
+        inside = self._world.disk(record).inside
+        if inside.kind == record.filesystem and not inside.unfinished:
+            return
+        self._world.check_making(record)
+        self._world.disk(record).inside = Inside(record.filesystem, touched=True)
+
+    def mounted(self, record: Record) -> bool | None:
+        return record.volume in self._world.mounted
+
+    def mount(self, record: Record) -> None:
+        inside = self._world.disk(record).inside
+        assert inside.kind == record.filesystem, "nothing is there to be mounted"
+        assert not inside.unfinished, "half a filesystem is mounted"
+        self._world.mounted.add(record.volume)
