@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
+import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -56,10 +58,17 @@ def cryptsetup(
         capture_output=True,
         timeout=seconds,
         check=False,
+        preexec_fn=_modest,
         env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
     )
     assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stderr)
     return done
+
+
+def _modest() -> None:
+    """A forged header may ask cryptsetup for more memory than the machine has."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def opens(
@@ -148,7 +157,8 @@ class Disk:
 
     def with_bytes(self, at: int, held: bytes) -> Disk:
         """Write some bytes and nothing else."""
-        return replace(self, start=self.start[:at] + held + self.start[at + len(held) :])
+        start = self.start[:at].ljust(at, b"\0") + held + self.start[at + len(held) :]
+        return replace(self, start=start)
 
     def with_area(self, area: bytes, *, copies: Sequence[bool] = (False, True)) -> Disk:
         """Write JSON areas, and make the checksums right again."""
@@ -199,3 +209,13 @@ class Disk:
         """Damage a copy for good: its signature stays, its checksum is another."""
         at, length = FIELDS["csum"]
         return self.with_bytes(self.place(second) + at, b"\x55" * length)
+
+
+def on_file(disk: Disk, original: Path, target: Path) -> Path:
+    """Put a forged header onto a copy of the disk that it was forged from."""
+    shutil.copyfile(original, target)
+    with target.open("r+b") as file:
+        file.write(disk.start)
+        if disk.size > target.stat().st_size:
+            file.truncate(disk.size)
+    return target
