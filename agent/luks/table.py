@@ -139,8 +139,8 @@ def check_linear_table(text: str, table: LinearTable) -> None:
 
 
 def _shown(text: str) -> str:
-    # not the line itself: should it be a crypt line of a form that is not known, it may hold a key
-    return f"{len(text.splitlines())} lines of another form"
+    # not the text itself: a crypt line of a form that is not known may hold a key
+    return f"of another form ({len(text.splitlines())} lines)"
 
 
 def _check_place(device: str, meant_device: str, offset: str, meant_offset: int) -> None:
@@ -155,6 +155,5 @@ def _check(field: str, found: str, must: object) -> None:
 
 
 def _wrong(field: str, found: str, must: object) -> KeybrokerError:
-    return KeybrokerError(
-        Problem.HEADER_REFUSED, f"kernel table: {field} is {found or 'none'}, must be {must or 'none'}"
-    )
+    what = f"{field} is {found or 'none'}, must be {str(must) or 'none'}"
+    return KeybrokerError(Problem.HEADER_REFUSED, f"kernel table: {what}")

@@ -49,7 +49,7 @@ FIELDS: Final = {
 
 
 def cryptsetup(
-    *arguments: str | Path, expect: int | None = 0, seconds: float = 20
+    *arguments: str | Path, expect: int | None = 0, seconds: float = 20, pass_fds: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the real cryptsetup, with the passphrase on standard input for ``--key-file -``."""
     done = subprocess.run(
@@ -59,6 +59,7 @@ def cryptsetup(
         timeout=seconds,
         check=False,
         preexec_fn=_modest,
+        pass_fds=pass_fds,
         env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
     )
     assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stderr)
@@ -72,15 +73,19 @@ def _modest() -> None:
 
 
 def opens(
-    path: Path, *, header: str | None = None, keyslot: int | None = None, seconds: float = 3
+    path: Path, *, header: int | None = None, keyslot: int | None = None, seconds: float = 3
 ) -> bool | None:
-    """Say whether cryptsetup takes the passphrase; None where it was still at it when the time was up."""
+    """Say whether cryptsetup takes the passphrase; None where it was still at it when the time was up.
+
+    ``header`` is a file descriptor that stands in for the header of the disk.
+    """
     arguments: list[str | Path] = ["open", "--test-passphrase", "--type", "luks2", "--key-file", "-"]
     arguments += ["--disable-external-tokens", "--disable-locks"]
-    arguments += ["--header", header] if header else []
+    arguments += ["--header", f"/proc/self/fd/{header}"] if header is not None else []
     arguments += ["--key-slot", str(keyslot)] if keyslot is not None else []
+    fds = [header] if header is not None else []
     try:
-        return cryptsetup(*arguments, path, expect=None, seconds=seconds).returncode == 0
+        return cryptsetup(*arguments, path, expect=None, seconds=seconds, pass_fds=fds).returncode == 0
     except subprocess.TimeoutExpired:
         return None
 
