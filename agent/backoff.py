@@ -9,7 +9,7 @@ together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2
 | final | the broker itself said: revoked, not allowed | stop at once |
 | broker | certificate of another CA | this broker is of no use; final once every broker is like that |
 | temporary | refused, timed out, 503 | the next broker, then back-off |
-| offline | no route, no name service yet | nothing left this machine: ask again within 250 ms |
+| offline | no route, no name service, a clock not set yet | nothing left this machine: again within 250 ms |
 
 Temporary problems end at the deadline and not before.
 """

@@ -235,23 +235,22 @@ class BrokerClient(_Caller):
         """Turn a one-time token into a certificate (the enrolment listener; no certificate is shown)."""
         return self._call("POST", "/v1/enrolment", request, Certified.read)
 
+    def prepare(self) -> None:
+        """Connect to the first broker while there is something else to do; a call meets what fails."""
+        with self._turn:
+            if self._kept is not None:
+                return
+            try:
+                until = self._clockwork.monotonic() + self._limits.connect
+                self._kept = (0, self._secure(*self._brokers[0], until))
+            except (KeybrokerError, OSError):
+                pass  # the call that follows meets it again, and judges it
+
     def _secure(self, host: str, port: int, until: float) -> Connection:
-        mine, now = self._credentials, self._clockwork.wall()
-        if now > mine.not_after:
-            raise KeybrokerError(
-                Problem.CERTIFICATE,
-                f"certificate: expired {_when(mine.not_after)}, and the clock says {_when(now)}",
-                hint="set the clock, or enrol this machine again: keybroker host enrol ADDON",
-            )
-        early = now < mine.not_before
-        context = self._context
-        if early or context is None:
-            context = connection.trust(mine, dates=not early)
-        self._context = None if early else context
-        tls = self._handshake(context, host, port, until)
-        if early:
-            self._clockwork.tell(f"the clock says {_when(now)}; going by {_when(mine.not_before)}")
-            connection.check_end(tls, mine.not_before)
+        connection.check_dates(self._credentials, self._clockwork.wall())
+        if self._context is None:
+            self._context = connection.trust(self._credentials)
+        tls = self._handshake(self._context, host, port, until)
         return Connection(tls, host, port, self._clockwork.monotonic)
 
 
@@ -314,7 +313,3 @@ def offered_ca(
         return stranger.ca(base64.urlsafe_b64decode(match[2] + "="))
     finally:
         stranger.close()
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

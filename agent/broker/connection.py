@@ -12,6 +12,7 @@ import io
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,6 @@ LARGEST_REPLY: Final = LARGEST_HEADER_COPY * 4 // 3 + (64 << 10)
 
 NO_NETWORK: Final = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """Errors of connect(2) that mean that no packet left this machine."""
-
-_NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME of X509_VERIFY_PARAM_set_flags(3ssl); the ssl module has no name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,37 @@ def address(url: str) -> tuple[str, int]:
         Problem.CONFIGURATION,
         f"broker {url[:100]!r}: must be https://NAME or https://NAME:PORT",
     )
+
+
+class ClockBehind(KeybrokerError):
+    """The clock is before our own certificate's first day: it is wrong, and a time server may set it yet."""
+
+
+def check_dates(credentials: Credentials, now: float) -> None:
+    """Compare our certificate's dates with the clock, before anybody else does.
+
+    Args:
+        now: seconds since 1970.
+
+    Raises:
+        KeybrokerError: CERTIFICATE; as ``ClockBehind`` where waiting can help.
+    """
+    if now > credentials.not_after:
+        raise KeybrokerError(
+            Problem.CERTIFICATE,
+            f"certificate: expired {_day(credentials.not_after)}, and the clock says {_day(now)}",
+            hint="set the clock, or enrol this machine again: keybroker host enrol ADDON",
+        )
+    if now < credentials.not_before:
+        raise ClockBehind(
+            Problem.CERTIFICATE,
+            f"certificate: begins {_day(credentials.not_before)}, but the clock is at {_day(now)[:10]}",
+            hint="set the clock: timedatectl set-time, or a time server that this machine reaches",
+        )
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 class Connection:
@@ -167,21 +196,16 @@ class _Wire:
         self._tls.close()
 
 
-def trust(credentials: Credentials, *, dates: bool) -> ssl.SSLContext:
+def trust(credentials: Credentials) -> ssl.SSLContext:
     """Return what a connection demands of the other end: TLS 1.3, our CA, its own name.
 
-    Args:
-        dates: check them against the clock. Not when the clock is before our own certificate's first day: the
-            CA gave that day, so the clock is wrong, and ``check_end`` takes the day for the time, which is
-            what systemd-timesyncd does with its saved clock. Else a machine without a battery-backed
-            clock could not open its disks before it finds a time server.
+    Raises:
+        KeybrokerError: CERTIFICATE where ours cannot be loaded with its key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.hostname_checks_common_name = False
     context.load_verify_locations(cadata=credentials.ca)
-    if not dates:
-        context.verify_flags |= _NO_CHECK_TIME
     if credentials.certificate is not None:
         try:
             context.load_cert_chain(credentials.certificate, credentials.key)
@@ -201,14 +225,6 @@ def trust_nobody() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def check_end(tls: ssl.SSLSocket, floor: float) -> None:
-    certificate = tls.getpeercert() or {}
-    end = certificate.get("notAfter")
-    if not isinstance(end, str) or ssl.cert_time_to_seconds(end) < floor:
-        tls.close()
-        raise KeybrokerError(Problem.UNTRUSTED_BROKER, f"the broker's certificate ended on {end}")
 
 
 def dial(host: str, port: int, seconds: float) -> socket.socket:

@@ -7,12 +7,14 @@ import socket
 import ssl
 
 from agent.backoff import Failure, Verdict
-from agent.broker.connection import NO_NETWORK
+from agent.broker.connection import NO_NETWORK, ClockBehind
 from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def answered(error: KeybrokerError) -> Failure:
     """Judge what a broker answered, or what was found out about it or us before it could answer."""
+    if isinstance(error, ClockBehind):
+        return Failure("offline", error)
     if error.problem.temporary:
         return Failure("temporary", error)
     return Failure("broker" if error.problem is Problem.UNTRUSTED_BROKER else "final", error)

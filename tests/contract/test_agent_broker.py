@@ -384,43 +384,55 @@ def test_a_key_that_is_not_the_certificates_is_a_certificate_problem(bench: Benc
     assert str(bench.host.certificate) in error.detail
 
 
-def test_a_clock_in_1970_goes_by_the_first_day_of_our_certificate(bench: Bench) -> None:
+def test_a_clock_in_1970_is_the_reason_that_is_given_at_the_deadline(bench: Bench) -> None:
     bench.time.shift = -time.time() + 60
+    with bench.serve(unlocked) as listener:
+        error = bench.fails(listener.url, seconds=5)
+    assert error.problem is Problem.CERTIFICATE
+    assert error.detail.endswith("but the clock is at 1970-01-01")
+    assert "set the clock" in (error.hint or "")
+    assert len(bench.time.slept) > 10
+    assert listener.connections == 0
+
+
+def test_a_clock_that_is_set_while_the_agent_waits_ends_the_waiting(bench: Bench) -> None:
+    bench.time.shift = -time.time() + 60
+
+    def sleep(seconds: float) -> None:
+        bench.time.sleep(seconds)
+        if len(bench.time.slept) == 3:
+            bench.time.shift = 0.0
+
+    clockwork = replace(bench.time.clockwork, sleep=sleep)
+    deadline = bench.time.monotonic() + 30
+    with bench.serve(unlocked) as listener:
+        client = BrokerClient(
+            (listener.url,), bench.credentials, deadline=deadline, limits=QUICK, clockwork=clockwork
+        )
+        assert client.unlock(REQUEST).host == HOST
+        client.close()
+    assert max(bench.time.slept) <= 0.25
+
+
+def test_a_connection_that_was_prepared_is_the_one_that_is_used(bench: Bench) -> None:
     with bench.serve(unlocked) as listener, bench.client(listener.url) as client:
-        assert client.unlock(REQUEST).host == HOST
-    [line] = bench.time.said
-    assert line.startswith("the clock says 1970-01-01 00:01")
+        client.prepare()
+        client.unlock(REQUEST)
+    assert listener.connections == 1
 
 
-def test_a_clock_in_1970_does_not_bring_back_a_brokers_old_certificate(bench: Bench) -> None:
-    bench.time.shift = -time.time() + 60
-    papers = server_papers(bench.directory, bench.authority, begins=timedelta(days=-60))
-    with bench.serve(unlocked, papers=papers) as listener:
-        error = bench.fails(listener.url)
-    assert error.problem is Problem.UNTRUSTED_BROKER
-    assert bytes(listener.received) == b""
-
-
-def test_a_clock_in_1970_still_trusts_only_our_ca_and_the_right_name(bench: Bench) -> None:
-    bench.time.shift = -time.time() + 60
-    for papers in (
-        server_papers(bench.directory, authority("another CA")),
-        server_papers(bench.directory, bench.authority, names=("broker.example",), addresses=()),
-    ):
-        with bench.serve(unlocked, papers=papers) as listener:
-            assert bench.fails(listener.url).problem is Problem.UNTRUSTED_BROKER
-        assert bytes(listener.received) == b""
-
-
-def test_once_the_clock_is_right_dates_count_again(bench: Bench) -> None:
-    bench.time.shift = -time.time() + 60
-    papers = server_papers(bench.directory, bench.authority, begins=timedelta(days=1))
-    with bench.serve(unlocked, papers=papers, keep=False) as listener, bench.client(listener.url) as client:
-        assert client.unlock(REQUEST).host == HOST
-        bench.time.shift = 0.0
+def test_what_cannot_be_prepared_is_met_again_by_the_call(bench: Bench) -> None:
+    with nobody() as dead, bench.client(dead, seconds=0) as client:
+        client.prepare()
         with pytest.raises(KeybrokerError) as caught:
             client.unlock(REQUEST)
-    assert caught.value.problem is Problem.UNTRUSTED_BROKER
+    assert caught.value.problem is Problem.UNREACHABLE
+    bench.host = host_papers(bench.directory, authority("another CA"))
+    with bench.serve(unlocked) as listener, bench.client(listener.url) as client:
+        client.prepare()
+        with pytest.raises(KeybrokerError) as caught:
+            client.unlock(REQUEST)
+    assert caught.value.problem is Problem.CERTIFICATE
 
 
 # --- brokers that are not there ---

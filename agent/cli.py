@@ -1,0 +1,173 @@
+"""``keybroker-agent``: parse, run one verb, print.
+
+A verb's modules are imported when it runs. ``unlock`` and ``lock`` without options are what the unit runs;
+for them the parser is not even imported (argparse and the grammar are 9 ms).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from agent import config
+from agent.config import Config
+from keybroker.wire.problems import KeybrokerError, Problem
+
+if TYPE_CHECKING:
+    import argparse
+
+    from keybroker.wire.secret import Secret
+
+PROGRAM: Final = "keybroker-agent"
+ENROL_SECONDS: Final = 60.0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    begun = time.monotonic()
+    words = sys.argv[1:] if words is None else words
+    try:
+        if words == ["unlock"]:
+            return _unlock(config.load(), None, mount=False, begun=begun)
+        if words == ["lock"]:
+            return _lock(config.load())
+        from agent import grammar
+
+        return _dispatch(grammar.parse(words), begun)
+    except KeybrokerError as error:
+        for line in error.lines(PROGRAM):
+            say(line, 3)
+        return error.problem.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at exit, when Python flushes
+        return 0
+    except Exception:  # the last door: an error of ours must have its own exit status, and be seen
+        import traceback
+
+        traceback.print_exc()
+        say(f"{PROGRAM}: a mistake in this program; please report the lines above", 3)
+        return Problem.INTERNAL.exit_status
+
+
+def _dispatch(options: argparse.Namespace, begun: float) -> int:
+    settings = config.load(options.config)
+    match options.verb:
+        case "unlock":
+            return _unlock(settings, options.deadline, mount=options.mount, begun=begun)
+        case "lock":
+            return _lock(settings)
+        case "enrol":
+            return _enrol(settings, options)
+        case "renew":
+            return _renew(settings, options)
+        case "status":
+            return _status(settings, as_json=options.json)
+        case _:
+            return _doctor(settings, as_json=options.json)
+
+
+def say(line: str, priority: int) -> None:
+    """Print a line to standard error, with its priority where the journal reads along (sd-daemon(3))."""
+    prefix = f"<{priority}>" if "JOURNAL_STREAM" in os.environ else ""
+    print(f"{prefix}{line}", file=sys.stderr, flush=True)
+
+
+def _unlock(settings: Config, deadline: float | None, *, mount: bool, begun: float) -> int:
+    from agent import unlocking
+
+    return unlocking.unlock(
+        settings,
+        deadline_seconds=settings.deadline_seconds if deadline is None else deadline,
+        mount=mount,
+        begun=begun,
+        tell=lambda line, priority: say(f"{PROGRAM}: {line}", priority),
+    )
+
+
+def _lock(settings: Config) -> int:
+    from agent import layout, lock
+
+    closed = lock.lock(layout.load(settings.state_directory).records, runtime=settings.runtime_directory)
+    status = 0
+    for volume in closed:
+        if volume.error is None:
+            say(f"{PROGRAM}: {volume.name}: closed{' already' if volume.result == 'already' else ''}", 6)
+            continue
+        for line in volume.error.lines(PROGRAM):
+            say(line, 3)
+        status = status or volume.error.problem.exit_status
+    return status
+
+
+def _enrol(settings: Config, options: argparse.Namespace) -> int:
+    from agent import enrolment, layout, mountunits, process, supervisor
+    from agent.broker import Clockwork
+    from keybroker.wire.secret import Secret
+
+    token = Secret(options.token.encode()) if options.token is not None else _token(options.token_file)
+    who = enrolment.enrol(
+        settings.state_directory,
+        tuple(options.broker),
+        token,
+        deadline=time.monotonic() + (ENROL_SECONDS if options.deadline is None else options.deadline),
+        clockwork=Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4)),
+    )
+    records = layout.load(settings.state_directory).records
+    if settings.mounts == "systemd" and supervisor.is_running() and mountunits.install(records):
+        process.run("systemctl", "daemon-reload")
+    print(f"enrolled as {who.host}; the certificate is good until {enrolment.until(who)}")
+    print(f"volumes: {', '.join(record.name for record in records) or 'none yet'}")
+    return 0
+
+
+def _token(file: str) -> Secret:
+    from keybroker.wire.secret import Secret
+
+    try:
+        if file == "-":
+            return Secret(sys.stdin.buffer.readline(512).strip())
+        with open(file, "rb") as stream:
+            return Secret(stream.readline(512).strip())
+    except OSError as error:
+        raise KeybrokerError(Problem.USAGE, f"{file}: {error.strerror}") from error
+
+
+def _renew(settings: Config, options: argparse.Namespace) -> int:
+    from agent import enrolment, unlocking
+    from agent.broker import BrokerClient, Clockwork
+    from agent.identity import Identity
+
+    deadline = time.monotonic() + (ENROL_SECONDS if options.deadline is None else options.deadline)
+
+    def client(mine: Identity) -> BrokerClient:
+        return BrokerClient(
+            settings.brokers or mine.brokers,
+            unlocking.credentials(mine),
+            deadline=deadline,
+            clockwork=Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4)),
+        )
+
+    renewed = enrolment.renew(settings.state_directory, client, now=time.time(), force=options.now)
+    who = renewed.identity
+    print("renewed" if renewed.done else "not due yet", end=": ")
+    print(f"the certificate of {who.host} is good until {enrolment.until(who)}")
+    return 0
+
+
+def _status(settings: Config, *, as_json: bool) -> int:
+    from agent import standing
+
+    print(standing.report(settings, as_json=as_json))
+    return 0
+
+
+def _doctor(settings: Config, *, as_json: bool) -> int:
+    from agent import doctor
+
+    findings = doctor.examine(settings)
+    print(doctor.as_json(findings) if as_json else doctor.as_table(findings))
+    return 1 if any(finding.result == "bad" for finding in findings) else 0

@@ -1,0 +1,150 @@
+"""What the command line may say, and the help that teaches it; imported for more than a bare verb."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agent.config import FILE, LONGEST_DEADLINE
+from keybroker import __version__
+from keybroker.wire.problems import KeybrokerError, Problem
+
+_TOP = """\
+Opens this machine's encrypted disks at boot, with keys from a broker.
+
+A machine is enrolled once, with a token that an operator makes; from then on it opens its volumes by itself:
+
+  broker#  keybroker host enrol shop-db
+  vm#      keybroker-agent enrol --broker https://broker.example:8444 --token-file -
+  vm#      systemctl enable --now keybroker-agent-unlock.service keybroker-volumes.target
+  vm#      keybroker-agent status
+"""
+
+_EXITS = """\
+exit status:
+  0 done   64 usage   65 unreadable input   66 no such disk or volume   70 a mistake in this program
+  71 a program that was started failed   73 conflict   75 temporary: try again   76 broker not trusted
+  77 not allowed, or this machine's certificate   78 revoked, or configuration   79 volume refused
+  80 no key opens the volume
+"""
+
+_ENROL = """\
+Makes this machine's key, proves a one-time token, and stores the certificate that it is given.
+
+The token names the CA by its fingerprint; it is sent only to a broker whose certificate that CA has signed.
+When a reply is lost, run the same command again: it gets the same certificate.
+
+  keybroker-agent enrol --broker https://broker.example:8444 --token-file /run/token
+  echo "$TOKEN" | keybroker-agent enrol --broker https://b1.example:8444 \\
+                                        --broker https://b2.example:8444 --token-file -
+
+A token given with --token can be seen by every user in the list of processes while the command runs.
+"""
+
+_UNLOCK = """\
+Waits for the volumes' disks, asks the broker once, and opens all volumes at the same time. At boot
+keybroker-agent-unlock.service runs it; run again, it opens what is still closed and touches nothing else.
+
+  keybroker-agent unlock
+  keybroker-agent unlock --deadline 30        wait half a minute at most
+  keybroker-agent unlock --mount              check and mount too, where no systemd does
+"""
+
+_LOCK = """\
+Unmounts, takes swap out of use and closes, volume by volume. One that is in use stays open, and is named.
+
+  systemctl stop postgresql && keybroker-agent lock
+"""
+
+_STATUS = """\
+Says what is open, from which header, by which key version and since when. Asks nobody.
+
+  keybroker-agent status
+  keybroker-agent status --json | jq '.volumes[] | select(.state != "open")'
+"""
+
+_DOCTOR = """\
+Says what would keep this machine from opening its disks at the next boot; changes nothing. Exit status 1 if
+there is anything.
+
+  keybroker-agent doctor
+  keybroker-agent doctor --json | jq '.findings[] | select(.result == "bad")'
+"""
+
+_RENEW = """\
+Gets the next certificate once a third of the present one's lifetime is left; keybroker-agent-renew.timer
+runs it.
+
+  keybroker-agent renew
+  keybroker-agent renew --now
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **more: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        raise KeybrokerError(Problem.USAGE, message, hint=f"{self.prog} --help")
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Raises:
+        KeybrokerError: USAGE.
+        SystemExit: after --help and --version.
+    """
+    return _parser().parse_args(words)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="keybroker-agent", description=_TOP, epilog=_EXITS)
+    parser.add_argument("--version", action="version", version=f"keybroker-agent {__version__}")
+    common = _Parser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help=f"instead of {FILE}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, short: str, long: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=short, description=long, parents=[common])
+
+    enrol = verb("enrol", "get this machine its identity", _ENROL)
+    enrol.add_argument(
+        "--broker", action="append", required=True, metavar="URL", help="an enrolment listener; repeatable"
+    )
+    token = enrol.add_mutually_exclusive_group(required=True)
+    token.add_argument("--token", metavar="TOKEN", help="what `keybroker host enrol` printed")
+    token.add_argument("--token-file", metavar="FILE", help="a file with it; - for standard input")
+    _deadline(enrol, "how long to try; 60 by default")
+
+    unlock = verb("unlock", "open this machine's volumes", _UNLOCK)
+    _deadline(unlock, "how long to wait for disks and brokers; 600 by default")
+    unlock.add_argument("--mount", action="store_true", help="check and mount without mount units")
+
+    verb("lock", "close them", _LOCK)
+    _json(verb("status", "say what is open", _STATUS))
+    _json(verb("doctor", "say what would go wrong at the next boot", _DOCTOR))
+
+    renew = verb("renew", "get the next certificate when it is time", _RENEW)
+    renew.add_argument("--now", action="store_true", help="even if it is not time yet")
+    _deadline(renew, "how long to try; 60 by default")
+    return parser
+
+
+def _deadline(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--deadline", type=_seconds, metavar="SECONDS", help=text)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= LONGEST_DEADLINE:
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = f"number of seconds from 0 to {LONGEST_DEADLINE}"  # argparse names it so in its complaint

@@ -1,0 +1,239 @@
+"""The verb ``unlock``: the real world put together, one run of the driver, and a line for each volume.
+
+What cannot be had is no reason to stop before it is needed: without an identity or a broker, swap still goes
+on, and what is open stays open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from agent import hygiene, identity, layout, mountunits, supervisor
+from agent.broker import BrokerClient, Clockwork
+from agent.broker.connection import Credentials
+from agent.config import Config
+from agent.driver import Boot, Driver, Report, VolumeOutcome
+from agent.identity import Identity
+from agent.machine import machine
+from agent.mounts import Mounts
+from agent.parallel import Aside
+from agent.places import Places
+from agent.process import run
+from agent.world import Broker
+from keybroker import __version__
+from keybroker.wire.messages import (
+    ClaimRequest,
+    DepositRequest,
+    HeaderCopy,
+    ReadyRequest,
+    UnlockReply,
+    UnlockRequest,
+)
+from keybroker.wire.names import VolumeId
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Grant, Record
+
+INCOMPLETE: Final = "incomplete"
+"""In the runtime directory after a run that left a volume closed: what waited for it has failed by then."""
+
+_GRACE_SECONDS: Final = 900
+"""What may still be done after the deadline, with a disk that came late: making a filesystem, checking it."""
+
+Tell = Callable[[str, int], None]
+"""Is given a line and its priority (syslog(3)): 3 error, 4 warning, 6 information."""
+
+
+def unlock(config: Config, *, deadline_seconds: float, mount: bool, begun: float, tell: Tell) -> int:
+    """Open and mount this machine's volumes.
+
+    Args:
+        deadline_seconds: from now, for disks and brokers that are not there.
+        mount: check and mount without systemd's mount units.
+        begun: when this process began, on ``time.monotonic``, for the times that are told.
+
+    Returns:
+        0, or the exit status of what went wrong (75 if trying again can help).
+    """
+    for failed in hygiene.harden():
+        tell(f"memory: {failed}", 4)
+    deadline = time.monotonic() + deadline_seconds
+    supervisor.notify(
+        STATUS="Opening volumes", EXTEND_TIMEOUT_USEC=int((deadline_seconds + _GRACE_SECONDS) * 1e6)
+    )
+    known = layout.load(config.state_directory)
+    if known.warning:
+        tell(f"layout: {known.warning}", 4)
+    broker = _broker(config, deadline, tell)
+    by_systemd = config.mounts == "systemd" and not mount and supervisor.is_running()
+    world = machine(
+        broker,
+        places=Places(config.devices),
+        runtime=config.runtime_directory,
+        deadline=deadline,
+        clock=time.time,
+        mounts=Mounts() if mount or config.mounts == "agent" else None,
+    )
+    keeper = _Keeper(config.state_directory, by_systemd, tell)
+    report = Driver(world, boot(), keep=keeper.keep).unlock(known.records)
+    status = judge(report)
+    _hand_over(report, config.runtime_directory, status, keeper.changed, by_systemd, tell)
+    for line, priority in lines(report, time.monotonic() - begun):
+        tell(line, priority)
+    supervisor.notify(STATUS=summary(report))
+    return status
+
+
+def _broker(config: Config, deadline: float, tell: Tell) -> Broker:
+    """Return the client, on its way to a connection already; or what says why there is none."""
+
+    def waiting(line: str) -> None:
+        tell(line, 4)
+        supervisor.notify(STATUS=f"Waiting: {line}")
+
+    try:
+        mine = identity.load(config.state_directory)
+        client = BrokerClient(
+            config.brokers or mine.brokers,
+            credentials(mine),
+            deadline=deadline,
+            clockwork=Clockwork(tell=waiting),
+        )
+    except KeybrokerError as error:
+        return NoBroker(error)
+    Aside(lambda each: each.prepare(), client)  # the handshake, while the disks are looked at
+    return client
+
+
+def credentials(mine: Identity) -> Credentials:
+    """Return what a connection trusts and shows."""
+    return Credentials(mine.ca, mine.key, mine.certificate, mine.not_before, mine.not_after)
+
+
+class NoBroker:
+    """A ``Broker`` that cannot be asked, each call saying why."""
+
+    def __init__(self, error: KeybrokerError) -> None:
+        self._error = error
+
+    def unlock(self, request: UnlockRequest) -> UnlockReply:
+        raise self._error
+
+    def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
+        raise self._error
+
+    def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
+        raise self._error
+
+    def header_copy(self, volume: VolumeId) -> HeaderCopy:
+        raise self._error
+
+    def ready(self, volume: VolumeId, request: ReadyRequest) -> Record:
+        raise self._error
+
+
+class _Keeper:
+    """Keeps what the broker said for the next boot; a full or broken /var is no reason to stop this one."""
+
+    def __init__(self, state: Path, by_systemd: bool, tell: Tell) -> None:
+        self._state = state
+        self._by_systemd = by_systemd
+        self._tell = tell
+        self.changed = False
+
+    def keep(self, records: tuple[Record, ...]) -> None:
+        try:
+            layout.save(self._state, records)
+            if self._by_systemd:
+                self.changed |= mountunits.install(records)
+        except OSError as error:
+            self._tell(f"layout: not kept for the next boot: {error}", 4)
+
+
+def boot() -> Boot:
+    """Say which boot of which machine this is."""
+
+    def first_line(path: str) -> str:
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise KeybrokerError(Problem.CONFIGURATION, f"{path}: {error.strerror}") from error
+
+    return Boot(first_line("/proc/sys/kernel/random/boot_id"), first_line("/etc/machine-id"), __version__)
+
+
+def _hand_over(
+    report: Report, runtime: Path, status: int, changed: bool, by_systemd: bool, tell: Tell
+) -> None:
+    """Have systemd mount what it could not know of, or has given up on."""
+    incomplete = runtime / INCOMPLETE
+    try:
+        if by_systemd and (changed or incomplete.exists()):
+            mountunits.start(
+                [outcome.record for outcome in report.outcomes if outcome.error is None], changed=changed
+            )
+            run("systemctl", "start", "--no-block", "--", mountunits.TARGET)
+        if status:
+            incomplete.touch(mode=0o600)
+        else:
+            incomplete.unlink(missing_ok=True)
+    except KeybrokerError as error:
+        tell(f"systemd: {error.detail}", 3)
+    except OSError as error:
+        tell(f"{incomplete}: {error.strerror}", 4)
+
+
+def judge(report: Report) -> int:
+    """Return the exit status of a run: that of a problem that time may heal, if there is one."""
+    errors = [outcome.error for outcome in report.outcomes if outcome.error is not None]
+    if report.error is not None and (errors or not report.outcomes):
+        errors.insert(0, report.error)
+    if not errors:
+        return 0
+    return next((error for error in errors if error.problem.temporary), errors[0]).problem.exit_status
+
+
+def lines(report: Report, seconds: float) -> list[tuple[str, int]]:
+    """Return what is said of a run, with priorities; one line a volume, and hints.
+
+    Args:
+        seconds: since the process began.
+    """
+    said: list[tuple[str, int]] = []
+    if report.error is not None:
+        said += [(line, 3) for line in _error(report.error)]
+    for outcome in report.outcomes:
+        said += _of(outcome, report.error)
+    said.append((f"{summary(report)} after {seconds * 1000:.0f} ms", 6))
+    return said
+
+
+def _of(outcome: VolumeOutcome, said_already: KeybrokerError | None) -> list[tuple[str, int]]:
+    name = outcome.record.name
+    if outcome.error is not None:
+        if outcome.error is said_already:
+            return [(f"{name}: closed", 3)]
+        return [
+            (f"{name}: closed: {outcome.error.problem.slug}", 3),
+            *((line, 3) for line in _error(outcome.error)),
+        ]
+    steps = ", ".join(type(step).__name__ for step in outcome.steps)
+    where = f" for {outcome.record.mount}" if outcome.record.mount else ""
+    state = "swap is on" if outcome.record.is_swap else "open"
+    already = " (already)" if outcome.result == "already" else f" ({steps})"
+    return [(f"{name}: {state}{where}{already}", 6), *((f"{name}: {note}", 4) for note in outcome.notes)]
+
+
+def _error(error: KeybrokerError) -> list[str]:
+    return [error.detail, *([f"hint: {error.hint}"] if error.hint else [])]
+
+
+def summary(report: Report) -> str:
+    """Return a run in one line."""
+    good = sum(outcome.error is None for outcome in report.outcomes)
+    count = len(report.outcomes)
+    if count == 0:
+        return "No volumes" if report.error is None else report.error.detail
+    return f"{good} of {count} volume{'' if count == 1 else 's'} open"
