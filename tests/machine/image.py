@@ -27,7 +27,8 @@ KEPT: Final = 4
 
 SOURCES: Final = ("agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt")
 HOME: Final = "opt/keybroker"
-UNITS: Final = "usr/lib/systemd/system"
+UNITS: Final = "etc/systemd/system"
+PRESETS: Final = "etc/systemd/system-preset"
 
 
 def build(say: Callable[[str], None]) -> tuple[Path, Tree]:
@@ -104,29 +105,31 @@ def _install_agent(root: Path) -> None:
     )  # fmt: skip
     subprocess.run([*inside, python, "-m", "compileall", "-q", f"/{HOME}/lib"], check=True)
     shutil.rmtree(wheels)
+    command = root / "usr/local/bin/keybroker-agent"
+    command.unlink(missing_ok=True)
+    command.symlink_to(f"/{HOME}/bin/keybroker-agent")
     _install_units(root)
 
 
 def _install_units(root: Path) -> None:
-    """Put the agent's files where a package would, and let the presets decide what is enabled."""
-    places = {
-        ".service": UNITS, ".target": UNITS, ".timer": UNITS, ".path": UNITS, ".slice": UNITS,
-        ".preset": "usr/lib/systemd/system-preset",
-    }  # fmt: skip
+    """Put the agent's files where README.md puts them, and have the presets decide what is enabled."""
     for old in (root / UNITS).glob("keybroker*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        old.unlink()
     units = []
-    for file in sorted((ROOT / "systemd").iterdir()):
-        if "agent" not in file.name:
+    for file in sorted((ROOT / "systemd").rglob("*")):
+        if file.is_dir() or file.name.startswith(("keybroker.", "90-keybroker.preset")):
             continue
-        if file.suffix in places:
-            shutil.copy(file, root / places[file.suffix])
-            units.append(file.name)
-        elif file.name.endswith(".tmpfiles.conf"):
-            shutil.copy(file, root / "usr/lib/tmpfiles.d/keybroker-agent.conf")
-        elif file.name.endswith(".sysusers.conf"):
-            shutil.copy(file, root / "usr/lib/sysusers.d/keybroker-agent.conf")
-    units = [unit for unit in units if not unit.endswith(".preset")]
+        shown = file.relative_to(ROOT / "systemd")
+        if file.suffix == ".preset":
+            place = root / PRESETS / file.name
+        elif file.suffix == ".conf" and shown.parent == Path():
+            kind = file.suffixes[-2].removeprefix(".")  # keybroker-agent.tmpfiles.conf
+            place = root / f"etc/{kind}.d" / file.name.replace(f".{kind}", "")
+        else:
+            place = root / UNITS / shown  # a unit, or a drop-in in its folder
+            units += [file.name] if shown.parent == Path() else []
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
     if units:
         subprocess.run(["systemctl", f"--root={root}", "--quiet", "preset", *units], check=True)
 

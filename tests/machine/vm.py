@@ -180,7 +180,10 @@ class Machine:
             "blockdev-add", **{"driver": "raw", "node-name": serial,
                                "file": {"driver": "file", "filename": str(file)}}
         )  # fmt: skip
-        self._qmp.ask("device_add", driver="virtio-blk-pci", id=f"d-{serial}", drive=serial, serial=serial)
+        self._qmp.ask(
+            "device_add", driver="virtio-blk-pci", id=f"d-{serial}", drive=serial, serial=serial,
+            physical_block_size=4096,
+        )  # fmt: skip
 
     def power_off(self, *, limit_seconds: float = 120.0) -> None:
         """Shut it down as an operator would, and wait until it is off.
@@ -244,5 +247,5 @@ def _blockdev(node: str, file: Path, driver: str) -> str:
 
 
 def _disk(serial: str, file: Path) -> list[str]:
-    device = f"virtio-blk-pci,drive={serial},serial={serial},id=d-{serial}"
+    device = f"virtio-blk-pci,drive={serial},serial={serial},id=d-{serial},physical_block_size=4096"
     return ["-blockdev", _blockdev(serial, file, "raw"), "-device", device]
