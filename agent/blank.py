@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 from typing import Final
 
 from agent.devices import SYS, BlockDevice, OpenDevice
+from agent.mountinfo import PROC, mounts, swaps
 from agent.process import run
 
 MIB: Final = 1 << 20
@@ -32,8 +32,6 @@ LEAST_BYTES: Final = 16 * MIB
 
 SAMPLES: Final = 256
 _SAMPLE_BYTES: Final = 4096
-
-PROC: Final = Path("/proc")
 
 _NOTHING: Final = 2
 _FOUND: Final = 0
@@ -56,7 +54,11 @@ def look(disk: OpenDevice, *, least_bytes: int = LEAST_BYTES) -> str | None:
         return f"it has {device.size_bytes} bytes, less than {max(least_bytes, LEAST_BYTES)}"
     if device.read_only:
         return "it is read-only"
-    return _in_use(device) or _claimed(disk) or _signature(disk) or _touched(disk)
+    try:
+        in_use = _in_use(device)
+    except FileNotFoundError:  # its entry in sysfs
+        return "it went away while it was looked at"
+    return in_use or _claimed(disk) or _signature(disk) or _touched(disk)
 
 
 def _in_use(device: BlockDevice, *, sys: Path = SYS, proc: Path = PROC) -> str | None:
@@ -66,25 +68,32 @@ def _in_use(device: BlockDevice, *, sys: Path = SYS, proc: Path = PROC) -> str |
             return f"it has the partition {child.name}"
     if holders := sorted(os.listdir(entry / "holders")):
         return f"it is held by {', '.join(holders)}"
-    for loop in sorted((sys / "class/block").glob("loop*/loop/backing_file")):
-        if _is(loop.read_text().strip(), device):  # which is no holder, and claims nothing
-            return f"the loop device {loop.parts[-3]} stands on it"
-    for line in (proc / "self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if fields[2] == device.node or _is(after.split()[1], device):
-            return f"it is mounted on {fields[4]}"
-    for line in (proc / "swaps").read_text().splitlines()[1:]:
-        if _is(line.split()[0], device):
-            return "it is swap in use"
+    if loop := _loop_over(device, sys):
+        return f"the loop device {loop} stands on it"
+    for mount in mounts(proc=proc):
+        # some filesystems (btrfs) show a number that is no device's
+        if mount.node == device.node or _is(Path(mount.source), device):
+            return f"it is mounted on {mount.point}"
+    if any(_is(path, device) for path in swaps(proc=proc)):
+        return "it is swap in use"
     return None
 
 
-def _is(source: str, device: BlockDevice) -> bool:
-    """Say whether a path as the kernel prints it (blanks and backslashes in octal) is this device."""
-    if not source.startswith("/"):
+def _loop_over(device: BlockDevice, sys: Path) -> str | None:
+    """Name a loop device that was attached to the device: it is no holder, and claims nothing."""
+    for file in sorted((sys / "class/block").glob("loop*/loop/backing_file")):
+        try:
+            if _is(Path(file.read_text().strip()), device):
+                return file.parts[-3]
+        except OSError:  # detached meanwhile
+            continue
+    return None
+
+
+def _is(path: Path, device: BlockDevice) -> bool:
+    """Say whether a path as the kernel remembers it is this device."""
+    if not path.is_absolute():  # "tmpfs", "server:/export"
         return False
-    path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), source)
     try:
         number = os.stat(path).st_rdev
     except OSError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.mountinfo import mounts
 from agent.process import ToolFailed, run
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -131,10 +132,7 @@ def in_use(name: str) -> KeybrokerError:
     there = mapped().get(name)
     who = [f"/dev/{holder}" for holder in there.holders] if there else []
     if there:
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            fields = line.split()
-            if fields[2] == there.node:
-                who.append(f"the mount on {fields[4]}")
+        who += [f"the mount on {mount.point}" for mount in mounts() if mount.node == there.node]
     return KeybrokerError(
         Problem.WRONG_DEVICE,
         f"{MAPPER / name}: is in use by {', '.join(who) or 'an open file'}",

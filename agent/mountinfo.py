@@ -1,4 +1,4 @@
-"""What is mounted where, as the kernel says it (proc(5), /proc/PID/mountinfo)."""
+"""What is mounted where and what is swapped to, as the kernel says it (proc(5), mountinfo and swaps)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class Mounted:
         node: ``major:minor`` of the device that is mounted.
         point: where.
         kind: of filesystem.
+        source: what it was mounted from, in the filesystem's own words: mostly a path, which may be stale.
     """
 
     node: str
     point: str
     kind: str
+    source: str
 
 
 def mounts(*, proc: Path = PROC) -> tuple[Mounted, ...]:
@@ -31,8 +33,15 @@ def mounts(*, proc: Path = PROC) -> tuple[Mounted, ...]:
     for line in (proc / "self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
-        found.append(Mounted(node=fields[2], point=_plain(fields[4]), kind=after.split()[0]))
+        kind, source = after.split(" ")[:2]
+        found.append(Mounted(node=fields[2], point=_plain(fields[4]), kind=kind, source=_plain(source)))
     return tuple(found)
+
+
+def swaps(*, proc: Path = PROC) -> tuple[Path, ...]:
+    """Return what the kernel swaps to: devices and files."""
+    lines = (proc / "swaps").read_text().splitlines()[1:]
+    return tuple(Path(_plain(line.split()[0])) for line in lines)
 
 
 def _plain(text: str) -> str:

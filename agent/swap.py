@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Final
 from agent import blank, devicemapper
 from agent.devices import SYS, OpenDevice
 from agent.luks import cryptsetup
+from agent.mountinfo import PROC, swaps
 from agent.process import run
 from keybroker.wire import names
 from keybroker.wire.names import VolumeId
@@ -32,7 +32,6 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 MAGIC: Final = b"KEYBROKER-SWAP1\n"
 BLOCK_BYTES: Final = 4096
-PROC: Final = Path("/proc")
 
 _SUMMED: Final = 480
 _SUM: Final = 32
@@ -165,12 +164,11 @@ def is_on(name: str, *, proc: Path = PROC) -> bool:
         node = os.stat(devicemapper.path(name)).st_rdev
     except FileNotFoundError:
         return False
-    for line in (proc / "swaps").read_text().splitlines()[1:]:
-        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[0])
+    for path in swaps(proc=proc):
         try:
             if os.stat(path).st_rdev == node:
                 return True
-        except FileNotFoundError:
+        except FileNotFoundError:  # a swap file that was removed while in use
             continue
     return False
 
