@@ -24,6 +24,7 @@ from agent import devicemapper
 from agent.devices import OpenDevice
 from agent.luks.copy import HeaderImage, image_of
 from agent.luks.header import read_header
+from agent.luks.metadata import TOKEN_TYPE
 from agent.process import ToolFailed, run
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -43,6 +44,11 @@ PBKDF2_ITERATIONS: Final = 1000
 """cryptsetup's least. The passphrase has 256 bits, so a slow derivation protects nothing."""
 
 FIRST_KEYSLOT: Final = 0
+NO_TOKENS: Final = ("--disable-external-tokens", "--token-type", TOKEN_TYPE)
+"""Keeps tokens from being tried before the key. External ones are only one kind: 2.6.1 asks the keyring for
+what a forged "luks2-keyring" token names, even beside --key-slot and --key-file. So only the type that
+nobody handles, ours, is let through."""
+
 SWAP_OFFSET: Final = 1 << 20
 """Bytes before a swap volume's encrypted part, where its identity block lies (``agent.swap``)."""
 
@@ -108,7 +114,7 @@ def _format(file: Path, key: Secret, uuid: str, label: str, profile: Profile, se
 def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
     """Put our one token in: which keyslot holds which version of which volume's key."""
     token = {
-        "type": "keybroker",
+        "type": TOKEN_TYPE,
         "keyslots": [str(FIRST_KEYSLOT)],
         "volume": volume,
         "version": str(version),
@@ -127,7 +133,7 @@ def opens(header_fd: int, *, keyslot: int, key: Secret) -> bool:
     """
     done = run(
         "cryptsetup", "open", "--test-passphrase", "--batch-mode", "--type", "luks2",
-        "--key-slot", str(keyslot), "--key-file", "-", "--disable-external-tokens",
+        "--key-slot", str(keyslot), "--key-file", "-", *NO_TOKENS,
         f"/proc/self/fd/{header_fd}",
         stdin=key, pass_fds=[header_fd], expect=(0, NO_KEY), timeout_seconds=OPEN_SECONDS,
     )  # fmt: skip
@@ -140,7 +146,7 @@ def open_volume(disk: OpenDevice, name: str, *, header_fd: int, keyslot: int, ke
     Args:
         disk: held open by the caller; its own header is not read.
         header_fd: a sealed memfd of the full data offset, so that what was checked is what is used.
-        keyslot: the only one that is tried; without a number cryptsetup goes through tokens and all others.
+        keyslot: the only one that is tried; without a number cryptsetup goes through all of them.
 
     Raises:
         KeybrokerError: EXISTS where the name is taken or the disk in use; TOOL_FAILED.
@@ -149,7 +155,7 @@ def open_volume(disk: OpenDevice, name: str, *, header_fd: int, keyslot: int, ke
         done = run(
             "cryptsetup", "open", "--batch-mode", "--type", "luks2",
             "--header", f"/proc/self/fd/{header_fd}",
-            "--key-slot", str(keyslot), "--key-file", "-", "--disable-external-tokens",
+            "--key-slot", str(keyslot), "--key-file", "-", *NO_TOKENS,
             disk.path, devicemapper.path(name).name,
             stdin=key, pass_fds=[header_fd, disk.fd], expect=(0, NO_KEY), timeout_seconds=OPEN_SECONDS,
         )  # fmt: skip

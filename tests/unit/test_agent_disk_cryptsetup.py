@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,34 @@ def test_never_composes_the_same_volume_key_twice(tmp_path: Path, image: HeaderI
 def test_the_key_opens_its_keyslot_and_no_other_key_does(header_fd: int) -> None:
     assert cryptsetup.opens(header_fd, keyslot=0, key=KEY)
     assert not cryptsetup.opens(header_fd, keyslot=0, key=OTHER)
+
+
+def put_into_keyring(name: bytes, payload: bytes) -> None:
+    """Add a user key to this process's session keyring, which what it starts inherits (add_key(2))."""
+    session = -3
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(248, b"user", name, payload, len(payload), session) < 0:
+        raise OSError(ctypes.get_errno(), "add_key")
+
+
+def test_a_key_in_the_keyring_that_a_forged_token_names_is_never_tried(
+    tmp_path: Path, image: HeaderImage
+) -> None:
+    """cryptsetup 2.6.1 tries it even with --key-slot, --key-file and --disable-external-tokens."""
+    put_into_keyring(b"keybroker-test-forged", KEY.reveal())
+    file = tmp_path / "header"
+    file.write_bytes(image.read(0, image.total))
+    token = '{"type":"luks2-keyring","keyslots":["0"],"key_description":"keybroker-test-forged"}'
+    subprocess.run(["cryptsetup", "token", "import", file], input=token, text=True, check=True)
+    tried = ["cryptsetup", "open", "--test-passphrase", "--disable-external-tokens", "--key-slot", "0"]
+    bare = subprocess.run([*tried, "--key-file", "-", file], input=OTHER.reveal(), check=False)
+    assert bare.returncode == 0, "the keyring's key is not found: this test shows nothing"
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        assert not cryptsetup.opens(fd, keyslot=0, key=OTHER)
+        assert cryptsetup.opens(fd, keyslot=0, key=KEY)
+    finally:
+        os.close(fd)
 
 
 def test_a_keyslot_that_is_empty_is_a_failure_and_not_a_wrong_key(header_fd: int) -> None:
