@@ -56,8 +56,8 @@ def look(disk: OpenDevice, *, least_bytes: int = LEAST_BYTES) -> str | None:
         return "it is read-only"
     try:
         in_use = _in_use(device)
-    except FileNotFoundError:  # its entry in sysfs
-        return "it went away while it was looked at"
+    except OSError as error:  # ENOENT, ENODEV or EINVAL of its entry in sysfs
+        return f"it went away while it was looked at: {error.strerror}"
     return in_use or _claimed(disk) or _signature(disk) or _touched(disk)
 
 

@@ -72,7 +72,7 @@ def test_a_device_that_went_away_is_not_blank(attached: Path) -> None:
     with open_device(attached, serial="x", overridden=True) as disk:
         # the number of a device that sysfs does not know
         gone = type(disk)(_numbered(disk.device, (4095, 1)), disk.fd, disk.exclusive)
-        assert blank.look(gone) == "it went away while it was looked at"
+        assert (blank.look(gone) or "").startswith("it went away while it was looked at")
 
 
 def _numbered(device: BlockDevice, devno: tuple[int, int]) -> BlockDevice:
