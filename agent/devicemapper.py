@@ -6,6 +6,7 @@ dmsetup, which says status 1 for everything, only the table is asked and only ch
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -59,8 +60,11 @@ def mapped(*, sys: Path = SYS) -> dict[str, Mapped]:
                 node=(entry / "dev").read_text().strip(),
                 holders=tuple(sorted(os.listdir(entry / "holders"))),
             )
-        except FileNotFoundError:  # removed while we read
-            continue
+        except OSError as error:
+            # removed while we read; the kernel says EINVAL between the device's end and its directory's
+            # (drivers/md/dm-sysfs.c, dm_attr_show)
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                raise
     return found
 
 
