@@ -14,6 +14,7 @@ a connection without a certificate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -27,7 +28,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import systemd.daemon
 from tornado.netutil import bind_sockets, bind_unix_socket
 
 from keybroker.config import Address, Limits, Settings
@@ -37,6 +37,7 @@ from keybroker.web.gate import Gate, Listener
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _BACKLOG: Final = 2048
+_NOTIFY_SECONDS: Final = 2
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
@@ -57,8 +58,8 @@ def serve(settings: Settings, broker: Broker) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight.
 
     Raises:
-        KeybrokerError: CONFIGURATION, when a certificate cannot be used, an address cannot be bound, or the
-            main listener lets a stranger in.
+        KeybrokerError: CONFIGURATION, when a certificate cannot be used or the main listener lets a stranger
+            in; UNAVAILABLE, when an address cannot be bound.
     """
     limits = _fit(settings.limits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -104,10 +105,9 @@ class _Server:
 
             loop.add_signal_handler(signal.SIGHUP, reload)
             await self._self_test(doors[0])
-            systemd.daemon.notify("READY=1\nSTATUS=serving")
+            await _notify("READY=1\nSTATUS=serving")
             tasks.add(loop.create_task(_watchdog()))
             await self._stopping.wait()
-            systemd.daemon.notify("STOPPING=1\nSTATUS=finishing requests in flight")
             await self._stop(doors)
             for task in tasks:
                 task.cancel()
@@ -161,28 +161,30 @@ class _Server:
                 raise KeybrokerError(
                     Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
                 )
+            _log.info("%s: refuses clients without a certificate", door.gate.name)
 
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""
         async with self._reloading:
-            systemd.daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 fresh = [(door, await asyncio.to_thread(door.context)) for door in doors if door.context]
             except KeybrokerError as error:
                 for line in error.lines("reload"):
                     _log.error("%s", line)
-                systemd.daemon.notify("READY=1\nSTATUS=serving; the last reload was refused, see the log")
+                await _notify("READY=1\nSTATUS=serving; the last reload was refused, see the log")
                 return
             for door, context in fresh:
                 door.listener.ssl_options = context
             _log.info("reload: certificates are read again")
-            systemd.daemon.notify("READY=1\nSTATUS=serving")
+            await _notify("READY=1\nSTATUS=serving")
 
     async def _stop(self, doors: tuple[Door, ...]) -> None:
         """Accept nothing more, give requests in flight their time, then close what is left."""
         for door in doors:
             door.gate.stopping = True
             door.listener.stop()
+        await _notify("STOPPING=1\nSTATUS=finishing requests in flight")
         finished: list[Awaitable[object]] = [door.gate.idle.wait() for door in doors]
         try:
             async with asyncio.timeout(self._settings.limits.stop_seconds):
@@ -196,13 +198,32 @@ class _Server:
         _log.info("stopped")
 
 
+async def _notify(state: str) -> None:
+    """Tell the service manager (sd_notify(3)); one that does not listen is waited for a moment and left.
+
+    libsystemd would block here, with the interpreter's lock held, until the service manager reads: the whole
+    broker would stand still on its account.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager,
+        contextlib.suppress(OSError, TimeoutError),
+    ):
+        manager.setblocking(False)
+        manager.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        async with asyncio.timeout(_NOTIFY_SECONDS):
+            await asyncio.get_running_loop().sock_sendall(manager, state.encode())
+
+
 async def _watchdog() -> None:
     """Tell systemd twice per period that the event loop turns (sd_watchdog_enabled(3))."""
     period = os.environ.get("WATCHDOG_USEC", "")
     if not period.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
     while True:
-        systemd.daemon.notify("WATCHDOG=1")
+        await _notify("WATCHDOG=1")
         await asyncio.sleep(int(period) / 2_000_000)
 
 
@@ -234,8 +255,9 @@ def _bound(address: Address | Path, name: str) -> tuple[socket.socket, ...]:
         return tuple(bind_sockets(address.port, address.host, backlog=_BACKLOG))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        # Temporary: at boot the address may be later than we are, after a restart the port may be held still.
         raise KeybrokerError(
-            Problem.CONFIGURATION,
+            Problem.UNAVAILABLE,
             f"{name} listener: cannot listen on {address}: {reason}",
             hint="ss -ltnp" if isinstance(address, Address) else None,
         ) from error

@@ -247,6 +247,7 @@ def _log_to_stderr() -> None:
         _ForJournal() if journal else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class _ForJournal(logging.Formatter):

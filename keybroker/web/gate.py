@@ -10,8 +10,12 @@ body, and the certificate of the TLS connection: no other header field gets thro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
+import os
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -45,6 +49,9 @@ IDENTITY: Final = "keybroker.identity"
 
 _DRAIN: Final = 64 << 20
 """A refused body is read and thrown away up to this size, so that its sender gets to read the refusal."""
+
+_FAREWELLS: Final = 256
+_FAREWELL_SECONDS: Final = 2
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT"})
 
@@ -160,6 +167,9 @@ class Exchange(HTTPMessageDelegate):
             )
         if self._method not in _METHODS:
             return KeybrokerError(Problem.METHOD, "request: only GET, POST and PUT are taken")
+        if not self._path.startswith("/") or "//" in self._path:
+            # Werkzeug would read //v1 as /v1; a path has one spelling here.
+            return KeybrokerError(Problem.UNKNOWN, "request: there is nothing at this path")
         largest = self._gate.largest(self._method, self._path)
         length = headers.get("Content-Length", "0")
         if length.isascii() and length.isdigit() and int(length) > largest:
@@ -179,6 +189,9 @@ class Exchange(HTTPMessageDelegate):
         self._connection.set_close_callback(self._lost)
         if self._refused is not None:
             self._send(self._refused)
+            return
+        if self._connection.stream.closed():  # since its last byte, and nobody has told us yet
+            self._lost()
             return
         self._environ = self._environment()
         task = asyncio.ensure_future(self._gate.answer(self, self._environ))
@@ -281,6 +294,10 @@ class Listener(HTTPServer):
 
     When the bound is reached, the oldest connection whose handshake is not finished makes room: a flood of
     half-open handshakes displaces itself, not the clients that have shown a certificate.
+
+    Whoever is refused in the handshake is told so. A TLS 1.3 client has sent its request by then, and closing
+    a socket with unread data resets the connection, which can overtake the alert: the client would take a
+    refusal for a bad line, and try for ever. So a second descriptor keeps the connection until it is read.
     """
 
     def initialize(self, gate: Gate, **options: Any) -> None:  # type: ignore[override]
@@ -296,15 +313,41 @@ class Listener(HTTPServer):
         )
         self._most = limits.connections
         self._strangers: dict[IOStream, None] = {}
+        self._farewells: set[asyncio.Future[None]] = set()
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take a new connection (tornado.tcpserver.TCPServer)."""
         if isinstance(stream, SSLIOStream):
             self._strangers[stream] = None
-            stream.wait_for_handshake().add_done_callback(
-                lambda done: (done.exception(), self._strangers.pop(stream, None))
-            )
+            self._watch(stream, socket.socket(fileno=os.dup(stream.socket.fileno())))
         super().handle_stream(stream, address)
         if len(self._connections) > self._most:
             oldest = next(iter(self._strangers), stream)
             oldest.close()
+
+    def _watch(self, stream: SSLIOStream, second: socket.socket) -> None:
+        """Follow a handshake to its end."""
+
+        def ended(handshake: asyncio.Future[Any]) -> None:
+            self._strangers.pop(stream, None)
+            error = handshake.exception()
+            if not isinstance(error, ssl.SSLError) or len(self._farewells) >= _FAREWELLS:
+                second.close()
+                return
+            farewell = asyncio.ensure_future(_farewell(second))
+            self._farewells.add(farewell)
+            farewell.add_done_callback(self._farewells.discard)
+
+        asyncio.ensure_future(stream.wait_for_handshake()).add_done_callback(ended)
+
+
+async def _farewell(second: socket.socket) -> None:
+    """Let a refused client read why: close our side, and take what it still sends, for a moment."""
+    loop = asyncio.get_running_loop()
+    with second, contextlib.suppress(OSError, TimeoutError):
+        second.setblocking(False)
+        second.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            for _ in range(16):
+                if not await loop.sock_recv(second, 4096):
+                    break

@@ -7,8 +7,10 @@ handed to a listener, so a broken file can neither open the door nor stop a runn
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 from keybroker.service.installation import Installation
@@ -51,8 +53,12 @@ def refuses_strangers(address: tuple[str, int], files: Installation, *, timeout_
 
     A TLS 1.3 client's handshake ends before the server has looked for its certificate (RFC 8446 section 4.4),
     so the refusal is seen only when something is read: here, anything but an alert counts as being let in.
+
+    Raises:
+        KeybrokerError: UNAVAILABLE, when it does not answer in time.
     """
     with (
+        _in_time(),
         socket.create_connection(address, timeout=timeout_seconds) as plain,
         _stranger(files).wrap_socket(plain) as stranger,
     ):
@@ -61,7 +67,17 @@ def refuses_strangers(address: tuple[str, int], files: Installation, *, timeout_
             stranger.recv(1)
         except ssl.SSLError as error:
             return "CERTIFICATE_REQUIRED" in (error.reason or "")
+        except ConnectionError:
+            return False
         return False
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise KeybrokerError(Problem.UNAVAILABLE, "self-test: the main listener does not answer") from error
 
 
 def _context(files: Installation) -> ssl.SSLContext:

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -138,6 +138,14 @@ class Broker:
                 return said
         raise AssertionError(f"no {word} in {seconds} s: {self.log.read_text()[-2000:]}")
 
+    def drain(self) -> None:
+        """Take all notifications that are there: the kernel keeps about ten, and then holds up the sender."""
+        assert self._notify is not None
+        self._notify.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self.notified.append(self._notify.recv(4096).decode())
+
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
@@ -145,6 +153,8 @@ class Broker:
     def stop(self) -> int:
         """Stop the server as systemd does, and return its status."""
         assert self.process is not None
+        if self._notify is not None:
+            self.drain()
         self.process.terminate()
         status = self.process.wait(40)
         self.process = None

@@ -40,7 +40,8 @@ def test_curl_can_read_the_refusal(broker: Broker, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b"x" * (8 << 20))
     done = curl(
-        "--cacert", str(broker.ca), "--header", "Content-Type: application/json", "--data-binary", f"@{large}",
+        "--cacert", str(broker.ca), "--header", "Content-Type: application/json",
+        "--data-binary", f"@{large}",
         f"https://{LOOPBACK}:{broker.enrolment}/v1/enrolment",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.tls.forging import Files
+from tests.tls.forging import Files, signing_request
 from tests.tls.running import Broker, Host, unlock_request
 
 HOST_CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/unlock", unlock_request()),
-    ("POST", "/v1/renewal", {"csr": "-----BEGIN CERTIFICATE REQUEST-----"}),
+    ("POST", "/v1/renewal", {"csr": signing_request(ec.generate_private_key(ec.SECP256R1()))}),
     (
         "PUT",
         "/v1/volumes/kbv-aaaaaaaaaaaa/device",
