@@ -196,7 +196,7 @@ class Observation:
     """What the agent sees at a volume's place.
 
     Attributes:
-        sight: ``absent`` no such disk; ``blank`` all of DESIGN section 4's conditions hold; ``luks2`` a header
+        sight: ``absent`` no such disk; ``blank`` all conditions of DESIGN section 4 hold; ``luks2`` a header
             that could be read, in ``header``; ``swap-mark`` our identity block for this volume; ``other``
             anything else, in words in ``detail``.
         device: None only where ``sight`` is absent.
