@@ -91,13 +91,12 @@ def open_private(path: Path, *, allowed: int = 0o400, credential: bool = False) 
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror}") from None
-    file = io.FileIO(descriptor)
     try:
         check_private(path, os.fstat(descriptor), uid=os.geteuid(), allowed=allowed, credential=credential)
     except KeybrokerError:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return io.FileIO(descriptor)
 
 
 def read_key(path: Path, *, credential: bool = False) -> Secret:

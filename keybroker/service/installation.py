@@ -93,8 +93,10 @@ def check_files(installation: Installation) -> None:
         _check_public(path)
     for path in secret:
         open_private(path).close()
+    # Looked at without opening: closing any descriptor of a database drops the locks that SQLite holds on it
+    # in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
     database = installation.database
-    open_private(database, allowed=0o600).close()
+    check_private(database, _status(database), uid=os.geteuid(), allowed=0o600)
     for beside in (f"{database}-wal", f"{database}-shm"):
         if os.path.lexists(beside):
             check_private(Path(beside), os.lstat(beside), uid=os.geteuid(), allowed=0o600)
@@ -104,7 +106,7 @@ def _status(path: Path) -> os.stat_result:
     try:
         status = path.lstat()
     except OSError as error:
-        raise _wrong(path, f"cannot be looked at: {error.strerror}", "keybroker init") from None
+        raise _wrong(path, f"cannot be looked at: {error.strerror}", None) from None
     if status.st_uid not in (0, os.geteuid()):
         raise _wrong(path, f"belongs to user {status.st_uid}", f"chown {os.geteuid()} {path}")
     return status
