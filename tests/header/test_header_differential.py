@@ -19,7 +19,7 @@ XTS: Final = first_profile("aes-xts-plain64")
 EVERY: Final = int(os.environ.get("KEYBROKER_DIFFERENTIAL", "40"))
 """One forgery in so many is shown to cryptsetup too; 1 shows it all of them."""
 
-SCRAMBLED: Final = 1500
+SCRAMBLED: Final = 300
 
 
 def taken(disk: Disk, good: Disk) -> bool:
