@@ -71,9 +71,18 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
 
 
 def say(line: str, priority: int) -> None:
-    """Print a line to standard error, with its priority where the journal reads along (sd-daemon(3))."""
-    prefix = f"<{priority}>" if "JOURNAL_STREAM" in os.environ else ""
+    """Print a line to standard error, with its priority where the journal reads it (sd-daemon(3))."""
+    prefix = f"<{priority}>" if _journal_reads() else ""
     print(f"{prefix}{line}", file=sys.stderr, flush=True)
+
+
+def _journal_reads() -> bool:
+    """Say whether standard error is the journal's; the variable alone may be inherited (systemd.exec(5))."""
+    stream = os.environ.get("JOURNAL_STREAM")
+    if stream is None:
+        return False
+    about = os.fstat(sys.stderr.fileno())
+    return stream == f"{about.st_dev}:{about.st_ino}"
 
 
 def _unlock(settings: Config, deadline: float | None, *, mount: bool, begun: float) -> int:

@@ -144,6 +144,8 @@ class _Keeper:
         self.changed = False
 
     def keep(self, records: tuple[Record, ...]) -> None:
+        if not self._state.is_dir():
+            return  # never enrolled: there is nothing to keep
         try:
             layout.save(self._state, records)
             if self._by_systemd:

@@ -133,7 +133,9 @@ class _Caller:
 
     def _after(self, attempts: Attempts, step: Try, failure: Failure) -> Attempts:
         known = attempts.said[step.broker]
-        if known is None or known.error.detail != failure.error.detail:
+        if failure.verdict == "final":
+            pass  # it is raised in a moment
+        elif known is None or known.error.detail != failure.error.detail:
             self._clockwork.tell(failure.error.detail)
         now, chance = self._clockwork.monotonic(), self._clockwork.chance()
         return backoff.after(attempts, step.broker, failure, now, chance)
