@@ -64,11 +64,11 @@ def engine(database: Path) -> Engine:
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
-    event.listen(made, "connect", _settle)
+    event.listen(made, "connect", settle)
     return made
 
 
-def _settle(connection: sqlite3.Connection, _record: Any) -> None:
+def settle(connection: sqlite3.Connection, _record: Any) -> None:
     """Make the settings, and be sure of them: SQLite ignores a pragma that it cannot follow."""
     for name, value, expected in _PRAGMAS:
         connection.execute(f"PRAGMA {name}={value}")

@@ -81,7 +81,7 @@ def upgrade() -> None:
         sa.Column("master", sa.Text(), nullable=False),
         sa.Column("key_check", sa.LargeBinary(), nullable=False),
         sa.Column("created", sa.Text(), nullable=False),
-        sa.CheckConstraint("id = 1", name="ck_installation_one"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_installation_one")),
         sa.PrimaryKeyConstraint("id", name="pk_installation"),
     )
     op.create_table(
@@ -111,7 +111,7 @@ def upgrade() -> None:
         sa.Column("enrolled", sa.Text(), nullable=True),
         sa.Column("revoked", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.CheckConstraint("(revoked IS NULL) = (reason IS NULL)", name="ck_hosts_reason"),
+        sa.CheckConstraint("(revoked IS NULL) = (reason IS NULL)", name=op.f("ck_hosts_reason")),
         sa.ForeignKeyConstraint(["addon"], ["addons.name"], name="fk_hosts_addon"),
         sa.PrimaryKeyConstraint("id", name="pk_hosts"),
     )
@@ -135,11 +135,15 @@ def upgrade() -> None:
         sa.Column("pin", sa.Text(), nullable=True),
         sa.Column("sequence", sa.BigInteger(), nullable=True),
         sa.Column("created", sa.Text(), nullable=False),
-        sa.CheckConstraint("(device_serial IS NULL) = (stage = 'new')", name="ck_volumes_claimed"),
-        sa.CheckConstraint("(wanted IS NULL) = (filesystem = 'swap')", name="ck_volumes_keyless"),
-        sa.CheckConstraint("stage IN ('new', 'claimed', 'deposited', 'ready')", name="ck_volumes_stage"),
-        sa.CheckConstraint("(device_serial IS NULL) = (device_size_bytes IS NULL)", name="ck_volumes_device"),
-        sa.CheckConstraint("(pin IS NULL) = (sequence IS NULL)", name="ck_volumes_pinned"),
+        sa.CheckConstraint("(device_serial IS NULL) = (stage = 'new')", name=op.f("ck_volumes_claimed")),
+        sa.CheckConstraint("(wanted IS NULL) = (filesystem = 'swap')", name=op.f("ck_volumes_keyless")),
+        sa.CheckConstraint(
+            "stage IN ('new', 'claimed', 'deposited', 'ready')", name=op.f("ck_volumes_stage")
+        ),
+        sa.CheckConstraint(
+            "(device_serial IS NULL) = (device_size_bytes IS NULL)", name=op.f("ck_volumes_device")
+        ),
+        sa.CheckConstraint("(pin IS NULL) = (sequence IS NULL)", name=op.f("ck_volumes_pinned")),
         sa.ForeignKeyConstraint(["addon"], ["addons.name"], name="fk_volumes_addon"),
         sa.PrimaryKeyConstraint("id", name="pk_volumes"),
         sa.UniqueConstraint("addon", "mount", name="uq_volumes_mount"),
@@ -158,7 +162,7 @@ def upgrade() -> None:
         sa.Column("not_after", sa.Text(), nullable=False),
         sa.Column("issued", sa.Text(), nullable=False),
         sa.Column("pem", sa.Text(), nullable=False),
-        sa.CheckConstraint("(host IS NULL) <> (operator IS NULL)", name="ck_certificates_whose"),
+        sa.CheckConstraint("(host IS NULL) <> (operator IS NULL)", name=op.f("ck_certificates_whose")),
         sa.ForeignKeyConstraint(["host"], ["hosts.id"], name="fk_certificates_host"),
         sa.ForeignKeyConstraint(["operator"], ["operators.name"], name="fk_certificates_operator"),
         sa.PrimaryKeyConstraint("fingerprint", name="pk_certificates"),
@@ -185,10 +189,10 @@ def upgrade() -> None:
         sa.Column("wrapped", sa.LargeBinary(), nullable=True),
         sa.Column("created", sa.Text(), nullable=False),
         sa.Column("destroy_after", sa.Text(), nullable=True),
-        sa.CheckConstraint("(wrapped IS NULL) = (state = 'destroyed')", name="ck_keys_kept"),
-        sa.CheckConstraint("destroy_after IS NULL OR state = 'retired'", name="ck_keys_scheduled"),
+        sa.CheckConstraint("(wrapped IS NULL) = (state = 'destroyed')", name=op.f("ck_keys_kept")),
+        sa.CheckConstraint("destroy_after IS NULL OR state = 'retired'", name=op.f("ck_keys_scheduled")),
         sa.CheckConstraint(
-            "state IN ('staged', 'current', 'retiring', 'retired', 'destroyed')", name="ck_keys_state"
+            "state IN ('staged', 'current', 'retiring', 'retired', 'destroyed')", name=op.f("ck_keys_state")
         ),
         sa.ForeignKeyConstraint(["volume"], ["volumes.id"], name="fk_keys_volume"),
         sa.PrimaryKeyConstraint("volume", "version", name="pk_keys"),
@@ -209,7 +213,7 @@ def upgrade() -> None:
         sa.Column("expires", sa.Text(), nullable=False),
         sa.Column("used", sa.Text(), nullable=True),
         sa.Column("certificate", sa.Text(), nullable=True),
-        sa.CheckConstraint("(used IS NULL) = (certificate IS NULL)", name="ck_enrolments_spent"),
+        sa.CheckConstraint("(used IS NULL) = (certificate IS NULL)", name=op.f("ck_enrolments_spent")),
         sa.ForeignKeyConstraint(
             ["certificate"], ["certificates.fingerprint"], name="fk_enrolments_certificate"
         ),

@@ -1,0 +1,139 @@
+"""What every master key provider must do, whatever holds its key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keybroker.envelope import ENTROPY_BYTES, Context, EnvelopeError, Failure, Purpose
+from keybroker.masterkey import LocalMasterKey, MasterKey, open_master_key
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
+
+PLACE = Context("shop-db", "", "", 1, Purpose.ADDON_KEY)
+KEY = Secret(bytes(range(32)))
+
+
+def from_file(directory: Path, key: bytes) -> MasterKey:
+    path = directory / f"master-{len(list(directory.iterdir()))}.key"
+    path.write_bytes(key)
+    path.chmod(0o400)
+    return open_master_key(f"file:{path}", None)
+
+
+def from_credential(directory: Path, key: bytes) -> MasterKey:
+    name = f"master-{len(list(directory.iterdir()))}"
+    (directory / name).write_bytes(key)
+    (directory / name).chmod(0o400)
+    return open_master_key(f"credential:{name}", directory)
+
+
+Provider = Callable[[Path, bytes], MasterKey]
+
+
+@pytest.fixture(params=[from_file, from_credential], ids=["file", "credential"])
+def provider(request: pytest.FixtureRequest) -> Provider:
+    made: Provider = request.param
+    return made
+
+
+def wrapped(key: MasterKey) -> bytes:
+    return key.wrap(KEY, PLACE, os.urandom(ENTROPY_BYTES))
+
+
+def test_what_it_wraps_it_unwraps(provider: Provider, tmp_path: Path) -> None:
+    key = provider(tmp_path, bytes(32))
+    assert key.unwrap(wrapped(key), PLACE) == KEY
+
+
+def test_the_same_key_has_the_same_name_and_opens_what_it_wrapped_before(
+    provider: Provider, tmp_path: Path
+) -> None:
+    one, again, other = (provider(tmp_path, key) for key in (bytes(32), bytes(32), b"\x01" * 32))
+    assert one.identity == again.identity != other.identity
+    assert len(bytes.fromhex(one.identity)) == 16
+    assert again.unwrap(wrapped(one), PLACE) == KEY
+
+
+def test_another_key_does_not_open_it(provider: Provider, tmp_path: Path) -> None:
+    one, other = (provider(tmp_path, key) for key in (bytes(32), b"\x01" * 32))
+    with pytest.raises(EnvelopeError) as caught:
+        other.unwrap(wrapped(one), PLACE)
+    assert caught.value.failure is Failure.NO_KEY
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        replace(PLACE, addon="blog-db"),
+        replace(PLACE, version=2),
+        replace(PLACE, purpose=Purpose.KEY_CHECK),
+    ],
+)
+def test_it_does_not_open_at_another_place(provider: Provider, tmp_path: Path, place: Context) -> None:
+    key = provider(tmp_path, bytes(32))
+    with pytest.raises(EnvelopeError) as caught:
+        key.unwrap(wrapped(key), place)
+    assert caught.value.failure is Failure.COMMITMENT
+
+
+def test_it_shows_nothing_of_its_key(provider: Provider, tmp_path: Path) -> None:
+    secret = os.urandom(32)
+    key = provider(tmp_path, secret)
+    assert secret.hex() not in repr(key) + str(vars(key)) + key.identity
+
+
+def refused(uri: str, directory: Path | None = None) -> KeybrokerError:
+    with pytest.raises(KeybrokerError) as caught:
+        open_master_key(uri, directory)
+    assert caught.value.problem is Problem.CONFIGURATION
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o440, 0o404, 0o644, 0o777])
+def test_a_key_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "master.key"
+    path.write_bytes(bytes(32))
+    path.chmod(mode)
+    assert refused(f"file:{path}").hint == f"chmod 0400 {path}"
+
+
+def test_a_credential_may_have_the_group_bit_that_systemd_s_access_list_shows(tmp_path: Path) -> None:
+    path = tmp_path / "master"
+    path.write_bytes(bytes(32))
+    path.chmod(0o440)
+    assert open_master_key("credential:master", tmp_path).identity
+    assert refused(f"file:{path}").hint
+    os.chown(path, 4711, -1)
+    assert refused("credential:master", tmp_path).hint
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "master.key",
+        "file:",
+        "file:master.key",
+        "credential:",
+        "credential:a/b",
+        "pkcs11:token=x",
+        "FILE:/x",
+    ],
+)
+def test_a_uri_that_names_no_key_is_refused(tmp_path: Path, uri: str) -> None:
+    refused(uri, tmp_path)
+
+
+def test_a_credential_outside_a_unit_says_how_to_get_one() -> None:
+    assert "LoadCredentialEncrypted=master" in (refused("credential:master").hint or "")
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_a_key_is_32_bytes(size: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        LocalMasterKey(Secret(bytes(size)))
