@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from agent.luks.acceptance import accept
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.profile import first_profile
@@ -45,6 +47,7 @@ def test_cryptsetup_reads_what_is_taken_here_in_the_same_way(
         assert json.loads(read.stdout) == disk.json()
 
 
+@pytest.mark.limit(120 if EVERY > 20 else 1200)
 def test_cryptsetup_takes_forged_headers_that_are_refused_here(
     plain: Disk, plain_path: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ SECONDS: Final = int(os.environ.get("KEYBROKER_FUZZ_SECONDS", "8"))
 RUNS: Final = 20_000
 
 
+@pytest.mark.limit(SECONDS + 120)
 def test_the_fuzzer_finds_no_input_that_is_neither_refused_nor_the_volume_itself(
     plain_path: Path, tmp_path: Path
 ) -> None:
