@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 """Fewer characters than device-mapper takes (DM_NAME_LEN 128): none that udev or dmsetup would escape."""
 
 DM_UUID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+UDEV_RUNS: Final = Path("/run/udev/control")
+NODE_SECONDS: Final = 10.0
+
 SECTOR: Final = 512
 """Bytes; the unit of every table, whatever the device's own sector size."""
 
@@ -46,6 +50,42 @@ class Mapped:
 def path(name: str) -> Path:
     """Return where the device of that name is, or would be."""
     return MAPPER / _checked(name)
+
+
+def device(name: str) -> Path:
+    """Return the path of a mapped device, made sure of: whatever is written to it goes to that very device.
+
+    A name under /dev/mapper can lead elsewhere: where no udev runs, Debian's dmsetup (1.02.185) neither takes
+    a node away with its device nor corrects it for the next of that name, and it then leads to whichever
+    volume has got the number meanwhile. Where udev runs, the link may come a moment late.
+
+    Raises:
+        KeybrokerError: NO_DEVICE where nothing of that name is mapped; WRONG_DEVICE where the path leads
+            elsewhere and cannot be put right; TOOL_FAILED.
+    """
+    there = mapped().get(_checked(name))
+    if there is None:
+        raise KeybrokerError(Problem.NO_DEVICE, f"{MAPPER / name}: is not mapped")
+    deadline = time.monotonic() + (NODE_SECONDS if UDEV_RUNS.exists() else 0.0)
+    while not _leads_to(path(name), there.node):
+        if time.monotonic() >= deadline:
+            run("dmsetup", "mknodes", name)
+            if _leads_to(path(name), there.node):
+                break
+            raise KeybrokerError(
+                Problem.WRONG_DEVICE,
+                f"{MAPPER / name}: does not lead to the device {there.node} of that name",
+            )
+        time.sleep(0.05)
+    return path(name)
+
+
+def _leads_to(place: Path, node: str) -> bool:
+    try:
+        number = place.stat().st_rdev
+    except OSError:
+        return False
+    return f"{os.major(number)}:{os.minor(number)}" == node
 
 
 def mapped(*, sys: Path = SYS) -> dict[str, Mapped]:
@@ -104,9 +144,7 @@ def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
                 Problem.EXISTS, f"{MAPPER / name}: is mapped already", hint=f"dmsetup info {other.name}"
             )
     run("dmsetup", "create", name, "--uuid", uuid, "--table", f"0 {sectors} linear {below} 0")
-    if not path(name).exists():
-        # Debian's dmsetup leaves the node to udev even where no udev runs (an initramfs; seen with 1.02.185)
-        run("dmsetup", "mknodes", name)
+    device(name)
 
 
 def remove(name: str) -> None:

@@ -24,7 +24,7 @@ from agent.world import Broker, Composed, Sighting, World
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.records import Record
+from keybroker.wire.records import Record, SeenHeader
 from keybroker.wire.secret import Secret
 
 
@@ -176,7 +176,7 @@ class MachineMappings:
         opened.note(
             self.runtime, Fact(record.volume, crypt.node, since, way.version, way.keyslot, way.sequence)
         )
-        return notes(record, way)
+        return notes(record, way, seen.observation.header)
 
     def link(self, record: Record) -> None:
         """See ``agent.world.Mappings``."""
@@ -202,10 +202,14 @@ class MachineMappings:
         return here.reach in reaches
 
 
-def notes(record: Record, way: Way) -> tuple[str, ...]:
-    """Return what an operator should hear of a volume that was opened."""
+def notes(record: Record, way: Way, seen: SeenHeader | None) -> tuple[str, ...]:
+    """Return what an operator should hear of a volume that was opened.
+
+    Args:
+        seen: the header on the disk; in the copy that was opened from, both of its copies are whole again.
+    """
     said = []
-    if way.degraded:
+    if seen is not None and seen.degraded:
         said.append("one of the two copies of its header is damaged; it was opened from the other")
     if record.sequence is not None and way.sequence < record.sequence:
         said.append(f"its header is older than the newest known one ({way.sequence} < {record.sequence})")
@@ -246,7 +250,7 @@ class MachineFilesystems:
 
 
 def _stable(record: Record) -> Path:
-    return devicemapper.path(names.mapper_name(record.name))
+    return devicemapper.device(names.mapper_name(record.name))
 
 
 def machine(

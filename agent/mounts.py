@@ -54,7 +54,7 @@ class Mounts:
         if top is not None:
             raise _not_blank(record, f"a {top.kind} is mounted there already")
         _prepare(record, Path(record.mount))
-        device = devicemapper.path(names.mapper_name(record.name))
+        device = devicemapper.device(names.mapper_name(record.name))
         _check(record, device)
         run(
             "mount", "-t", record.filesystem, "-o", OPTIONS, "--", device, record.mount,

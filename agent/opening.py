@@ -40,13 +40,11 @@ class Way:
         version: of the key that fitted.
         keyslot: that it fitted.
         sequence: of the header it was opened from.
-        degraded: one of the header's two copies on the disk was not whole.
     """
 
     version: KeyVersion
     keyslot: int
     sequence: int
-    degraded: bool
 
 
 def stable_uuid(record: Record) -> str:
@@ -89,7 +87,7 @@ def open_crypt(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secre
     except KeybrokerError:
         cryptsetup.close(name)
         raise
-    return Way(version, keyslot, header.sequence, header.degraded)
+    return Way(version, keyslot, header.sequence)
 
 
 def _unlock(

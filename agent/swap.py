@@ -160,13 +160,13 @@ def is_mapped(disk: OpenDevice, name: str) -> bool:
 
 def is_on(name: str, *, proc: Path = PROC) -> bool:
     """Say whether the kernel pages to the mapping of that name."""
-    try:
-        node = os.stat(devicemapper.path(name)).st_rdev
-    except FileNotFoundError:
+    there = devicemapper.mapped().get(name)
+    if there is None:
         return False
     for path in swaps(proc=proc):
         try:
-            if os.stat(path).st_rdev == node:
+            number = os.stat(path).st_rdev
+            if f"{os.major(number)}:{os.minor(number)}" == there.node:
                 return True
         except FileNotFoundError:  # a swap file that was removed while in use
             continue
@@ -197,8 +197,8 @@ def turn_on(disk: OpenDevice, name: str, volume: VolumeId, *, sys: Path = SYS) -
             raise
     elif is_on(name):
         return
-    run("mkswap", devicemapper.path(name))
-    run("swapon", devicemapper.path(name))
+    run("mkswap", devicemapper.device(name))
+    run("swapon", devicemapper.device(name))
 
 
 def turn_off(name: str) -> None:
@@ -209,7 +209,7 @@ def turn_off(name: str) -> None:
             mapping is in use otherwise.
     """
     if is_on(name):
-        run("swapoff", devicemapper.path(name), timeout_seconds=600.0)
+        run("swapoff", devicemapper.device(name), timeout_seconds=600.0)
     cryptsetup.close(name)
 
 
