@@ -1,9 +1,8 @@
-"""The JSON area of a LUKS2 header as frozen values, or a refusal that names the field.
+"""The JSON area of a LUKS2 header, read into ``agent.luks.objects``, or a refusal that names the field.
 
-Whoever last held the disk wrote this text. It is read here once, with a bound on every number, list,
-string and depth, and it must say exactly what cryptsetup 2.6 to 2.9 write: a field that is not known, null,
-a fraction, or a key that is there twice is refused, since json-c and this reader could take them differently.
-What it *may* say for a certain volume is ``agent.luks.acceptance``.
+Whoever last held the disk wrote it. It must say exactly what cryptsetup 2.6 to 2.9 write: a field that is not
+known is refused, and every number and list has a bound. What it *may* say for a certain volume is
+``agent.luks.acceptance``.
 
 Source: LUKS2 On-Disk Format Specification 1.1.4, section 3.
 """
@@ -11,30 +10,20 @@ Source: LUKS2 On-Disk Format Specification 1.1.4, section 3.
 from __future__ import annotations
 
 import binascii
-import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from agent.luks.jsontext import decode, refused
+from agent.luks.objects import Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
 from keybroker.wire import names
 from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 
-LARGEST_JSON: Final = 256 << 10
-"""In bytes. 32 keyslots and 32 tokens of clevis or systemd make about 60 KiB; cryptsetup reads 4 MiB."""
-
 MOST_OBJECTS: Final = 32
 MOST_DIGESTS: Final = 8
 """cryptsetup's own bounds (lib/luks2/luks2.h)."""
-
-DEEPEST: Final = 8
-"""A clevis token is four deep."""
-
-LONGEST_STRING: Final = 8192
-LONGEST_KEY: Final = 64
 
 LARGEST_KEYSLOTS_AREA: Final = 128 << 20
 """In bytes (lib/luks2/luks2.h)."""
@@ -51,142 +40,10 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]{4,128}={0,2}")
 _WORD: Final = re.compile(r"[!-~]{1,64}")
 _SEGMENT_SIZE: Final = re.compile(r"dynamic|0|[1-9][0-9]{0,18}")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
-_NOT_TEXT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _REENCRYPT_AREAS: Final = frozenset(
     {"none", "checksum", "journal", "datashift", "datashift-checksum", "datashift-journal"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """Where a keyslot's binary data lies, in bytes from the start of the device, and its encryption."""
-
-    kind: str
-    offset: int
-    size: int
-    cipher: str = ""
-    key_bytes: int = 0
-
-    @property
-    def end(self) -> int:
-        """The first byte after it."""
-        return self.offset + self.size
-
-
-@dataclass(frozen=True, slots=True)
-class Kdf:
-    """How a passphrase becomes a keyslot's key; ``iterations`` is argon2's ``time``."""
-
-    kind: str
-    hash: str
-    iterations: int
-    memory_kib: int = 0
-    cpus: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Keyslot:
-    """A keyslot; ``reencrypt`` ones hold no key, and have no ``kdf`` and no splitter."""
-
-    number: int
-    kind: str
-    key_bytes: int
-    area: Area
-    kdf: Kdf | None = None
-    splitter: str = ""
-    splitter_hash: str = ""
-    stripes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """What a volume key is recognised by, and which keyslots and segments it belongs to."""
-
-    number: int
-    kind: str
-    hash: str
-    iterations: int
-    salt: bytes
-    digest: bytes
-    keyslots: tuple[int, ...]
-    segments: tuple[int, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """The digest as ``keybroker.wire.profile.Pin`` has it."""
-        return "sha256:" + hashlib.sha256(self.salt + self.digest).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the device, in bytes; ``size`` is None for ``dynamic``, up to the device's end."""
-
-    number: int
-    kind: str
-    offset: int
-    size: int | None
-    flags: tuple[str, ...]
-    iv_tweak: int = 0
-    cipher: str = ""
-    sector_size: int = 0
-    integrity: str | None = None
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Say whether dm-crypt is to stand over it."""
-        return self.kind in ("crypt", "hw-opal-crypt")
-
-    @property
-    def is_backup(self) -> bool:
-        """Say whether it only remembers how a re-encryption begins or ends."""
-        return any(flag.startswith("backup-") for flag in self.flags)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token of any tool; ``volume`` and ``version`` are of ours only."""
-
-    number: int
-    kind: str
-    keyslots: tuple[int, ...]
-    volume: str | None = None
-    version: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What the JSON area says.
-
-    Attributes:
-        keyslots, digests, segments, tokens: by their number.
-        keyslots_bytes: size of the whole keyslots area, which starts after the second copy.
-        flags: persistent activation flags.
-        requirements: what a reader must know to touch the volume at all.
-    """
-
-    keyslots: Mapping[int, Keyslot]
-    digests: Mapping[int, Digest]
-    segments: Mapping[int, Segment]
-    tokens: Mapping[int, Token]
-    keyslots_bytes: int
-    flags: tuple[str, ...]
-    requirements: tuple[str, ...]
-
-    @property
-    def data_offset(self) -> int:
-        """Where the data begins, in bytes."""
-        return min(segment.offset for segment in self.segments.values() if not segment.is_backup)
-
-    @property
-    def data_segment(self) -> Segment:
-        """The first encrypted segment in use; there is one."""
-        return next(s for s in self.segments.values() if s.is_encrypted and not s.is_backup)
-
-    @property
-    def data_digest(self) -> Digest:
-        """The digest of the volume key of ``data_segment``; there is exactly one."""
-        return next(d for d in self.digests.values() if self.data_segment.number in d.segments)
 
 
 def read_metadata(text: bytes, header_bytes: int) -> Metadata:
@@ -200,64 +57,9 @@ def read_metadata(text: bytes, header_bytes: int) -> Metadata:
         KeybrokerError: HEADER_REFUSED, naming the path of the field.
     """
     try:
-        top = _decode(text)
-        _bounded(top)
-        return _metadata(top, header_bytes)
+        return _metadata(decode(text), header_bytes)
     except KeybrokerError as error:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"JSON area: {error.detail}") from None
-
-
-def _wrong(path: str, what: str) -> KeybrokerError:
-    return KeybrokerError(Problem.HEADER_REFUSED, f"{path}: {what}")
-
-
-def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text[:20]} is not a whole number")
-
-
-def _decode(text: bytes) -> object:
-    # cryptsetup wants the brace first too; json.loads would skip white space
-    if not text.startswith(b"{"):
-        raise _wrong("text", "does not begin with a brace")
-    if len(text) > LARGEST_JSON:
-        raise _wrong("text", f"has {len(text)} bytes, at most {LARGEST_JSON} are read")
-    try:
-        # str, not bytes: for bytes json.loads would guess UTF-16 and UTF-32 too
-        return json.loads(
-            text.decode(),
-            object_pairs_hook=_no_twice,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
-    except (ValueError, RecursionError) as error:
-        raise _wrong("text", f"is not JSON as cryptsetup writes it: {str(error)[:120]!a}") from None
-
-
-def _bounded(value: object, path: str = "", depth: int = 1) -> None:
-    """Refuse what no field of cryptsetup's has: depth, null, long strings, control characters in them."""
-    if depth > DEEPEST:
-        raise _wrong(path, f"is nested deeper than {DEEPEST}")
-    if value is None:
-        raise _wrong(path, "is null")
-    if isinstance(value, str):
-        # json-c hands out C strings: one with a NUL means less to cryptsetup than to us
-        if len(value) > LONGEST_STRING or _NOT_TEXT.search(value):
-            raise _wrong(path, "is too long or has characters that are not text")
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if len(key) > LONGEST_KEY or _NOT_TEXT.search(key):
-                raise _wrong(path, f"has a key that is too long or not text: {key[:40]!a}")
-            _bounded(inner, f"{path}.{key}" if path else key, depth + 1)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            _bounded(inner, f"{path}[{i}]", depth + 1)
 
 
 def _metadata(top: Any, header_bytes: int) -> Metadata:
@@ -289,10 +91,10 @@ def _numbered(fields: Fields, top: Any, key: str, most: int) -> Iterator[tuple[i
     objects = fields.object(key)
     found = list(top[key])
     if len(found) > most:
-        raise _wrong(key, f"has {len(found)} objects, at most {most} are allowed")
+        raise refused(key, f"has {len(found)} objects, at most {most} are allowed")
     for name in found:
         if _OBJECT_NUMBER.fullmatch(name) is None:
-            raise _wrong(key, f"{name[:20]!a} is not a number from 0 to {MOST_OBJECTS - 1}")
+            raise refused(key, f"{name[:20]!a} is not a number from 0 to {MOST_OBJECTS - 1}")
     for number in sorted(map(int, found)):
         yield number, objects.object(str(number))
 
@@ -507,14 +309,14 @@ def _check_bindings(
     for keyslot in keyslots.values():
         bound = sum(keyslot.number in digest.keyslots for digest in digests.values())
         if bound != 1 and not (keyslot.kind == "reencrypt" and bound == 0):
-            raise _wrong(f"keyslots.{keyslot.number}", f"belongs to {bound} digests, must belong to one")
+            raise refused(f"keyslots.{keyslot.number}", f"belongs to {bound} digests, must belong to one")
     encrypted = [s for s in segments.values() if s.is_encrypted and not s.is_backup]
     if not encrypted:
-        raise _wrong("segments", "none is encrypted")
+        raise refused("segments", "none is encrypted")
     for segment in encrypted:
         bound = sum(segment.number in digest.segments for digest in digests.values())
         if bound != 1:
-            raise _wrong(f"segments.{segment.number}", f"belongs to {bound} digests, must belong to one")
+            raise refused(f"segments.{segment.number}", f"belongs to {bound} digests, must belong to one")
 
 
 def _check_places(
@@ -525,10 +327,10 @@ def _check_places(
     for segment in segments.values():
         if segment.offset < end and not segment.is_backup:
             path = f"segments.{segment.number}.offset"
-            raise _wrong(path, f"is {segment.offset}, before the end of the keyslots area at {end}")
+            raise refused(path, f"is {segment.offset}, before the end of the keyslots area at {end}")
     for keyslot in sorted(keyslots.values(), key=lambda keyslot: keyslot.area.offset):
         area = keyslot.area
         if area.offset < start or area.end > end:
             path = f"keyslots.{keyslot.number}.area"
-            raise _wrong(path, f"is from {area.offset} to {area.end}, free for it is {start} to {end}")
+            raise refused(path, f"is from {area.offset} to {area.end}, free for it is {start} to {end}")
         start = area.end

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from agent.luks.metadata import LARGEST_JSON, LONGEST_STRING
+from agent.luks.jsontext import LARGEST_JSON, LONGEST_STRING
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.header.disks import MIB, Disk
 
@@ -121,7 +121,7 @@ WRONG: Final[dict[str, tuple[Change, str]]] = {
     ),
     "a key that moves the cursor": (
         at("tokens", "1", put={"type": "x", "keyslots": [], "\x1b[2J": 0}),
-        "tokens.1: has a key that is too long or not text: '\\x1b[2J'",
+        "tokens.1: has a key that is too long or not a word: '\\x1b[2J'",
     ),
     "null in another tool's token": (
         at("tokens", "1", put={"type": "x", "keyslots": [], "blob": [{"a": None}]}),

@@ -134,7 +134,7 @@ def three(rich: Disk) -> Disk:
 def test_a_good_header_brings_the_passphrase_to_cryptsetup(
     three: Disk, rich_path: Path, tmp_path: Path
 ) -> None:
-    """So that its absence below means something. cryptsetup fails then, or the device is not the one meant."""
+    """So that its absence below means something. What then fails is the file, which is no disk."""
     path = on_file(three, rich_path, tmp_path / "disk")
     header = three.header()
     with opened(path) as disk, watched() as programs:

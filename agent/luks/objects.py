@@ -1,0 +1,141 @@
+"""What the JSON area of a LUKS2 header is made of, as frozen values; nothing here judges them.
+
+Source: LUKS2 On-Disk Format Specification 1.1.4, sections 3.2 to 3.6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Where a keyslot's binary data lies, in bytes from the start of the device, and its encryption."""
+
+    kind: str
+    offset: int
+    size: int
+    cipher: str = ""
+    key_bytes: int = 0
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Kdf:
+    """How a passphrase becomes a keyslot's key; ``iterations`` is argon2's ``time``."""
+
+    kind: str
+    hash: str
+    iterations: int
+    memory_kib: int = 0
+    cpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keyslot:
+    """A keyslot; ``reencrypt`` ones hold no key, and have no ``kdf`` and no splitter."""
+
+    number: int
+    kind: str
+    key_bytes: int
+    area: Area
+    kdf: Kdf | None = None
+    splitter: str = ""
+    splitter_hash: str = ""
+    stripes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a volume key is recognised by, and which keyslots and segments it belongs to."""
+
+    number: int
+    kind: str
+    hash: str
+    iterations: int
+    salt: bytes
+    digest: bytes
+    keyslots: tuple[int, ...]
+    segments: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest as ``keybroker.wire.profile.Pin`` has it."""
+        return "sha256:" + hashlib.sha256(self.salt + self.digest).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the device, in bytes; ``size`` is None for ``dynamic``, up to the device's end."""
+
+    number: int
+    kind: str
+    offset: int
+    size: int | None
+    flags: tuple[str, ...]
+    iv_tweak: int = 0
+    cipher: str = ""
+    sector_size: int = 0
+    integrity: str | None = None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Say whether dm-crypt is to stand over it."""
+        return self.kind in ("crypt", "hw-opal-crypt")
+
+    @property
+    def is_backup(self) -> bool:
+        """Say whether it only remembers how a re-encryption begins or ends."""
+        return any(flag.startswith("backup-") for flag in self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of any tool; ``volume`` and ``version`` are of ours only."""
+
+    number: int
+    kind: str
+    keyslots: tuple[int, ...]
+    volume: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the JSON area says.
+
+    Attributes:
+        keyslots, digests, segments, tokens: by their number.
+        keyslots_bytes: size of the whole keyslots area, which starts after the second copy.
+        flags: persistent activation flags.
+        requirements: what a reader must know to touch the volume at all.
+    """
+
+    keyslots: Mapping[int, Keyslot]
+    digests: Mapping[int, Digest]
+    segments: Mapping[int, Segment]
+    tokens: Mapping[int, Token]
+    keyslots_bytes: int
+    flags: tuple[str, ...]
+    requirements: tuple[str, ...]
+
+    @property
+    def data_offset(self) -> int:
+        """Where the data begins, in bytes."""
+        return min(segment.offset for segment in self.segments.values() if not segment.is_backup)
+
+    @property
+    def data_segment(self) -> Segment:
+        """The first encrypted segment in use; there is one."""
+        return next(s for s in self.segments.values() if s.is_encrypted and not s.is_backup)
+
+    @property
+    def data_digest(self) -> Digest:
+        """The digest of the volume key of ``data_segment``; there is exactly one."""
+        return next(d for d in self.digests.values() if self.data_segment.number in d.segments)
