@@ -1,0 +1,175 @@
+"""The installed agent against a real broker: init, serve, enrol, unlock, the way of a new volume, revoke."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from agent import identity, layout, unlocking
+from agent.broker import BrokerClient, Limits
+from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import Pin
+from keybroker.wire.records import Device, Observation, Record, SeenHeader
+from keybroker.wire.secret import Secret
+from tests.tls.running import Broker, free_ports, running
+
+PROGRAM = Path(sys.executable).parent / "keybroker-agent"
+BOOT = UnlockRequest("01234567-89ab-cdef-0123-456789abcdef", "0" * 32, "0.1.0", ())
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with running(tmp_path_factory.mktemp("broker")) as started:
+        started.add_addon("shop")
+        started.add_volume("shop", "data")
+        yield started
+
+
+@dataclass
+class Vm:
+    """A machine's directories, and the program."""
+
+    directory: Path
+    broker: Broker
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    def run(self, verb: str, *options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        config = self.directory / "agent.toml"
+        config.write_text(
+            f'state_directory = "{self.state}"\nruntime_directory = "{self.directory}/run"\n'
+            'mounts = "agent"\n'
+        )
+        return subprocess.run(
+            [PROGRAM, verb, "--config", str(config), *options],
+            input=stdin, capture_output=True, text=True, timeout=60, check=False,
+            env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+
+    def enrol(self, token: str) -> subprocess.CompletedProcess[str]:
+        url = f"https://127.0.0.1:{self.broker.enrolment}"
+        return self.run("enrol", "--broker", url, "--token-file", "-", "--deadline", "5", stdin=token)
+
+    @contextmanager
+    def client(self, *before: str) -> Iterator[BrokerClient]:
+        mine = identity.load(self.state)
+        deadline = time.monotonic() + 10
+        limits = Limits(connect=1.0, whole=10.0)
+        shown = unlocking.credentials(mine)
+        with closing(
+            BrokerClient((*before, *mine.brokers), shown, deadline=deadline, limits=limits)
+        ) as client:
+            yield client
+
+
+@pytest.fixture
+def vm(tmp_path: Path, broker: Broker) -> Vm:
+    vm = Vm(tmp_path, broker)
+    done = vm.enrol(broker.invite("shop"))
+    assert done.returncode == 0, done.stderr
+    return vm
+
+
+def test_an_enrolled_machine_knows_its_volumes_and_is_trusted(vm: Vm) -> None:
+    assert [record.name for record in layout.load(vm.state).records] == ["data"]
+    done = vm.run("unlock", "--deadline", "0")
+    assert done.returncode == Problem.NO_DEVICE.exit_status, done.stderr
+    assert "data: closed: no-device" in done.stderr
+
+
+def test_a_token_enrols_one_machine(vm: Vm, tmp_path: Path, broker: Broker) -> None:
+    token = broker.invite("shop")
+    assert vm.enrol(token).returncode == 0
+    (tmp_path / "other").mkdir()
+    done = Vm(tmp_path / "other", broker).enrol(token)
+    assert done.returncode == Problem.TOKEN_REFUSED.exit_status
+    assert token not in done.stderr
+
+
+def test_a_machine_that_lost_the_reply_gets_the_same_certificate_again(vm: Vm, broker: Broker) -> None:
+    token = broker.invite("shop")
+    assert vm.enrol(token).returncode == 0
+    mine = identity.load(vm.state)
+    certificate, key = mine.certificate.read_text(), mine.key.read_bytes()
+    # as if the machine had been cut off before it stored what came
+    (vm.state / identity.LINK).unlink()
+    (vm.state / identity.PENDING_KEY).write_bytes(key)
+    assert vm.enrol(token).returncode == 0
+    assert identity.load(vm.state).certificate.read_text() == certificate
+
+
+def test_a_new_volume_goes_its_way_and_then_gives_its_key_at_each_boot(vm: Vm, broker: Broker) -> None:
+    """The calls of a first boot, each made twice: a reply may be lost anywhere."""
+    broker.add_addon("blog")
+    broker.add_volume("blog", "data")
+    vm.directory.joinpath("blog").mkdir()
+    own = Vm(vm.directory / "blog", broker)
+    assert own.enrol(broker.invite("blog")).returncode == 0
+    with own.client() as client:
+        [grant] = client.unlock(BOOT).grants
+        record: Record = grant.record
+        device = Device(record.serial, record.size_bytes)
+        for _ in range(2):
+            grant = client.claim(record.volume, ClaimRequest(record.revision, device))
+        [key] = grant.keys.values()
+        pin = Pin(record.luks_uuid, "sha256:" + "1" * 64, 4 << 20, 4096)
+        header, copy = SeenHeader(pin, 3), Secret(b"KBH1" + os.urandom(300_000))
+        claimed = grant.record
+        for _ in range(2):
+            deposited = client.deposit(record.volume, DepositRequest(claimed.revision, header, copy))
+        assert client.header_copy(record.volume).copy == copy
+        for _ in range(2):
+            ready = client.ready(record.volume, ReadyRequest(deposited.revision))
+        assert (ready.stage, ready.pin) == ("ready", pin)
+        seen = Observation(record.volume, "luks2", device, header)
+        [grant] = client.unlock(replace(BOOT, observations=(seen,))).grants
+        assert list(grant.keys.values()) == [key]
+        other = SeenHeader(replace(pin, digest="sha256:" + "2" * 64), 3)
+        [grant] = client.unlock(replace(BOOT, observations=(replace(seen, header=other),))).grants
+        assert grant.keys == {}
+        assert grant.refused is not None
+        assert grant.refused.problem is Problem.HEADER_REFUSED
+
+
+def test_a_second_broker_answers_when_the_first_is_down(vm: Vm) -> None:
+    [dead] = free_ports(1)
+    with vm.client(f"https://127.0.0.1:{dead}") as client:
+        assert len(client.unlock(BOOT).grants) == 1
+
+
+def test_a_renewed_certificate_is_taken_and_so_is_the_one_before(vm: Vm) -> None:
+    with vm.client() as before:
+        assert vm.run("renew", "--now").stdout.startswith("renewed: ")
+        assert len(before.unlock(BOOT).grants) == 1
+    with vm.client() as after:
+        assert len(after.unlock(BOOT).grants) == 1
+
+
+def test_doctor_is_content_with_the_broker_and_takes_no_key(vm: Vm) -> None:
+    found = json.loads(vm.run("doctor", "--json").stdout)["findings"]
+    [url] = identity.load(vm.state).brokers
+    assert {row["subject"]: row["result"] for row in found}[url] == "good"
+
+
+def test_a_revoked_machine_is_told_so_at_once(vm: Vm, broker: Broker) -> None:
+    host = identity.load(vm.state).host
+    reply = broker.ask("PUT", f"/v1/hosts/{host}/revocation", {"reason": "sold"}, who=broker.operator)
+    assert reply.status == 200, reply.body
+    done = vm.run("unlock", "--deadline", "1")
+    assert done.returncode == Problem.REVOKED.exit_status
+    assert "revoked" in done.stderr
+    with vm.client() as client, pytest.raises(KeybrokerError) as caught:
+        client.unlock(BOOT)
+    assert caught.value.problem is Problem.REVOKED
