@@ -116,16 +116,22 @@ def _from_user(file: Path) -> dict[str, str]:
 
 
 def _from_installation(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Take what this machine's installation says, if there is one that we may read."""
+    """Take what this machine's installation says, if there is one that we may read.
+
+    Only the two fields are looked at; ``keybroker.config`` would have the whole broker imported to read them.
+    """
     if not os.access(config, os.R_OK):
         return {}
-    from keybroker.config import load
-
-    settings = load(config)
-    local: dict[str, Any] = {
-        "ca": settings.installation.ca_certificate,
-        "url": f"https://{_local(str(settings.listen_main))}",
-    }
+    try:
+        said = tomllib.loads(config.read_text(encoding="utf-8"))
+        local: dict[str, Any] = {
+            "ca": config.parent / said["files"].get("ca_certificate", "ca.crt"),
+            "url": f"https://{_local(said['listen']['main'])}",
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KeybrokerError(
+            Problem.CONFIGURATION, f"{config}: is no broker's configuration", hint="keybroker check"
+        ) from error
     operators = sorted(config.parent.glob("operators/*.crt"))
     if len(operators) == 1:
         local |= {"cert": operators[0], "key": operators[0].with_suffix(".key")}

@@ -90,7 +90,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
 
 
 def _trail(records: int, last: str) -> str:
-    return f"{records} records, the last one's hash is {last[:16]}"
+    return f"records: {records}, and the chain is whole; the last hash is {last[:16]}"
 
 
 def _listeners(settings: Settings) -> str:

@@ -128,7 +128,8 @@ def revoke(host_id: str, reason: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(answer.document)
         return
-    note(f"host {host_id}: revoked")
+    before = answer.document["reason"] != reason
+    note(f"host {host_id}: {'was revoked already, unchanged' if before else 'revoked'}")
     _show(answer.document)
 
 

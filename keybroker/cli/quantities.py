@@ -9,7 +9,7 @@ from keybroker.wire.fields import LARGEST_INTEGER
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _UNITS: Final = "KMGTP"
-_SIZE: Final = re.compile(r"([0-9]{1,18})([KMGTP]?)(?:iB)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:iB)?", re.IGNORECASE)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
 

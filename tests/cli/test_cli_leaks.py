@@ -1,0 +1,123 @@
+"""No passphrase is anywhere but in the reply to the host whose volume it is."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tls.running import Broker, Host, run_cli, running, unlock_request
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with running(tmp_path_factory.mktemp("broker")) as started:
+        started.add_addon("shop")
+        yield started
+
+
+@pytest.fixture(scope="module")
+def host(broker: Broker) -> Host:
+    return broker.enrol("shop")
+
+
+@pytest.fixture(scope="module")
+def secrets(broker: Broker, host: Host) -> list[bytes]:
+    """The real passphrases, as the host has got them, in the forms in which they might turn up."""
+    found = []
+    for name in ("data", "logs", "index"):
+        volume = broker.add_volume("shop", name)
+        passphrase = broker.claim(host, volume)
+        reply = broker.ask("POST", "/v1/unlock", unlock_request(volume), who=host.files)
+        assert passphrase in reply.body.decode(), "unlock gives the key that claim gave"
+        raw = base64.urlsafe_b64decode(passphrase + "=")
+        found.extend([passphrase.encode(), raw, raw.hex().encode(), base64.b64encode(raw)])
+    return found
+
+
+def leaks(text: bytes, secrets: list[bytes]) -> list[bytes]:
+    return [secret for secret in secrets if secret in text]
+
+
+VERBS = [
+    ("addon", "list"),
+    ("addon", "show", "shop"),
+    ("volume", "list"),
+    ("volume", "list", "shop"),
+    ("volume", "show", "shop", "data"),
+    ("volume", "show", "shop", "logs"),
+    ("volume", "add", "shop", "data", "--size", "1G", "--mount", "/srv/data"),
+    ("host", "list"),
+    ("audit", "tail", "--limit", "1000"),
+    ("check",),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_no_verb_prints_one(
+    broker: Broker, secrets: list[bytes], verb: tuple[str, ...], form: tuple[str, ...]
+) -> None:
+    done = run_cli(*verb, *form, "--config", str(broker.config))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert leaks((done.stdout + done.stderr).encode(), secrets) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/addons",
+        "/v1/addons/shop",
+        "/v1/volumes",
+        "/v1/addons/shop/volumes/data",
+        "/v1/hosts",
+        "/v1/audit?limit=1000",
+    ],
+)
+def test_no_reply_to_an_operator_has_one(broker: Broker, secrets: list[bytes], path: str) -> None:
+    reply = broker.ask("GET", path, who=broker.operator)
+    assert reply.status == 200
+    assert leaks(reply.body, secrets) == []
+    assert b'"keys"' not in reply.body
+
+
+def test_no_file_of_the_broker_has_one(broker: Broker, secrets: list[bytes]) -> None:
+    files = [path for path in broker.directory.rglob("*") if path.is_file()]
+    assert broker.log in files
+    assert broker.database in files
+    assert [path for path in files if leaks(path.read_bytes(), secrets)] == []
+
+
+def test_no_process_has_one_in_its_arguments_or_environment(broker: Broker, secrets: list[bytes]) -> None:
+    assert broker.process is not None
+    seen = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        seen += int(entry.name) == broker.process.pid
+        assert leaks(text, secrets) == []
+    assert seen == 1
+
+
+def test_the_log_has_no_token_no_request_and_no_certificate(
+    broker: Broker, host: Host, secrets: list[bytes]
+) -> None:
+    token = run_cli("host", "enrol", "shop", "--config", str(broker.config)).stdout.split()[-1]
+    assert token.startswith("kbe1.")
+    broker.ask("POST", "/v1/enrolment", {"token": token, "csr": "x"}, port=broker.enrolment)
+    broker.ask("GET", f"/v1/volumes?addon={token}", who=broker.operator)
+    broker.ask("POST", "/v1/unlock", b'{"canary-in-a-body": 1}', who=host.files)
+    broker.ask(
+        "POST", "/v1/unlock", unlock_request(), who=host.files, headers={"X-Canary": "canary-in-a-field"}
+    )
+    log = broker.log.read_bytes()
+    assert b"/v1/unlock" in log
+    assert leaks(log, [*secrets, token.encode(), b"canary", b"BEGIN", b"boot_id"]) == []

@@ -1,0 +1,58 @@
+"""On a terminal, tables fit it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+
+import pytest
+
+from keybroker.cli.screen import fit
+from tests.tls.running import CLI, Broker
+
+
+def on_terminal(columns: int, *arguments: str) -> list[str]:
+    """Run the command with its output on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+    process = subprocess.Popen([*CLI, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    said = b""
+    try:
+        while piece := os.read(ours, 65536):
+            said += piece
+    except OSError:  # a terminal without its last writer says EIO
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(30) == 0
+    return said.decode().splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 132])
+def test_a_table_is_no_wider_than_the_terminal(broker: Broker, columns: int) -> None:
+    broker.add_addon("an-add-on-with-a-rather-long-name")
+    broker.add_volume("an-add-on-with-a-rather-long-name", "data")
+    lines = on_terminal(columns, "volume", "list", "--config", str(broker.config))
+    assert len(lines) > 1
+    assert max(len(line) for line in lines) <= columns
+    assert any("…" in line for line in lines) == (columns < 132)
+
+
+def test_a_pipe_gets_everything() -> None:
+    rows = [("a" * 50, "b" * 50)]
+    assert fit(("A", "B"), rows, None)[1] == f"{'a' * 50}  {'b' * 50}"
+
+
+def test_the_first_column_is_cut_last() -> None:
+    rows = [("kbv-q3m5x7abcdef", "x" * 100, "y" * 20)]
+    lines = fit(("VOLUME", "LONG", "SHORT"), rows, 40)
+    assert all(len(line) <= 40 for line in lines)
+    assert lines[1].startswith("kbv-q3m5x7abcdef  ")
+    narrow = fit(("VOLUME", "LONG", "SHORT"), rows, 24)
+    assert all(len(line) <= 24 for line in narrow)

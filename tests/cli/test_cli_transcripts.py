@@ -1,0 +1,186 @@
+"""Every verb, through the real entry point, against golden transcripts (tests/cli/golden)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.transcript import Transcript
+from tests.tls.running import Broker
+
+VERBS = [
+    ("init",),
+    ("serve",),
+    ("check",),
+    ("addon",),
+    ("addon", "add"),
+    ("addon", "list"),
+    ("addon", "show"),
+    ("volume",),
+    ("volume", "add"),
+    ("volume", "list"),
+    ("volume", "show"),
+    ("host",),
+    ("host", "enrol"),
+    ("host", "list"),
+    ("host", "show"),
+    ("host", "revoke"),
+    ("audit",),
+    ("audit", "tail"),
+]
+
+
+def test_help(transcript: Transcript) -> None:
+    transcript.run("--version", local=False)
+    transcript.run("--help", local=False)
+    for verb in VERBS:
+        transcript.run(*verb, "--help", local=False)
+
+
+def test_help_teaches_by_example(transcript: Transcript) -> None:
+    """Each verb's help shows the verb in use; that it does so is what the transcript below is made of."""
+    for verb in VERBS:
+        said = transcript.run(*verb, "--help", local=False)
+        examples = [line for line in said.splitlines() if line.strip().startswith("keybroker ")]
+        assert any(" ".join(verb) in line for line in examples), verb
+        transcript.lines = []
+    transcript.lines.append("every verb's help has an example of it\n")
+
+
+def test_command_line(transcript: Transcript) -> None:
+    transcript.run(local=False)
+    transcript.run("volune", local=False)
+    transcript.run("volume", "add", "shop-db", local=False)
+    transcript.run("volume", "add", "shop-db", "data", "--size", "20X")
+    transcript.run("volume", "add", "shop-db", "data", "--size", "1G", "--fs", "ntfs")
+    transcript.run("addon", "add", "shop-db", "--engine", "oracle")
+    transcript.run("host", "enrol", "shop-db", "--lifetime", "soon")
+    transcript.run("audit", "tail", "--limit", "0")
+
+
+def test_addon(transcript: Transcript) -> None:
+    transcript.run("addon", "list")
+    transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
+    transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
+    transcript.run("addon", "add", "shop-db", "--engine", "mysql")
+    transcript.run("addon", "add", "Shop_DB", "--engine", "mysql")
+    transcript.run("addon", "add", "cache", "--engine", "redis", "--json")
+    transcript.run("addon", "list")
+    transcript.run("addon", "list", "--json")
+    transcript.run("addon", "show", "cache")
+    transcript.run("addon", "show", "cache", "--json")
+    transcript.run("addon", "show", "nosuch")
+
+
+def test_volume(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("vols")
+    transcript.run("volume", "list", "vols")
+    transcript.run("volume", "add", "vols", "data", "--size", "20G", "--mount", "/srv/data")
+    transcript.run("volume", "add", "vols", "data", "--size", "20G", "--mount", "/srv/data")
+    transcript.run("volume", "add", "vols", "data", "--size", "21G", "--mount", "/srv/data")
+    transcript.run("volume", "add", "vols", "swap", "--size", "512M", "--fs", "swap")
+    transcript.run(
+        "volume", "add", "vols", "old", "--size", "33554433", "--cipher", "aes-cbc-essiv:sha256",
+        "--mount", "/srv/old", "--fs", "xfs", "--serial", "WD-WX41A1234567", "--json",
+    )  # fmt: skip
+    transcript.run("volume", "add", "vols", "more", "--size", "1G", "--mount", "srv/../etc")
+    transcript.run("volume", "add", "nosuch", "data", "--size", "1G", "--mount", "/srv/data")
+    transcript.run("volume", "list", "vols")
+    transcript.run("volume", "list", "vols", "--json")
+    transcript.run("volume", "show", "vols", "data")
+    transcript.run("volume", "show", "vols", "swap")
+    transcript.run("volume", "show", "vols", "data", "--json")
+    transcript.run("volume", "show", "vols", "nosuch")
+
+
+def test_volume_in_use(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("used")
+    volume = broker.add_volume("used", "data")
+    broker.claim(broker.enrol("used"), volume)
+    transcript.run("volume", "show", "used", "data")
+    transcript.run("volume", "list", "used")
+
+
+def test_host(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("vms")
+    transcript.run("host", "list", "vms")
+    transcript.run("host", "enrol", "vms")
+    transcript.run("host", "enrol", "vms", "--lifetime", "10m", "--json")
+    transcript.run("host", "enrol", "vms", "--lifetime", "30d")
+    transcript.run("host", "enrol", "nosuch")
+    host = broker.enrol("vms")
+    transcript.run("host", "list", "vms")
+    transcript.run("host", "list", "vms", "--json")
+    transcript.run("host", "show", host.id)
+    transcript.run("host", "show", "kbh-zzzzzzzzzzzz")
+    transcript.run("host", "revoke", host.id)
+    transcript.run("host", "revoke", host.id, "--reason", "its VM was cloned")
+    transcript.run("host", "revoke", host.id, "--reason", "once more")
+    transcript.run("host", "revoke", host.id, "--reason", "once more", "--json")
+    transcript.run("host", "show", host.id, "--json")
+
+
+def test_audit(transcript: Transcript, tmp_path: Path) -> None:
+    from tests.tls.running import running
+
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop")
+        volume = own.add_volume("shop", "data")
+        own.claim(own.enrol("shop"), volume)
+        transcript.run("audit", "tail")
+        transcript.run("audit", "tail", "--after", "3", "--limit", "2")
+        transcript.run("audit", "tail", "--limit", "1", "--json")
+        transcript.run("audit", "tail", "--after", "1000")
+
+
+def test_init_and_check(transcript: Transcript, broker: Broker, tmp_path: Path) -> None:
+    directory = tmp_path
+    places = ("--config-dir", str(directory / "config"), "--state-dir", str(directory / "state"))
+    health = ("--health", f"unix:{directory / 'health.sock'}")
+    transcript.broker = Broker(directory, broker.main, broker.enrolment)
+    transcript.run("init", "--operator", "alice", *places, local=False)
+    transcript.run("init", "--name", "b.example", "--operator", "Alice!", *places, local=False)
+    transcript.run(
+        "init", "--name", "b.example", "--operator", "alice", "--user", "nosuch", *places, local=False
+    )
+    transcript.run(
+        "init",
+        "--name",
+        "b.example",
+        "--operator",
+        "alice",
+        "--health",
+        "http://0.0.0.0:1",
+        *places,
+        local=False,
+    )
+    transcript.run(
+        "init", "--name", "broker.example", "--ip", "192.0.2.10", "--operator", "alice", *places, *health,
+        local=False,
+    )  # fmt: skip
+    transcript.run("init", "--name", "broker.example", "--operator", "alice", *places, local=False)
+    transcript.run("check")
+    transcript.run("check", "--json")
+    (directory / "config/server.key").chmod(0o644)
+    transcript.run("check")
+    (directory / "config/server.key").chmod(0o400)
+    (directory / "config/keybroker.toml").write_text("trust_domian = 'x'\n")
+    transcript.run("check")
+    transcript.run("serve")
+
+
+def test_init_prints_json(transcript: Transcript, broker: Broker, tmp_path: Path) -> None:
+    transcript.broker = Broker(tmp_path, broker.main, broker.enrolment)
+    said = transcript.run(
+        "init", "--ip", "2001:db8::1", "--operator", "bob", "--listen", "::", "--json",
+        "--config-dir", str(tmp_path / "config"), "--state-dir", str(tmp_path / "state"),
+        local=False,
+    )  # fmt: skip
+    assert json.loads(said)["operator_key"] == str(tmp_path / "config/operators/bob.key")
+    assert 'brokers = ["https://[2001:db8::1]:8443"]' in (tmp_path / "config/keybroker.toml").read_text()
+
+
+def test_no_installation(transcript: Transcript) -> None:
+    for verb in (("serve",), ("check",), ("addon", "list")):
+        transcript.run(*verb, "--config", "/nonexistent/keybroker.toml", local=False)
