@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.cli.transcript import Transcript
-from tests.tls.running import Broker
+from tests.tls.running import Broker, running
 
 VERBS = [
     ("init",),
@@ -58,18 +58,20 @@ def test_command_line(transcript: Transcript) -> None:
     transcript.run("audit", "tail", "--limit", "0")
 
 
-def test_addon(transcript: Transcript) -> None:
-    transcript.run("addon", "list")
-    transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
-    transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
-    transcript.run("addon", "add", "shop-db", "--engine", "mysql")
-    transcript.run("addon", "add", "Shop_DB", "--engine", "mysql")
-    transcript.run("addon", "add", "cache", "--engine", "redis", "--json")
-    transcript.run("addon", "list")
-    transcript.run("addon", "list", "--json")
-    transcript.run("addon", "show", "cache")
-    transcript.run("addon", "show", "cache", "--json")
-    transcript.run("addon", "show", "nosuch")
+def test_addon(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        transcript.run("addon", "list")
+        transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
+        transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
+        transcript.run("addon", "add", "shop-db", "--engine", "mysql")
+        transcript.run("addon", "add", "Shop_DB", "--engine", "mysql")
+        transcript.run("addon", "add", "cache", "--engine", "redis", "--json")
+        transcript.run("addon", "list")
+        transcript.run("addon", "list", "--json")
+        transcript.run("addon", "show", "cache")
+        transcript.run("addon", "show", "cache", "--json")
+        transcript.run("addon", "show", "nosuch")
 
 
 def test_volume(transcript: Transcript, broker: Broker) -> None:
@@ -121,8 +123,6 @@ def test_host(transcript: Transcript, broker: Broker) -> None:
 
 
 def test_audit(transcript: Transcript, tmp_path: Path) -> None:
-    from tests.tls.running import running
-
     with running(tmp_path) as own:
         transcript.broker = own
         own.add_addon("shop")
