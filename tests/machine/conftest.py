@@ -15,7 +15,7 @@ import pytest
 
 from tests.machine import image, story
 from tests.machine.broker import HostBroker
-from tests.machine.site import MOUNT_POINT, UNLOCK, Site
+from tests.machine.site import MOUNT_POINT, UNLOCK, VOLUMES, Site
 from tests.machine.vm import Machine
 
 DEADLINE_SECONDS: Final = 90
@@ -113,7 +113,7 @@ def _provision(site: Site) -> Provisioned:
     config = f"deadline_seconds = {DEADLINE_SECONDS}"
     machine.run(f"mkdir -p /etc/keybroker-agent && echo '{config}' >/etc/keybroker-agent/agent.toml")
     site.enrol()
-    machine.run(f"systemctl daemon-reload; systemctl restart {UNLOCK}")
+    machine.run(f"systemctl start {VOLUMES}")
     machine.wait_until(f"findmnt {MOUNT_POINT}", limit_seconds=30)
     story.create_database(machine)
     story.write_rows(machine, text)

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 from tests.machine import image, story
 from tests.machine.accelerator import KVM, accelerator
-from tests.machine.site import MOUNT_POINT, UNLOCK, Site, occurrences
+from tests.machine.site import MOUNT_POINT, UNLOCK, VOLUMES, Site, occurrences
 from tests.machine.vm import MachineError
 
 LIMIT_SECONDS: Final = 300
@@ -85,8 +85,7 @@ def _first_boot(site: Site, line: TimeLine, text: str) -> None:
     with line.step("host enrolled with a one-time token"):
         site.enrol()
     with line.step("volumes provisioned and opened, swap on"):
-        machine.run("systemctl daemon-reload")
-        machine.run(f"systemctl restart {UNLOCK}")
+        machine.run(f"systemctl start {VOLUMES}")
         machine.wait_until(f"findmnt {MOUNT_POINT}", limit_seconds=30)
     _show_open(site, line)
     with line.step(f"PostgreSQL made on {MOUNT_POINT}, {story.ROWS} rows written"):
@@ -119,7 +118,7 @@ def _show_open(site: Site, line: TimeLine) -> None:
     )
     source, *_ = said.splitlines()
     hold(source == "/dev/mapper/kb-data", f"{MOUNT_POINT} is mounted from {source}")
-    hold("/dev/dm-" in said, "swap is on and encrypted")
+    hold("/dm-" in said, f"swap is not on:\n{said}")
     for word in said.splitlines():
         line.say(f"    {word}")
 

@@ -28,6 +28,7 @@ KEPT: Final = 4
 SOURCES: Final = ("agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt")
 HOME: Final = "opt/keybroker"
 UNITS: Final = "etc/systemd/system"
+EXAMPLES: Final = "keybroker-agent-examples"
 PRESETS: Final = "etc/systemd/system-preset"
 
 
@@ -114,12 +115,14 @@ def _install_agent(root: Path) -> None:
 def _install_units(root: Path) -> None:
     """Put the agent's files where README.md puts them, and have the presets decide what is enabled."""
     for old in (root / UNITS).glob("keybroker*"):
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     units = []
     for file in sorted((ROOT / "systemd").rglob("*")):
-        if file.is_dir() or file.name.startswith(("keybroker.", "90-keybroker.preset")):
-            continue
         shown = file.relative_to(ROOT / "systemd")
+        if file.is_dir() or shown.parts[0].startswith(("keybroker.", "90-keybroker.preset")):
+            continue  # the broker's
+        if shown.parts[0] == EXAMPLES:
+            shown = shown.relative_to(EXAMPLES)
         if file.suffix == ".preset":
             place = root / PRESETS / file.name
         elif file.suffix == ".conf" and shown.parent == Path():
@@ -131,7 +134,12 @@ def _install_units(root: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
     if units:
-        subprocess.run(["systemctl", f"--root={root}", "--quiet", "preset", *units], check=True)
+        systemctl = ["systemctl", f"--root={root}", "--quiet"]
+        subprocess.run([*systemctl, "preset", *units], check=True)
+        # so that a database comes up, too, whose volumes were opened long after boot (the target says so)
+        subprocess.run(
+            [*systemctl, "add-wants", "keybroker-volumes.target", "postgresql.service"], check=True
+        )
 
 
 def _make(root: Path, image: Path) -> None:

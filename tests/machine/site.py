@@ -25,6 +25,7 @@ MOUNT_POINT: Final = "/var/lib/postgresql"
 DATA_BYTES: Final = 512 << 20
 SWAP_BYTES: Final = 128 << 20
 UNLOCK: Final = "keybroker-agent-unlock.service"
+VOLUMES: Final = "keybroker-volumes.target"
 CHUNK: Final = 16 << 20
 
 
