@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Final
 
 from agent.luks.acceptance import accept
 from agent.luks.copy import pack, unpack
-from agent.luks.header import read_header
-from agent.luks.table import meant
+from agent.luks.header import Header, read_header
+from agent.luks.table import CryptTable, meant
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import first_profile
 from keybroker.wire.secret import Secret
@@ -21,13 +22,21 @@ JSON, SECOND, BINARY_ONLY, WHOLE, COPY = range(5)
 """What the first byte of an input says that the rest is."""
 
 
+def destination(header: Header, device_bytes: int) -> CryptTable:
+    """Say what a header leads to. The number of its digest, which is in the key's name, is of no account:
+    cryptsetup gives it another one with each re-encryption.
+    """
+    table = meant(header, "253:0", device_bytes)
+    return replace(table, key=table.key.rstrip("0123456789"))
+
+
 class Judge:
     """Judges inputs against one good disk."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._good = disk.header()
-        self._meant = meant(self._good, "253:0", disk.size)
+        self._meant = destination(self._good, disk.size)
 
     def seeds(self) -> list[bytes]:
         """Return inputs to start from: what is good, and what is wrong in many small ways."""
@@ -81,7 +90,7 @@ class Judge:
             assert refusal.detail.isprintable()
             assert len(refusal.detail) <= 1000
             return False
-        assert meant(header, "253:0", disk.size) == self._meant
+        assert destination(header, disk.size) == self._meant
         assert header.segments == self._good.segments
         pack(header, disk.read)
         return True

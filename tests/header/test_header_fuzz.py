@@ -38,7 +38,7 @@ def test_the_fuzzer_finds_no_input_that_is_neither_refused_nor_the_volume_itself
         check=False,
         timeout=SECONDS + 60,
     )
-    said = done.stderr.decode(errors="replace")
+    said = (done.stderr + done.stdout).decode(errors="replace")
     assert done.returncode == 0, said[-3000:]
     tried = re.search(r"stat::number_of_executed_units: *([0-9]+)", said)
     covered = re.findall(r"cov: ([0-9]+)", said)
