@@ -79,7 +79,7 @@ class GroupCommit:
         answer: Future[T] = Future()
         with self._closing:
             if self._closed:
-                raise KeybrokerError(Problem.UNAVAILABLE, "database: is closed")
+                raise _stopped("is closed")
             self._queue.put(_Queued(work, answer))
         return answer
 
@@ -92,13 +92,38 @@ class GroupCommit:
         self._thread.join()
 
     def _run(self) -> None:
-        with self._connect() as connection:
-            closing = False
-            while not closing:
-                batch, closing = self._next_batch()
+        why = "is closed"
+        try:
+            with self._connect() as connection:
+                self._serve(connection)
+        except (DBAPIError, KeybrokerError) as error:
+            why = f"its writer cannot start: {error}"
+        finally:
+            # Whatever ended the thread: nobody waits for an answer that cannot come.
+            self._turn_away(why)
+
+    def _serve(self, connection: Connection) -> None:
+        closing = False
+        while not closing:
+            batch, closing = self._next_batch()
+            outcomes = [_Outcome(queued.answer, None, _stopped("has stopped")) for queued in batch]
+            try:
                 if batch:
-                    for outcome in _write(connection, batch):
-                        outcome.tell()
+                    outcomes = _write(connection, batch)
+            finally:
+                for outcome in outcomes:
+                    outcome.tell()
+
+    def _turn_away(self, why: str) -> None:
+        with self._closing:
+            self._closed = True
+        while True:
+            try:
+                queued = self._queue.get_nowait()
+            except Empty:
+                return
+            if queued is not None:
+                queued.answer.set_exception(_stopped(why))
 
     def _next_batch(self) -> tuple[list[_Queued], bool]:
         """Wait for one work, then take what else is there; and say whether that was the last."""
@@ -115,6 +140,10 @@ class GroupCommit:
                 return batch, True
             batch.append(queued)
         return batch, False
+
+
+def _stopped(why: str) -> KeybrokerError:
+    return KeybrokerError(Problem.UNAVAILABLE, f"database: {why}")
 
 
 def _write(connection: Connection, batch: list[_Queued]) -> list[_Outcome]:

@@ -37,11 +37,14 @@ def main() -> None:
     first = store.read(lambda reading: len(reading.addons()))
     numbers = itertools.count(first)
 
+    def one() -> None:
+        number = next(numbers)
+        store.write(lambda writing: write(writing, number))
+        os.write(1, b"%d\n" % number)
+
     def work() -> None:
         while True:
-            number = next(numbers)
-            store.write(lambda writing, number=number: write(writing, number))
-            os.write(1, b"%d\n" % number)
+            one()
 
     threads = [threading.Thread(target=work) for _ in range(int(sys.argv[2]))]
     for thread in threads:

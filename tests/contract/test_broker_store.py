@@ -434,6 +434,43 @@ def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_writer_that_cannot_start_answers_all_the_same(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "nothing.db")
+    for _ in range(3):
+        late = problem(lambda: store.write(lambda writing: writing.append(EVENT)))
+        assert late is Problem.UNAVAILABLE
+    store.close()
+    assert not store.alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_work_that_ends_the_writer_is_answered_and_so_are_those_behind_it(store: Store) -> None:
+    """SystemExit in the writer's thread stands for what no program expects, MemoryError for one."""
+    queued, held = threading.Event(), threading.Event()
+    outcomes: list[Problem] = []
+
+    def first(_writing: Writing) -> None:
+        held.set()
+        assert queued.wait(timeout=20)
+        raise SystemExit
+
+    def ask(work: Callable[[Writing], object]) -> None:
+        outcomes.append(problem(lambda: store.write(work)))
+
+    threads = [threading.Thread(target=ask, args=(first,))]
+    threads[0].start()
+    assert held.wait(timeout=20)
+    threads += [threading.Thread(target=ask, args=(lambda writing: writing.append(EVENT),)) for _ in range(5)]
+    for thread in threads[1:]:
+        thread.start()
+    queued.set()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert outcomes == [Problem.UNAVAILABLE] * 6
+    assert not store.alive
+    assert store.read(lambda reading: reading.audit_head()) == (0, START)
+
+
 def test_deleted_bytes_are_overwritten_in_the_file(filled: Store, database: Path) -> None:
     for number in (1, 2):
         row = HeaderRow(VOLUME.id, number, 1, v(1), b"canary %d " % number * 3000, NOW)

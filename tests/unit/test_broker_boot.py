@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from keybroker.audit import verify
 from keybroker.service import boot, inventory, provisioning
@@ -88,6 +89,38 @@ def test_the_receipt_is_the_last_record_and_the_chain_verifies(house: House) -> 
     ready = house.provision(peer, house.volume())
     full = house.unlock(peer, luks2(ready))
     assert verify(house.broker.store.audit_records()) == full.receipt
+
+
+def test_an_older_or_degraded_header_boots_and_the_record_says_so(house: House) -> None:
+    house.addon()
+    peer, _certified = house.enrol()
+    record = house.provision(peer, house.volume())
+    assert house.unlock(peer, luks2(record, sequence=2, degraded=True)).grants[0].keys
+    entry = list(house.broker.store.audit_records())[-1]
+    assert entry.as_json()["detail"] == {
+        "boot": "00000000-0000-4000-8000-000000000000",
+        "notes": ["older header: sequence 2, known is 3", "one copy of the header is damaged"],
+        "versions": [1],
+    }
+
+
+def test_a_boot_takes_the_same_few_statements_whatever_the_number_of_volumes(house: House) -> None:
+    house.addon()
+    peer, _certified = house.enrol()
+    ready = [house.provision(peer, house.volume(name=f"data{i}")) for i in range(8)]
+    said: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        said.append(statement.split()[0])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        house.unlock(peer, *(luks2(record) for record in ready))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert said.count("SELECT") == 5
+    assert said.count("INSERT") == 1
+    assert said.count("COMMIT") == 1
 
 
 def test_another_add_on_s_volume_in_a_request_gives_nothing_and_is_on_record(house: House) -> None:
