@@ -161,16 +161,22 @@ def is_mapped(disk: OpenDevice, name: str) -> bool:
 def is_on(name: str, *, proc: Path = PROC) -> bool:
     """Say whether the kernel pages to the mapping of that name."""
     there = devicemapper.mapped().get(name)
-    if there is None:
-        return False
-    for path in swaps(proc=proc):
+    return there is not None and any(_node(path) == there.node for path in swaps(proc=proc))
+
+
+def _node(path: Path) -> str | None:
+    """Return the ``major:minor`` of what /proc/swaps names; None for what is not there: a removed file.
+
+    The kernel names a device by its path as seen from here. One that was turned on in a mount namespace which
+    has ended since (our unit has one) is on no path from here any more, and shows as /dm-0: without its /dev.
+    """
+    for candidate in (path, Path("/dev") / path.relative_to("/")):
         try:
-            number = os.stat(path).st_rdev
-            if f"{os.major(number)}:{os.minor(number)}" == there.node:
-                return True
-        except FileNotFoundError:  # a swap file that was removed while in use
+            number = os.stat(candidate).st_rdev
+        except FileNotFoundError:
             continue
-    return False
+        return f"{os.major(number)}:{os.minor(number)}"
+    return None
 
 
 def turn_on(disk: OpenDevice, name: str, volume: VolumeId, *, sys: Path = SYS) -> None:
