@@ -9,6 +9,8 @@ from typing import Final
 
 PROC: Final = Path("/proc")
 
+_DEVICE: Final = re.compile(r"^/dm-[0-9]+$")
+
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
@@ -39,9 +41,13 @@ def mounts(*, proc: Path = PROC) -> tuple[Mounted, ...]:
 
 
 def swaps(*, proc: Path = PROC) -> tuple[Path, ...]:
-    """Return what the kernel swaps to: devices and files."""
+    """Return what the kernel swaps to: devices and files.
+
+    Swap that a unit with mounts of its own turned on, as ours does at boot, is ``/dm-0`` here and not
+    ``/dev/dm-0``: the path is the one inside that unit's /dev, and from ours the kernel finds no way to that.
+    """
     lines = (proc / "swaps").read_text().splitlines()[1:]
-    return tuple(Path(_plain(line.split()[0])) for line in lines)
+    return tuple(Path(_DEVICE.sub(r"/dev\g<0>", _plain(line.split()[0]))) for line in lines)
 
 
 def _plain(text: str) -> str:
