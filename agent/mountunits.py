@@ -8,6 +8,7 @@ start is planned. What the lines are for:
 | ``Wants=``, ``After=`` the unlock service | not ``Requires=``: one refused volume makes it fail |
 | ``DefaultDependencies=no`` | or local-fs.target, and with it the whole boot, would wait for the broker |
 | ``Conflicts=``, ``Before=umount.target`` | what the default would have done at shutdown |
+| the check's drop-in | or it would start when the name appears, while the filesystem is being made |
 | the device's drop-in | its time-out starts to run when unlocking has ended, and is short then |
 
 Names follow systemd.unit(5), "STRING ESCAPING FOR INCLUSION IN UNIT NAMES"; /dev/mapper/kb-data is
@@ -66,14 +67,15 @@ def units(records: Sequence[Record]) -> dict[str, str]:
         files[f"{device}.d/keybroker.conf"] = (
             f"{OURS}[Unit]\nAfter={UNLOCK}\nJobRunningTimeoutSec={DEVICE_SECONDS}\n"
         )
+        if record.filesystem in CHECKS:
+            files[f"{_check(record)}.d/keybroker.conf"] = f"{OURS}[Unit]\nAfter={UNLOCK}\n"
     return files
 
 
 def _mount_unit(record: Record) -> str:
     fsck = ""
     if record.filesystem in CHECKS:
-        service = f"systemd-fsck@{unit_name(_what(record), 'service')}"
-        fsck = f"Requires={service}\nAfter={service}\n"
+        fsck = f"Requires={_check(record)}\nAfter={_check(record)}\n"
     return (
         f"{OURS}[Unit]\nDescription=Encrypted volume {record.name}\nDefaultDependencies=no\n"
         f"Wants={UNLOCK}\nAfter={UNLOCK}\n{fsck}"
@@ -81,6 +83,10 @@ def _mount_unit(record: Record) -> str:
         f"[Mount]\nWhat={_what(record)}\nWhere={record.mount}\nType={record.filesystem}\n"
         f"Options={OPTIONS}\nTimeoutSec={MOUNT_SECONDS}\n"
     )
+
+
+def _check(record: Record) -> str:
+    return f"systemd-fsck@{unit_name(_what(record), 'service')}"
 
 
 def _what(record: Record) -> str:
@@ -122,7 +128,11 @@ def install(records: Sequence[Record], directory: Path = DIRECTORY) -> bool:
 
 def _ours(directory: Path) -> Iterator[Path]:
     """Name the files in it that we wrote; a unit that somebody else wrote is theirs, whatever its name."""
-    for pattern in ("*.mount", "dev-mapper-kb*.device.d/keybroker.conf"):
+    drop_ins = (
+        "dev-mapper-kb*.device.d/keybroker.conf",
+        "systemd-fsck@dev-mapper-kb*.service.d/keybroker.conf",
+    )
+    for pattern in ("*.mount", *drop_ins):
         for path in directory.glob(pattern):
             if path.is_file() and not path.is_symlink() and path.read_text().startswith(OURS):
                 yield path
