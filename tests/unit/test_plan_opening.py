@@ -1,0 +1,83 @@
+"""Which key is tried on which keyslot, and what an operator hears of an opening that is not the usual one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pytest
+
+from agent.luks.header import Header, Token
+from agent.machine import label, notes
+from agent.opening import Way, attempts, crypt_uuid, stable_uuid
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.profile import MIB, Pin
+from keybroker.wire.records import SeenHeader
+from tests.crash.volumes import key_of, record
+
+PIN = Pin(record().luks_uuid, "sha256:" + "0" * 64, 4 * MIB, 512)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """As much of a header as the order of attempts looks at."""
+
+    keyslots: dict[int, None]
+    token: Token | None
+
+
+def tried(
+    *slots: int, token: Token | None = None, versions: tuple[int, ...] = (7, 8), current: int = 8
+) -> list[tuple[int, int]]:
+    header = cast(Header, Slots(dict.fromkeys(slots), token))
+    known = replace(record(), current=KeyVersion(current))
+    keys = {KeyVersion(version): key_of("data", version) for version in versions}
+    return [(int(version), keyslot) for version, keyslot in attempts(known, header, keys)]
+
+
+def token(version: int, *slots: int, volume: str = record().volume) -> Token:
+    return Token(0, "keybroker", slots, volume, version)
+
+
+def test_the_tokens_keyslot_is_tried_first_with_the_version_it_names() -> None:
+    assert tried(0, 1, token=token(7, 1))[0] == (7, 1)
+    assert tried(0, 1, token=token(8, 0))[0] == (8, 0)
+
+
+def test_without_a_token_the_current_version_is_tried_everywhere_first() -> None:
+    assert tried(0, 1) == [(8, 0), (8, 1), (7, 0), (7, 1)]
+    assert tried(0, 1, current=7) == [(7, 0), (7, 1), (8, 0), (8, 1)]
+
+
+@pytest.mark.parametrize(
+    "hint", [token(7, 5), token(9, 0), token(7, 0, 1), token(7, 1, volume=record("logs").volume)]
+)
+def test_a_token_that_is_wrong_changes_nothing(hint: Token) -> None:
+    assert tried(0, 1, token=hint) == tried(0, 1)
+
+
+def test_each_pair_is_tried_once() -> None:
+    assert sorted(tried(0, 1, 2, token=token(7, 2))) == [(v, k) for v in (7, 8) for k in (0, 1, 2)]
+
+
+def test_the_usual_opening_has_nothing_to_say() -> None:
+    known = replace(record(), sequence=3)
+    assert notes(known, Way(KeyVersion(1), 0, 3), SeenHeader(PIN, 3)) == ()
+
+
+def test_an_old_or_damaged_header_and_an_old_key_are_said() -> None:
+    known = replace(record(), sequence=9, current=KeyVersion(8))
+    said = " ".join(notes(known, Way(KeyVersion(7), 0, 3), SeenHeader(PIN, 3, (), degraded=True)))
+    assert "damaged" in said
+    assert "(3 < 9)" in said
+    assert "key version 7" in said
+
+
+def test_the_devices_of_a_volume_are_named_by_what_cannot_be_mixed_up() -> None:
+    known = record()
+    assert stable_uuid(known) == f"KEYBROKER-{known.volume}"
+    assert (
+        crypt_uuid(known.luks_uuid, "kb-data-1")
+        == f"CRYPT-LUKS2-{known.luks_uuid.replace('-', '')}-kb-data-1"
+    )
+    assert label(known) == "kb-" + known.volume[4:]
