@@ -130,7 +130,7 @@ def _next_steps(configuration: Path, master_key: str) -> None:
     where = "" if usual else f" --config {configuration}"
     note("next:")
     for line in (
-        f"save {master_key.removeprefix('file:')} where the database's backups are not",
+        f"save the master key ({master_key}) where the database's backups are not",
         "systemctl enable --now keybroker" if usual else f"keybroker serve{where}",
         f"keybroker check{where}",
         f"keybroker addon add shop-db --engine postgresql{where}",
