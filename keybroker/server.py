@@ -33,7 +33,8 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from keybroker.config import Address, Limits, Settings
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
-from keybroker.web.gate import Gate, Listener
+from keybroker.web.gate import Gate
+from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _BACKLOG: Final = 2048

@@ -13,7 +13,8 @@ from typing import Any
 from tornado.netutil import bind_sockets
 
 from keybroker.config import Limits
-from keybroker.web.gate import Gate, Listener
+from keybroker.web.gate import Gate
+from keybroker.web.listener import Listener
 
 SMALL = Limits(threads=1, queue=1, connections=8, idle_seconds=1, body_seconds=1, reply_seconds=1)
 
