@@ -79,24 +79,11 @@ class Machine:
         control = self.directory / "qmp"
         control.unlink(missing_ok=True)
         self._console_from = self.console_file.stat().st_size if self.console_file.exists() else 0
-        self._qemu = subprocess.Popen(
-            [
-                "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-                "-machine", "pc", *accelerator(self._tree.kernel), "-smp", "2", "-m", MEMORY,
-                "-rtc", f"base={clock}",
-                "-kernel", str(self._tree.kernel), "-append", " ".join(KERNEL_ARGUMENTS),
-                "-chardev", f"file,id=console,path={self.console_file},append=on",
-                "-serial", "chardev:console",
-                "-qmp", f"unix:{control},server=on,wait=off",
-                "-netdev", "user,id=net,restrict=off,hostfwd=tcp:127.0.0.1:0-:22",
-                "-device", "virtio-net-pci,netdev=net,romfile=",
-                "-blockdev", _blockdev("root", self._root, "qcow2"),
-                "-device", "nvme,drive=root,serial=root",
-                *(word for serial, file in (disks or {}).items() for word in _disk(serial, file)),
-            ],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "qemu.log").open("wb"),
-        )  # fmt: skip
+        with (self.directory / "qemu.log").open("wb") as log:
+            self._qemu = subprocess.Popen(
+                self._command(control, disks or {}, clock),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
         try:
             self._qmp = Qmp(control)
             forwards = self._qmp.ask("human-monitor-command", **{"command-line": "info usernet"})
@@ -106,6 +93,22 @@ class Machine:
         found = re.search(r"HOST_FORWARD\S*\s+\d+\s+127\.0\.0\.1\s+(\d+)", forwards)
         assert found, forwards
         self._port = int(found[1])
+
+    def _command(self, control: Path, disks: Mapping[str, Path], clock: str) -> list[str]:
+        return [
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-machine", "pc", *accelerator(self._tree.kernel), "-smp", "2", "-m", MEMORY,
+            "-rtc", f"base={clock}",
+            "-kernel", str(self._tree.kernel), "-append", " ".join(KERNEL_ARGUMENTS),
+            "-chardev", f"file,id=console,path={self.console_file},append=on",
+            "-serial", "chardev:console",
+            "-qmp", f"unix:{control},server=on,wait=off",
+            "-netdev", "user,id=net,restrict=off,hostfwd=tcp:127.0.0.1:0-:22",
+            "-device", "virtio-net-pci,netdev=net,romfile=",
+            "-blockdev", _blockdev("root", self._root, "qcow2"),
+            "-device", "nvme,drive=root,serial=root",
+            *(word for serial, file in disks.items() for word in _disk(serial, file)),
+        ]  # fmt: skip
 
     def wait_for_login(self, *, limit_seconds: float = 120.0) -> None:
         """Wait until root can log in over ssh.
