@@ -46,6 +46,9 @@ _LARGEST_READ: Final = 16 << 20
 RESCAN_SECONDS: Final = 0.5
 """How often to look where the kernel's events cannot be heard."""
 
+LONGEST_SILENCE_SECONDS: Final = 5.0
+"""After which to look without an event: one that was lost must not cost a boot its whole deadline."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockDevice:
@@ -196,7 +199,7 @@ def wait(
     find: Finder = find,
     listen: Callable[[], AbstractContextManager[Callable[[float], object]]] | None = None,
 ) -> dict[str, Path | KeybrokerError]:
-    """Wait until each of ``serials`` is there, or until the deadline; one monitor and one deadline for all.
+    """Wait until one of ``serials`` is there, or until the deadline; one monitor for all of them.
 
     Args:
         deadline: of the clock ``time.monotonic``, in seconds; one that is past means one look.
@@ -204,21 +207,18 @@ def wait(
         listen: what wakes it, ``events`` by default.
 
     Returns:
-        What was found, and instead of a path the error where ``find`` raised one; what is not
-        there is left out.
+        All that was found, and instead of a path the error where ``find`` raised one.
     """
     found = _scan(serials, find)
-    if len(found) == len(set(serials)) or time.monotonic() >= deadline:
+    if found or time.monotonic() >= deadline:
         return found
     with (listen or events)() as next_event:
         # Listening started before this look, so a disk that comes now is either seen or heard.
-        found |= _scan(set(serials) - set(found), find)
-        while missing := set(serials) - set(found):
+        while not (found := _scan(serials, find)):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            next_event(left)
-            found |= _scan(missing, find)
+            next_event(min(left, LONGEST_SILENCE_SECONDS))
     return found
 
 
@@ -254,7 +254,14 @@ def events() -> Iterator[Callable[[float], object]]:
         with naps() as nap:
             yield nap
         return
-    yield lambda left: monitor.poll(timeout=left)
+
+    def poll(left: float) -> None:
+        try:
+            monitor.poll(timeout=left)
+        except OSError:  # ENOBUFS: so many events that some were lost; the next look finds what they told
+            time.sleep(min(left, RESCAN_SECONDS))
+
+    yield poll
 
 
 @contextmanager

@@ -5,7 +5,7 @@
 
 A volume that is refused does not stop the others: what became of each is a value. Volumes that are open
 already are not named to the broker, so that no key leaves it for nothing. Disks that are not there yet are
-waited for after the others have been opened, not before.
+waited for after the others have been opened, not before, and one that comes does not wait for the next.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Driver:
         self._world = world
         self._boot = boot
         self._keep = keep
+        self._paged: frozenset[VolumeId] = frozenset()
 
     def unlock(self, known: Sequence[Record]) -> Report:
         """Open all volumes: at once those whose disks are there, then those that take waiting for.
@@ -67,59 +68,63 @@ class Driver:
         volumes = {record.volume: self._passage(record) for record in known}
         at_once(Passage.observe, volumes.values())
         swaps = {name: volume for name, volume in volumes.items() if volume.local}
+        others = {name: volume for name, volume in volumes.items() if name not in swaps}
+        self._paged = frozenset(swaps)
         paging = [Aside(self._page, volume) for volume in swaps.values()]
-        error, heard = self._ask_first(volumes, swaps)
-        join(paging)
-        for name in swaps.keys() & heard.keys():
-            swaps[name].hear(heard[name], None)
-        if error is None:
-            at_once(Passage.settle, [volume for volume in volumes.values() if not volume.absent])
-            late = [volume for volume in volumes.values() if volume.absent and volume.error is None]
-            error = self._late(volumes, late) if late else None
+        heard: dict[VolumeId, Grant] = {}
+        error = self._serve(others, heard)
         if error is not None:
-            _without_broker(list(volumes.values()), error)
+            _without_broker(list(others.values()), error)
+        join(paging)  # last: a swap disk that is missing is waited for until the deadline
+        _compare(swaps, heard)
+        volumes |= others
         self._keep(tuple(volume.record for volume in volumes.values() if not volume.gone))
         return Report(tuple(volume.outcome() for volume in volumes.values()), error)
 
     def _passage(self, record: Record) -> Passage:
         return Passage(self._world, self._boot, Grant(record))
 
-    def _ask_first(
-        self, volumes: dict[VolumeId, Passage], swaps: dict[VolumeId, Passage]
-    ) -> tuple[KeybrokerError | None, dict[VolumeId, Grant]]:
-        """Ask about what is there; nothing is asked while all that is known is still to come."""
-        there = [volume for name, volume in volumes.items() if name not in swaps and not volume.absent]
-        if volumes.keys() - swaps.keys() and not there:
-            return None, {}
-        try:
-            return None, self._ask(volumes, there)
-        except KeybrokerError as failed:
-            return failed, {}
+    def _serve(self, volumes: dict[VolumeId, Passage], heard: dict[VolumeId, Grant]) -> KeybrokerError | None:
+        """Take all volumes that need the broker as far as they get; return why it could not be asked.
 
-    def _ask(self, volumes: dict[VolumeId, Passage], about: Sequence[Passage]) -> dict[VolumeId, Grant]:
+        Args:
+            volumes: gets those that the broker was the first to name.
+            heard: gets what the broker said of every volume.
+        """
+        late = _late(volumes)
+        there = [volume for volume in volumes.values() if not volume.absent]
+        try:
+            if there or not late:  # nothing is asked while all that is known is still to come
+                self._ask(volumes, there, heard)
+                late = _late(volumes)
+                at_once(Passage.settle, _but(volumes, late))
+            while late:
+                self._world.disks.wait([volume.record for volume in late])
+                at_once(Passage.observe, late)
+                come = [volume for volume in late if not volume.absent]
+                self._ask(volumes, come or late, heard)
+                late = _late(volumes) if come else []  # nobody came: that was the deadline
+                at_once(Passage.settle, _but(volumes, late))
+        except KeybrokerError as failed:
+            return failed
+        return None
+
+    def _ask(
+        self, volumes: dict[VolumeId, Passage], about: Sequence[Passage], heard: dict[VolumeId, Grant]
+    ) -> None:
         """Tell the broker of some volumes, and, once more, of those that its reply was the first to name."""
         grants = tell(self._world, self._boot, about)
         self._keep(tuple(grant.record for grant in grants.values()))
         for name in volumes.keys() - grants.keys():
             volumes[name].dismiss()
-        new = {name: self._passage(grant.record) for name, grant in grants.items() if name not in volumes}
+        unknown = grants.keys() - volumes.keys() - self._paged
+        new = {name: self._passage(grant.record) for name, grant in grants.items() if name in unknown}
         at_once(Passage.observe, new.values())
         there = [volume for volume in new.values() if not volume.absent]
         if there:
             tell(self._world, self._boot, there)
         volumes.update(new)
-        return grants
-
-    def _late(self, volumes: dict[VolumeId, Passage], late: Sequence[Passage]) -> KeybrokerError | None:
-        """Wait for disks that were not there, and go through everything for them."""
-        self._world.disks.wait([volume.record for volume in late])
-        at_once(Passage.observe, late)
-        try:
-            self._ask(volumes, late)
-        except KeybrokerError as failed:
-            return failed
-        at_once(Passage.settle, volumes.values())  # all: this reply may have been the first of the run
-        return None
+        heard.update(grants)
 
     def _page(self, volume: Passage) -> None:
         """Turn a known swap volume on without asking anybody, waiting for its disk if need be."""
@@ -127,6 +132,25 @@ class Driver:
             self._world.disks.wait([volume.record])
             volume.observe()
         volume.settle()
+
+
+def _late(volumes: dict[VolumeId, Passage]) -> list[Passage]:
+    """Return those that waiting for their disks may help."""
+    return [volume for volume in volumes.values() if volume.absent and volume.error is None]
+
+
+def _but(volumes: dict[VolumeId, Passage], these: Sequence[Passage]) -> list[Passage]:
+    return [volume for volume in volumes.values() if volume not in these]
+
+
+def _compare(swaps: dict[VolumeId, Passage], heard: dict[VolumeId, Grant]) -> None:
+    """Hold what was done without the broker to what the broker said meanwhile, if it said anything."""
+    for name, volume in swaps.items():
+        if name in heard:
+            volume.hear(heard[name], None)
+        elif heard:
+            volume.dismiss()
+    at_once(Passage.settle, swaps.values())
 
 
 def _without_broker(volumes: Sequence[Passage], error: KeybrokerError) -> None:

@@ -146,6 +146,8 @@ class Passage:
             self._look()
         except KeybrokerError as error:
             self.error = error
+        except OSError as error:
+            self.error = self._broken(error)
 
     def settle(self) -> None:
         """Take step after step until none is left, or until one of them may not be taken."""
@@ -163,10 +165,16 @@ class Passage:
         except KeybrokerError as error:
             self.error = error
             return
+        except OSError as error:  # a disk that dies under a step is this volume's trouble, and no other's
+            self.error = self._broken(error)
+            return
         taken = ", ".join(type(step).__name__ for step in self._steps[-6:])
         self.error = NotConverging(
             Problem.INTERNAL, f"{self.record.name}: {LIMIT} steps led nowhere; the last ones: {taken}"
         )
+
+    def _broken(self, error: OSError) -> KeybrokerError:
+        return KeybrokerError(Problem.NO_DEVICE, f"{self.record.name}: {error}", hint="dmesg | tail")
 
     def _look(self) -> None:
         world, record = self._world, self.record

@@ -6,6 +6,7 @@ volume, and the disk there then counts as having the record's serial.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,9 +52,19 @@ class Places:
             yield disk
 
     def wait(self, records: Sequence[Record], *, deadline: float) -> None:
-        """Return when the disks of all ``records`` are there, or at the deadline (of ``time.monotonic``)."""
+        """Return when a disk of one of ``records`` is there, or at the deadline (of ``time.monotonic``)."""
         by_serial = {serial(record): record for record in records}
-        devices.wait(set(by_serial), deadline=deadline, find=lambda name: self._path(by_serial[name]))
+        devices.wait(set(by_serial), deadline=deadline, find=lambda name: self._opens(by_serial[name]))
+
+    def _opens(self, record: Record) -> Path | None:
+        """Return where the disk is once it can be opened: sysfs tells of it before /dev does."""
+        path = self._path(record)
+        try:
+            if path is not None:
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            return None
+        return path
 
     def _path(self, record: Record) -> Path | None:
         override = self.overrides.get(record.volume)

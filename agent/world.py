@@ -69,7 +69,7 @@ class Disks(Protocol):
     """The disks themselves, below any encryption."""
 
     def wait(self, records: Sequence[Record]) -> None:
-        """Return when all their disks are there, or when waiting has lasted as long as it may."""
+        """Return when one of their disks is there, or when waiting has lasted as long as it may."""
 
     def look(self, record: Record) -> Sighting:
         """Look at a volume's disk, without writing; trouble with reading it is a sight like any other."""
