@@ -161,6 +161,8 @@ def _serials(sys: Path) -> Iterator[tuple[str, str]]:
 def _serial_of(disk: Path) -> str:
     if (disk / "partition").exists():  # its "device" is the disk's, and would tell the disk's serial
         return ""
+    if _is_hidden(disk):
+        return ""
     for place, head in (("serial", 0), ("device/serial", 0), ("device/vpd_pg80", _VPD_HEAD)):
         try:
             raw = (disk / place).read_bytes()[head:]
@@ -170,6 +172,14 @@ def _serial_of(disk: Path) -> str:
         if serial:
             return serial
     return ""
+
+
+def _is_hidden(disk: Path) -> bool:
+    """Say whether it is one of several paths to an NVMe disk: the same serial, and no node in /dev."""
+    try:
+        return (disk / "hidden").read_bytes().strip() == b"1"
+    except OSError:
+        return False
 
 
 def _check_links(serial: str, name: str, sys: Path, dev: Path) -> None:

@@ -78,7 +78,10 @@ class Driver:
         join(paging)  # last: a swap disk that is missing is waited for until the deadline
         _compare(swaps, heard)
         volumes |= others
-        self._keep(tuple(volume.record for volume in volumes.values() if not volume.gone))
+        if (
+            known or heard
+        ):  # a lost cache and a broker that is down are no reason to forget what systemd knows
+            self._keep(tuple(volume.record for volume in volumes.values() if not volume.gone))
         return Report(tuple(volume.outcome() for volume in volumes.values()), error)
 
     def _passage(self, record: Record) -> Passage:

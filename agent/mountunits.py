@@ -107,7 +107,9 @@ def install(records: Sequence[Record], directory: Path = DIRECTORY) -> bool:
     changed = False
     for name, text in wanted.items():
         path = directory / name
-        if not path.is_file() or path.read_text() != text:
+        if _is_anothers(path):
+            continue
+        if not path.is_file() or path.read_bytes() != text.encode():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             layout.replace(path, text.encode(), mode=0o644)
             changed = True
@@ -126,6 +128,11 @@ def install(records: Sequence[Record], directory: Path = DIRECTORY) -> bool:
     return changed
 
 
+def _is_anothers(path: Path) -> bool:
+    """Say whether somebody else wrote it, or masked it; no matter in which encoding."""
+    return path.is_symlink() or (path.is_file() and not path.read_bytes().startswith(OURS.encode()))
+
+
 def _ours(directory: Path) -> Iterator[Path]:
     """Name the files in it that we wrote; a unit that somebody else wrote is theirs, whatever its name."""
     drop_ins = (
@@ -134,7 +141,7 @@ def _ours(directory: Path) -> Iterator[Path]:
     )
     for pattern in ("*.mount", *drop_ins):
         for path in directory.glob(pattern):
-            if path.is_file() and not path.is_symlink() and path.read_text().startswith(OURS):
+            if path.is_file() and not _is_anothers(path):
                 yield path
 
 

@@ -99,6 +99,9 @@ def check(disk: OpenDevice, volume: VolumeId) -> None:
         raise _wrong(disk, f"bears a mark that was made on the disk {found.serial}, not on {device.serial}")
     if found.size_bytes != device.size_bytes:
         raise _wrong(disk, f"was marked with {found.size_bytes} bytes and has {device.size_bytes}")
+    # Nothing of ours writes there. MD's superblock and others begin behind the mark, and leave it as it is.
+    if any(disk.read(BLOCK_BYTES, cryptsetup.SWAP_OFFSET - BLOCK_BYTES)):
+        raise _wrong(disk, "bears the mark, but something else was written behind it")
 
 
 def mark(disk: OpenDevice, volume: VolumeId, *, least_bytes: int = blank.LEAST_BYTES) -> None:

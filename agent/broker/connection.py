@@ -205,7 +205,12 @@ def trust(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.hostname_checks_common_name = False
-    context.load_verify_locations(cadata=credentials.ca)
+    try:
+        context.load_verify_locations(cadata=credentials.ca)
+    except (OSError, ValueError, TypeError) as error:  # nothing in it, no certificate in it, not even ASCII
+        raise KeybrokerError(
+            Problem.CERTIFICATE, f"CA certificate: cannot be read: {error}", hint="enrol this machine again"
+        ) from error
     if credentials.certificate is not None:
         try:
             context.load_cert_chain(credentials.certificate, credentials.key)
