@@ -22,6 +22,9 @@ _T = TypeVar("_T")
 LARGEST_INTEGER: Final = 2**63 - 1
 """What SQL's BIGINT and every peer can hold."""
 
+_HALF_A_PAIR: Final = re.compile("[\ud800-\udfff]")
+"""JSON can write half a surrogate pair, UTF-8 cannot: neither a hash nor a database would take it later."""
+
 
 def _malformed(path: str, wrong: str) -> KeybrokerError:
     return KeybrokerError(Problem.MALFORMED, f"{path or 'message'}: {wrong}")
@@ -35,6 +38,10 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key[:40]!r} is there twice")
         seen[key] = value
     return seen
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or _HALF_A_PAIR.search(value) is None
 
 
 def _no_constant(name: str) -> Any:
@@ -84,6 +91,8 @@ class Fields:
             raise _malformed(self._at(key), "must be a string")
         if len(value) > most:
             raise _malformed(self._at(key), f"is longer than {most} characters")
+        if not _is_text(value):
+            raise _malformed(self._at(key), "is not text")
         if match is not None and match.fullmatch(value) is None:
             raise _malformed(self._at(key), f"must match {match.pattern}")
         return value
@@ -133,6 +142,8 @@ class Fields:
         for i, value in enumerate(values):
             if not isinstance(value, str) or len(value) > each:
                 raise _malformed(f"{self._at(key)}[{i}]", f"must be a string of at most {each} characters")
+            if not _is_text(value):
+                raise _malformed(f"{self._at(key)}[{i}]", "is not text")
         return tuple(values)
 
     def numbers(self, key: str, *, most: int = 64) -> tuple[int, ...]:
@@ -149,7 +160,9 @@ class Fields:
         if not isinstance(value, dict) or len(value) > most:
             raise _malformed(self._at(key), f"must be an object of at most {most} fields")
         for name, text in value.items():
-            if not isinstance(text, str) or len(text) > 1024:
+            if not _is_text(name):
+                raise _malformed(self._at(key), "has a name that is not text")
+            if not isinstance(text, str) or len(text) > 1024 or not _is_text(text):
                 raise _malformed(f"{self._at(key)}.{name[:40]}", "must be a short string")
         return dict(value)
 
