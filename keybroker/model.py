@@ -222,10 +222,10 @@ class Volume:
             profile=self.profile,
             pin=self.pin,
             sequence=self.sequence,
-            current=keys and keys.current,
-            wanted=keys and keys.wanted,
-            staged=keys and keys.staged,
-            retiring=keys and keys.retiring,
+            current=keys.current if keys else None,
+            wanted=keys.wanted if keys else None,
+            staged=keys.staged if keys else None,
+            retiring=keys.retiring if keys else None,
         )
 
     def wrong_device(self, device: Device) -> str | None:

@@ -154,7 +154,7 @@ def serve(config: Path) -> None:
     from keybroker.server import serve as run
     from keybroker.service.installation import open_broker
 
-    _log_to_stderr()
+    _log()
     become_owner(config)
     settings = load(config, credentials_directory=_credentials_directory())
     broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
@@ -239,19 +239,16 @@ def _particular(listen: str) -> tuple[str, ...]:
     return () if ipaddress.ip_address(listen).is_unspecified else (listen,)
 
 
-def _log_to_stderr() -> None:
-    """Log lines for the journal with their priority (sd-daemon(3)), for a terminal with the time."""
-    handler = logging.StreamHandler(sys.stderr)
-    journal = "JOURNAL_STREAM" in os.environ
-    handler.setFormatter(
-        _ForJournal() if journal else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    )
+def _log() -> None:
+    """Log to the journal where systemd started us, with priorities; else to stderr, with the time."""
+    handler: logging.Handler
+    if "JOURNAL_STREAM" in os.environ:
+        from systemd.journal import JournalHandler
+
+        # stderr would reach the journal too, but a message of several lines as several, without a level
+        handler = JournalHandler(SYSLOG_IDENTIFIER="keybroker")
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-class _ForJournal(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Put the priority before the message, and keep it on one line."""
-        priority = {logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}.get(record.levelno, 6)
-        return f"<{priority}>" + super().format(record).replace("\n", " | ")

@@ -142,8 +142,8 @@ class Pin:
         }
 
     @classmethod
-    def read(cls, fields: Fields) -> Pin:
-        """Read the wire form.
+    def read(cls, fields: Fields, *, calm: bool = False) -> Pin:
+        """Read the wire form; ``calm`` lets fields go that are not known, as in a reply.
 
         Raises:
             KeybrokerError: MALFORMED.
@@ -154,5 +154,5 @@ class Pin:
             data_offset=fields.number("data_offset"),
             sector_size=fields.number("sector_size", least=512, most=4096),
         )
-        fields.ignore_rest()
+        fields.end(calm=calm)
         return pin

@@ -49,13 +49,13 @@ class Device:
         return {"serial": self.serial, "size_bytes": self.size_bytes}
 
     @classmethod
-    def read(cls, fields: Fields) -> Device:
-        """Read the wire form (MALFORMED otherwise)."""
+    def read(cls, fields: Fields, *, calm: bool = False) -> Device:
+        """Read the wire form (MALFORMED otherwise); ``calm`` lets unknown fields go, as in a reply."""
         device = cls(
             serial=fields.text("serial", match=names.SERIAL),
             size_bytes=fields.number("size_bytes", least=1),
         )
-        fields.ignore_rest()
+        fields.end(calm=calm)
         return device
 
 
@@ -135,10 +135,10 @@ class Record:
             filesystem=fields.choice("filesystem", FILESYSTEMS),
             mount=fields.optional("mount", lambda key: fields.text(key, match=names.MOUNT_POINT)),
             serial=fields.text("serial", match=names.SERIAL),
-            device=fields.optional("device", lambda key: Device.read(fields.object(key))),
+            device=fields.optional("device", lambda key: Device.read(fields.object(key), calm=True)),
             luks_uuid=fields.text("luks_uuid", match=names.UUID),
             profile=Profile.read(fields.object("profile")),
-            pin=fields.optional("pin", lambda key: Pin.read(fields.object(key))),
+            pin=fields.optional("pin", lambda key: Pin.read(fields.object(key), calm=True)),
             sequence=fields.optional("sequence", fields.number),
             current=_version(fields, "current"),
             wanted=_version(fields, "wanted"),

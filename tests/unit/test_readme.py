@@ -25,7 +25,8 @@ AGENT = ("", "enrol", "unlock", "lock", "status", "doctor", "renew")
 
 def help_of(module: str, verb: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", module, *verb.split(), "--help"], cwd=ROOT, check=True, capture_output=True, text=True,
+        [sys.executable, "-m", module, *verb.split(), "--help"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
         env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
     )  # fmt: skip
     return done.stdout.rstrip()

@@ -119,6 +119,32 @@ def test_a_request_with_a_field_that_is_not_known_is_refused(kind: Any) -> None:
     refused()
 
 
+def inner_objects(value: Any) -> list[dict[str, Any]]:
+    """Return every object inside a message, itself left out."""
+    if isinstance(value, list):
+        return [found for one in value for found in inner_objects(one)]
+    if not isinstance(value, dict):
+        return []
+    return [
+        found
+        for one in value.values()
+        for found in [*([one] if isinstance(one, dict) else []), *inner_objects(one)]
+    ]
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_a_request_with_an_unknown_field_deep_inside_is_refused(kind: Any) -> None:
+    @given(MESSAGES[kind])
+    def refused(message: Message) -> None:
+        for place in range(len(inner_objects(message.as_json()))):
+            body = message.as_json()
+            inner_objects(body)[place]["zz"] = 1
+            with pytest.raises(KeybrokerError, match="not known here: zz"):
+                kind.read(Fields(body))
+
+    refused()
+
+
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_a_message_with_one_field_missing_or_of_another_type_is_malformed_or_read(kind: Any) -> None:
     @given(MESSAGES[kind], st.data())
