@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.plan.situation import Content
 from agent.world import Composed, Disks
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.names import VolumeId
@@ -241,3 +243,46 @@ def test_disks_make_another_volume_key_each_time_and_refuse_the_second_header(di
         disks.inscribe(pinned(second), second.copy)
     assert caught.value.problem is Problem.NOT_BLANK
     assert disks.look(pinned(first)).observation.header == first.header
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> FileWorld:
+    """One opened volume, without anything in it."""
+    of = replace(record(), stage="deposited", pin=header(record()).pin)
+    return FileWorld(tmp_path, MemoryBroker([of]), [of])
+
+
+def test_making_a_filesystem_looks_for_itself_and_writes_over_nothing_foreign(volume: FileWorld) -> None:
+    of = volume.layout[0]
+    inside = volume.inside(of)
+    subprocess.run(["mkswap", inside], check=True, capture_output=True)
+    before = inside.read_bytes()
+    with pytest.raises(KeybrokerError) as caught:
+        volume.world().filesystems.make(of)
+    assert caught.value.problem is Problem.NOT_BLANK
+    assert inside.read_bytes() == before
+
+
+def test_making_a_filesystem_over_data_that_nobody_recognises_is_refused(volume: FileWorld) -> None:
+    of = volume.layout[0]
+    volume.leave_a_trace(of)
+    with pytest.raises(KeybrokerError) as caught:
+        volume.world().filesystems.make(of)
+    assert caught.value.problem is Problem.NOT_BLANK
+    assert not any(volume.inside(of).read_bytes())
+
+
+def test_the_mark_is_there_before_mkfs_runs_and_gone_after(volume: FileWorld) -> None:
+    ext4 = volume.layout[0]
+    xfs = replace(ext4, filesystem="xfs")  # which needs more room than there is, so that its mkfs fails
+    filesystems = volume.world().filesystems
+    assert filesystems.look(xfs) == Content("", untouched=True, unfinished=False)
+    with pytest.raises(KeybrokerError, match=r"mkfs\.xfs"):
+        filesystems.make(xfs)
+    assert filesystems.look(xfs).unfinished
+    filesystems.make(ext4)
+    made = filesystems.look(ext4)
+    assert (made.kind, made.unfinished) == ("ext4", False)
+    before = volume.inside(ext4).read_bytes()
+    filesystems.make(ext4)
+    assert volume.inside(ext4).read_bytes() == before
