@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent import devicemapper, layout, lock
@@ -43,7 +43,6 @@ class Rig:
     state: Path
     runtime: Path
     wait_seconds: float = 0.0
-    _layouts: list[tuple[Record, ...]] = field(default_factory=list)
 
     def world(self) -> World:
         return machine(
@@ -96,8 +95,8 @@ def rig(directory: Path, *wanted: Wanted) -> Iterator[Rig]:
         broker = ServiceBroker(directory / "broker", *whole)
         stack.callback(broker.close)
         images = {each.name: image(directory / f"{each.name}.img", each.size_bytes) for each in wanted}
-        ids = {record.name: record.volume for record in broker.records}
-        devices = {ids[name]: stack.enter_context(loop(path)) for name, path in images.items()}  # type: ignore[index]
+        ids: dict[str, VolumeId] = {record.name: record.volume for record in broker.records}
+        devices = {ids[name]: stack.enter_context(loop(path)) for name, path in images.items()}
         made = Rig(
             broker=broker,
             directory=directory,
