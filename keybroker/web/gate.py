@@ -164,8 +164,8 @@ class Exchange(HTTPMessageDelegate):
             return KeybrokerError(Problem.UNKNOWN, "request: there is nothing at this path")
         largest = self._gate.largest(self._method, self._path)
         length = headers.get("Content-Length", "0")
-        if length.isascii() and length.isdigit() and int(length) > largest:
-            if int(length) > _DRAIN:
+        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > largest):
+            if len(length) > 18 or int(length) > _DRAIN:  # int() itself raises beyond 4300 digits
                 raise HTTPInputError("body far too large")
             return KeybrokerError(Problem.TOO_LARGE, f"request: a body here has at most {largest} bytes")
         self._connection.set_max_body_size(largest)
@@ -244,9 +244,9 @@ class Exchange(HTTPMessageDelegate):
         if closing:
             fields["Connection"] = "close"
         connection = self._connection
-        sent = connection.write_headers(
-            ResponseStartLine("HTTP/1.1", reply.status, HTTPStatus(reply.status).phrase), fields, reply.body
-        )
+        start = ResponseStartLine("HTTP/1.1", reply.status, HTTPStatus(reply.status).phrase)
+        # The reply to HEAD ends with its header fields (RFC 9110 section 9.3.2), and Tornado insists.
+        sent = connection.write_headers(start, fields, b"" if self._method == "HEAD" else reply.body)
 
         def cut_off() -> None:
             connection.close()
