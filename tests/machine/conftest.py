@@ -18,7 +18,7 @@ from tests.machine.broker import HostBroker
 from tests.machine.site import MOUNT_POINT, UNLOCK, VOLUMES, Site
 from tests.machine.vm import Machine
 
-DEADLINE_SECONDS: Final = 90
+DEADLINE_SECONDS: Final = 75
 """What the machines' agents are told; long enough for a broker that comes up after 60 s."""
 
 
