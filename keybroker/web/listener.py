@@ -7,8 +7,11 @@ import contextlib
 import os
 import socket
 import ssl
-from typing import Any, Final
+from collections import Counter
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, Final, cast
 
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 
@@ -22,7 +25,9 @@ class Listener(HTTPServer):
     """Tornado's HTTP server with a bound on connections that strangers cannot use up.
 
     When the bound is reached, the oldest connection whose handshake is not finished makes room: a flood of
-    half-open handshakes displaces itself, not the clients that have shown a certificate.
+    half-open handshakes displaces itself, not the clients that have shown a certificate. Nor can whoever
+    finished them keep the others out, be it with a revoked host's certificate or where none is asked for: an
+    address that has more than a quarter of all connections makes room first.
 
     Whoever is refused in the handshake is told so. A TLS 1.3 client has sent its request by then, and closing
     a socket with unread data resets the connection, which can overtake the alert: the client would take a
@@ -42,17 +47,32 @@ class Listener(HTTPServer):
         )
         self._most = limits.connections
         self._strangers: dict[IOStream, None] = {}
+        self._origins: dict[IOStream, str] = {}
         self._farewells: set[asyncio.Future[None]] = set()
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take a new connection (tornado.tcpserver.TCPServer)."""
         if isinstance(stream, SSLIOStream):
             self._strangers[stream] = None
+            self._origins[stream] = _origin(address[0])
             self._watch(stream, socket.socket(fileno=os.dup(stream.socket.fileno())))
         super().handle_stream(stream, address)
         if len(self._connections) > self._most:
-            oldest = next(iter(self._strangers), stream)
-            oldest.close()
+            self._makes_room(stream).close()
+
+    def on_close(self, server_conn: object) -> None:
+        """Forget a connection (tornado.httputil.HTTPServerConnectionDelegate)."""
+        super().on_close(server_conn)
+        self._origins.pop(cast(HTTP1ServerConnection, server_conn).stream, None)
+
+    def _makes_room(self, newest: IOStream) -> IOStream:
+        """Choose the connection to close, one too many being open."""
+        for origin, count in Counter(self._origins.values()).most_common(1):
+            if count > self._most // 4:
+                own = [stream for stream, other in self._origins.items() if other == origin]
+                waiting = (stream for stream in own if stream in self._strangers and stream is not newest)
+                return next(waiting, own[0])
+        return next(iter(self._strangers), newest)
 
     def _watch(self, stream: SSLIOStream, second: socket.socket) -> None:
         """Follow a handshake to its end."""
@@ -68,6 +88,15 @@ class Listener(HTTPServer):
             farewell.add_done_callback(self._farewells.discard)
 
         asyncio.ensure_future(stream.wait_for_handshake()).add_done_callback(ended)
+
+
+def _origin(address: str) -> str:
+    """Return what stands for one client: an IPv4 address, or the /64 that an IPv6 host has to itself."""
+    if ":" not in address:
+        return address
+    found = ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return str(mapped or ip_network((int(found), 64), strict=False))
 
 
 async def _farewell(second: socket.socket) -> None:
