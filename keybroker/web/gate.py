@@ -14,6 +14,7 @@ import io
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -79,6 +80,7 @@ class Gate(HTTPServerConnectionDelegate):
         self.stopping = False
         self.exchanges: set[Exchange] = set()
         self.waiting = 0
+        self.askers: Counter[bytes | None] = Counter()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -101,13 +103,21 @@ class Gate(HTTPServerConnectionDelegate):
         """Have a thread answer, or say at once that none will be free soon."""
         if self.waiting >= self.limits.threads + self.limits.queue:
             return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: too many requests are waiting"))
+        # Half of the queue at most for one certificate, so that one VM gone wrong is not everybody's 503.
+        asker = environ[CERTIFICATE]
+        if asker is not None and self.askers[asker] >= max(1, (self.limits.threads + self.limits.queue) // 2):
+            return reply_for(KeybrokerError(Problem.BUSY, "client: too many of its requests are waiting"))
         self.waiting += 1
+        self.askers[asker] += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, self._call, exchange, environ)
         except RuntimeError:
             return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: is stopping"))
         finally:
             self.waiting -= 1
+            self.askers[asker] -= 1
+            if not self.askers[asker]:
+                del self.askers[asker]
 
     def _call(self, exchange: Exchange, environ: dict[str, Any]) -> Reply:
         """Run the app once, in a worker thread."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pytest
+from tornado.http1connection import HTTP1Connection
 
-from keybroker.web.gate import Gate
+from keybroker.config import Limits
+from keybroker.web.gate import CERTIFICATE, Exchange, Gate
+from keybroker.web.problems import Reply
 from tests.unit.test_web_gate import Client, request, run
 
 
@@ -40,3 +47,36 @@ def test_a_length_beyond_all_numbers_is_bad_and_no_surprise(
     with caplog.at_level(logging.ERROR):
         run(scenario)
     assert not caplog.records
+
+
+def test_one_certificate_has_half_of_the_queue_at_most() -> None:
+    async def whole() -> None:
+        limits = Limits(threads=2, queue=6)
+        go = threading.Event()
+
+        def held(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            go.wait(10)
+            start_response("200 OK", [])
+            return [b"ok"]
+
+        with ThreadPoolExecutor(limits.threads) as pool:
+            gate = Gate(held, pool, limits, lambda method, path: 0, "test")
+            exchange = Exchange(gate, cast(HTTP1Connection, None))
+
+            def ask(certificate: bytes | None) -> asyncio.Task[Reply]:
+                return asyncio.ensure_future(gate.answer(exchange, {CERTIFICATE: certificate}))
+
+            greedy = [ask(b"greedy") for _ in range(20)]
+            others = [ask(b"one"), ask(b"other"), ask(None), ask(None)]
+            one_too_many = ask(b"third")
+            await asyncio.sleep(0.1)
+            go.set()
+            statuses = [reply.status for reply in await asyncio.gather(*greedy)]
+            assert (statuses.count(200), statuses.count(429)) == (4, 16)
+            assert [reply.status for reply in await asyncio.gather(*others)] == [200] * 4
+            assert (await one_too_many).status == 503
+            refused = greedy[-1].result()
+            assert ("Retry-After", "2") in refused.headers
+            assert (await ask(b"greedy")).status == 200
+
+    asyncio.run(whole())
