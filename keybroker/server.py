@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -42,6 +43,8 @@ _NOTIFY_SECONDS: Final = 2
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
+_PR_SET_DUMPABLE: Final = 4
+
 _log = logging.getLogger("keybroker.server")
 
 
@@ -63,8 +66,21 @@ def serve(settings: Settings, broker: Broker) -> None:
             in; UNAVAILABLE, when an address cannot be bound.
     """
     limits = _fit(settings.limits)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _harden()
     asyncio.run(_Server(replace(settings, limits=limits), broker).run())
+
+
+def _harden() -> None:
+    """Keep the memory that holds the master key from core files, and from other processes of our user.
+
+    A core file that goes to a program (core(5), "Piping core dumps to a program") has no limit of size that
+    would stop it; a process that is not dumpable leaves none, and its /proc/PID/mem is root's (prctl(2)).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        _log.warning(
+            "prctl: other processes of this user can read this one: %s", os.strerror(ctypes.get_errno())
+        )
 
 
 def _fit(limits: Limits) -> Limits:

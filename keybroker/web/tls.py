@@ -88,7 +88,8 @@ def _context(files: Installation) -> ssl.SSLContext:
     # tickets cost a quarter of the handshakes per second (reference/ecosystem.md, A2).
     context.num_tickets = 0
     try:
-        context.load_cert_chain(files.server_certificate, files.server_key)
+        # No pass phrase is asked for: OpenSSL would wait at the terminal that the broker was started from.
+        context.load_cert_chain(files.server_certificate, files.server_key, password="")
     except (OSError, ssl.SSLError) as error:
         raise _wrong(files.server_certificate, _reason(error, "and its key cannot be used")) from error
     return context
