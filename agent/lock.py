@@ -20,6 +20,7 @@ from agent.luks import cryptsetup
 from agent.mountinfo import PROC, mounts
 from agent.parallel import at_once
 from agent.process import ToolFailed, run
+from agent.turn import turn
 from keybroker.wire import names
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -123,12 +124,13 @@ def _close(ours: _Ours, runtime: Path) -> None:
     if ours.error is not None:
         return
     try:
-        if ours.top is not None:
-            _unmount(ours.top)
-            devicemapper.remove(ours.top.name)
-        if ours.crypt is not None:
-            cryptsetup.close(ours.crypt.name)
-        opened.forget(runtime, ours.volume)
+        with turn(runtime, ours.volume):
+            if ours.top is not None:
+                _unmount(ours.top)
+                devicemapper.remove(ours.top.name)
+            if ours.crypt is not None:
+                cryptsetup.close(ours.crypt.name)
+            opened.forget(runtime, ours.volume)
     except KeybrokerError as error:
         ours.error = error
 
@@ -202,8 +204,9 @@ def _swap_off(record: Record, runtime: Path) -> Closed:
                 f"{devicemapper.path(name)}: is not ours, so it is left alone",
                 hint=f"dmsetup info {name}",
             )
-        swap.turn_off(name)
-        opened.forget(runtime, record.volume)
+        with turn(runtime, record.volume):
+            swap.turn_off(name)
+            opened.forget(runtime, record.volume)
     except KeybrokerError as error:
         return Closed(record.volume, name, "held", error)
     return Closed(record.volume, name, "closed")

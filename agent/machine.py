@@ -19,6 +19,7 @@ from agent.opening import Way
 from agent.places import Places
 from agent.plan import situation
 from agent.plan.situation import Content
+from agent.turn import turn
 from agent.world import Broker, Composed, Sighting, World
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
@@ -165,13 +166,17 @@ class MachineMappings:
 
     def open(self, record: Record, keys: Mapping[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
         """See ``agent.world.Mappings``."""
+        with turn(self.runtime, record.volume):
+            return self._open(record, keys, seen)
+
+    def _open(self, record: Record, keys: Mapping[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
         if self._stands(record, "crypt", "open"):
             return ()
         if seen.copy is None:
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
         with self.places.open(record) as disk:
             way = opening.open_crypt(record, disk, keys, seen.copy)
-        crypt = devicemapper.mapped()[names.crypt_name(record.name, record.luks_uuid)]
+        crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
         self._compared.add((crypt.name, crypt.uuid, crypt.node))
         since = int(self.clock())
         opened.note(
@@ -181,22 +186,24 @@ class MachineMappings:
 
     def link(self, record: Record) -> None:
         """See ``agent.world.Mappings``."""
-        if self._stands(record, "open"):
-            return
-        crypt = devicemapper.mapped()[names.crypt_name(record.name, record.luks_uuid)]
-        with self.places.open(record) as disk:
-            opening.link(record, crypt, disk.device)
-        top = devicemapper.mapped()[names.mapper_name(record.name)]
+        with turn(self.runtime, record.volume):
+            if self._stands(record, "open"):
+                return
+            crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
+            with self.places.open(record) as disk:
+                opening.link(record, crypt, disk.device)
+            top = _mapped(names.mapper_name(record.name))
         self._compared.add((top.name, top.uuid, top.node))  # it was made just now, of the table that is meant
 
     def swap_on(self, record: Record) -> None:
         """See ``agent.world.Mappings``."""
         name = names.swap_crypt_name(record.name)
-        with self.places.open(record) as disk:
-            swap.turn_on(disk, name, record.volume)
-        node = devicemapper.mapped()[name].node
-        if opened.recall(self.runtime, record.volume, node) is None:
-            opened.note(self.runtime, Fact(record.volume, node, int(self.clock())))
+        with turn(self.runtime, record.volume):
+            with self.places.open(record) as disk:
+                swap.turn_on(disk, name, record.volume)
+            node = _mapped(name).node
+            if opened.recall(self.runtime, record.volume, node) is None:
+                opened.note(self.runtime, Fact(record.volume, node, int(self.clock())))
 
     def _stands(self, record: Record, *reaches: situation.Reach) -> bool:
         here = self.look(record)
@@ -226,10 +233,12 @@ class MachineFilesystems:
     """What is inside the opened volumes.
 
     Attributes:
+        runtime: of the agent.
         mounts: None where systemd mounts.
     """
 
     places: Places
+    runtime: Path
     mounts: mounting.Mounts | None
 
     def look(self, record: Record) -> Content:
@@ -239,7 +248,7 @@ class MachineFilesystems:
 
     def make(self, record: Record) -> None:
         """See ``agent.world.Filesystems``."""
-        with self.places.open(record) as disk:
+        with turn(self.runtime, record.volume), self.places.open(record) as disk:
             filesystem.make(record, disk, _stable(record))
 
     def mounted(self, record: Record) -> bool | None:
@@ -249,7 +258,15 @@ class MachineFilesystems:
     def mount(self, record: Record) -> None:
         """See ``agent.world.Filesystems``."""
         if self.mounts is not None:
-            self.mounts.mount(record)
+            with turn(self.runtime, record.volume):
+                self.mounts.mount(record)
+
+
+def _mapped(name: str) -> devicemapper.Mapped:
+    there = devicemapper.mapped().get(name)
+    if there is None:
+        raise KeybrokerError(Problem.WRONG_DEVICE, f"{devicemapper.path(name)}: was taken away meanwhile")
+    return there
 
 
 def _stable(record: Record) -> Path:
@@ -278,5 +295,5 @@ def machine(
         broker=broker,
         disks=MachineDisks(places, deadline, runtime),
         mappings=MachineMappings(places, runtime, clock),
-        filesystems=MachineFilesystems(places, mounts),
+        filesystems=MachineFilesystems(places, runtime, mounts),
     )

@@ -142,7 +142,7 @@ def check_opened(record: Record, crypt: Mapped, device: BlockDevice) -> None:
     text = devicemapper.table(crypt.name) or ""
     said = re.search(rf":{record.profile.key_bytes}:logon:cryptsetup:{record.pin.uuid}-d[0-9]+", text)
     table = CryptTable(
-        sectors=(device.size_bytes - record.pin.data_offset) // _SECTOR,
+        sectors=_length(text, _sectors(record, device)),
         cipher=record.profile.cipher,
         key_bytes=record.profile.key_bytes,
         # Which digest it was is the header's affair; that the key is this volume's is in the UUID.
@@ -161,7 +161,8 @@ def check_linked(record: Record, top: Mapped, crypt: Mapped, device: BlockDevice
     """Compare the device under the stable name with what it must be (Raises: as ``check_opened``)."""
     if top.uuid != stable_uuid(record):
         raise KeybrokerError(Problem.WRONG_DEVICE, f"its DM UUID is {top.uuid or 'missing'}")
-    check_linear_table(devicemapper.table(top.name) or "", LinearTable(_sectors(record, device), crypt.node))
+    text = devicemapper.table(top.name) or ""
+    check_linear_table(text, LinearTable(_length(text, _sectors(record, device)), crypt.node))
 
 
 def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
@@ -176,6 +177,12 @@ def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
         below=crypt.node,
         sectors=_sectors(record, device),
     )
+
+
+def _length(text: str, most: int) -> int:
+    """Return the length that a table may have: a disk that has grown since is still the volume's disk."""
+    found = re.match(r"0 ([1-9][0-9]{0,18}) ", text)
+    return min(most, int(found[1])) if found else most
 
 
 def _sectors(record: Record, device: BlockDevice) -> int:

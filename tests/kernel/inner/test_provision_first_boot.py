@@ -206,5 +206,6 @@ def test_xfs_is_made_and_mounted_too(tmp_path: Path) -> None:
 
 def test_the_composed_header_is_not_left_on_the_runtime_directory(vm: Rig) -> None:
     taken(vm)
-    assert [path.name for path in vm.runtime.rglob("*")] == ["opened", f"{vm.record('data').volume}.json"]
+    volume = vm.record("data").volume
+    assert {path.name for path in vm.runtime.rglob("*")} == {"opened", f"{volume}.json", f"{volume}.lock"}
     assert machine.label(vm.record("data")).startswith("kb-")
