@@ -16,10 +16,10 @@ Temporary problems end at the deadline and not before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass, replace
 
 _T = TypeVar("_T")
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from keybroker.wire import names
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass, field
 
 FILE: Final = Path("/etc/keybroker-agent/agent.toml")
 LARGEST: Final = 1 << 18
@@ -94,7 +94,7 @@ def parse(text: bytes, file: Path) -> Config:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _wrong(file, f"not TOML: {error}") from error
-    known = set(Config.__dataclass_fields__)
+    known = set(_READERS)
     for key in table:
         if key not in known:
             raise _wrong(file, f"{key[:40]}: is not known; there are {', '.join(sorted(known))}")

@@ -23,12 +23,12 @@ import struct
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from keybroker.wire import names
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 SYS: Final = Path("/sys")
 DEV: Final = Path("/dev")

@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -31,6 +31,7 @@ from agent.standing import table
 from agent.unlocking import boot, credentials
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
+from keybroker.wire.values import dataclass
 
 SYS: Final = Path("/sys")
 PROC: Final = Path("/proc")

@@ -11,7 +11,6 @@ waited for after the others have been opened, not before, and one that comes doe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from agent.parallel import Aside, at_once, join
 from agent.passage import Boot, Passage, VolumeOutcome, tell
@@ -19,6 +18,7 @@ from agent.world import World
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Grant, Record
+from keybroker.wire.values import dataclass
 
 __all__ = ["Boot", "Driver", "Report", "VolumeOutcome"]
 

@@ -10,7 +10,6 @@ Not on the boot path; this is the module that imports cryptography.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +34,7 @@ from keybroker.wire.messages import Certified, EnrolmentRequest, RenewalRequest
 from keybroker.wire.names import Identity as Name
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 _LARGEST_KEY: Final = 4096
 

@@ -22,7 +22,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,7 @@ from keybroker.wire import names
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import HostId
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 LINK: Final = "identity"
 KEY: Final = "host.key"

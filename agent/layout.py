@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
+from keybroker.wire.values import dataclass
 
 FILE: Final = "layout.json"
 FORMAT: Final = 1

@@ -6,7 +6,6 @@ One object each, put together by ``machine``; safe to use from the threads of se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent import devicemapper, filesystem, inscription, opened, opening, sighting, swap
@@ -26,6 +25,7 @@ from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record, SeenHeader
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

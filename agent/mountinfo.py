@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from keybroker.wire.values import dataclass
 
 PROC: Final = Path("/proc")
 

@@ -6,7 +6,6 @@ Where systemd runs it mounts (``agent.mountunits``), so that databases can wait 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from agent.process import ToolFailed, run
 from keybroker.wire import names
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
+from keybroker.wire.values import dataclass
 
 OPTIONS: Final = "nodev,nosuid"
 """A database's files are neither devices nor set-uid programs; on a tampered disk there may be both."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
+from keybroker.wire.values import dataclass
 
 DIRECTORY: Final = "opened"
 
@@ -43,6 +43,17 @@ class Fact:
     keyslot: int | None = None
     sequence: int | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the form that ``recall`` reads."""
+        return {
+            "volume": self.volume,
+            "node": self.node,
+            "since": self.since,
+            "version": self.version,
+            "keyslot": self.keyslot,
+            "sequence": self.sequence,
+        }
+
 
 def note(runtime: Path, fact: Fact) -> None:
     """Write a fact down.
@@ -52,7 +63,7 @@ def note(runtime: Path, fact: Fact) -> None:
     """
     directory = runtime / DIRECTORY
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text = json.dumps(asdict(fact), sort_keys=True).encode() + b"\n"
+    text = json.dumps(fact.as_json(), sort_keys=True).encode() + b"\n"
     layout.replace(directory / f"{fact.volume}.json", text, mode=0o600)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from agent import devicemapper
 from agent.devicemapper import Mapped
@@ -28,6 +27,7 @@ from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 _SECTOR = devicemapper.SECTOR
 

@@ -8,7 +8,6 @@ The decisions are all in ``agent.plan``; the effects are all in ``agent.world``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from agent.plan.provision import next_step
@@ -32,6 +31,7 @@ from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, 
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Observation, Record
+from keybroker.wire.values import dataclass
 
 Result = Literal["opened", "already", "refused"]
 

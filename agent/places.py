@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent import devices
@@ -17,6 +16,7 @@ from agent.devices import Finder, OpenDevice
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
+from keybroker.wire.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from agent.process import run
 from keybroker.wire import names
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 MAGIC: Final = b"KEYBROKER-SWAP1\n"
 BLOCK_BYTES: Final = 4096

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Keys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.plan.situation import Content, Mapping
@@ -23,6 +22,7 @@ from keybroker.wire.messages import (
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.records import Grant, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

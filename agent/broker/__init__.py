@@ -17,7 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, TypeVar
@@ -45,6 +44,7 @@ from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Record
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from agent.broker.replies import Reply
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 LARGEST_REPLY: Final = LARGEST_HEADER_COPY * 4 // 3 + (64 << 10)
 

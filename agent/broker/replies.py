@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 _T = TypeVar("_T")
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from agent.luks.jsontext import refused
 from keybroker.wire.fields import LARGEST_INTEGER
 from keybroker.wire.names import UUID
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 Read = Callable[[int, int], bytes]
 """``read(offset, length)``, in bytes; fewer bytes than asked for mean the end of the device."""

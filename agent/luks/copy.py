@@ -19,13 +19,13 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from agent.luks.header import Header, Read
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass, field
 
 MAGIC: Final = b"KBH1"
 UNIT: Final = 4096

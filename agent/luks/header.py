@@ -6,7 +6,6 @@ Nothing here asks cryptsetup: even ``luksDump`` writes, it repairs (DESIGN secti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from agent.luks.copies import Copy, NotLuks, Read, read_copies, text_of
 from agent.luks.jsontext import refused
@@ -14,6 +13,7 @@ from agent.luks.metadata import TOKEN_TYPE, read_metadata
 from agent.luks.objects import Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import SeenHeader
+from keybroker.wire.values import dataclass, field
 
 __all__ = ["Area", "Digest", "Header", "Kdf", "Keyslot", "NotLuks", "Read", "Segment", "Token", "read_header"]
 

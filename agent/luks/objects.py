@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from keybroker.wire.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

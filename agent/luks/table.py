@@ -12,11 +12,11 @@ Source: Linux, Documentation/admin-guide/device-mapper/dm-crypt.rst and linear.r
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from agent.luks.header import Header
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.values import dataclass
 
 SECTOR: Final = 512
 

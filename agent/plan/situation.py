@@ -6,10 +6,10 @@ durable already; a journal of our own would be a third thing to disagree with th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from keybroker.wire.records import Observation
+from keybroker.wire.values import dataclass
 
 Reach = Literal["closed", "crypt", "open"]
 """How far the way in is built: ``crypt`` is the dm-crypt device alone, ``open`` is all of it.

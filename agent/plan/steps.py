@@ -6,11 +6,11 @@ no class of this module is missing from the list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.records import Device
+from keybroker.wire.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from keybroker.wire import names
@@ -28,6 +27,7 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
 
 LARGEST_HEADER_COPY: Final = 4 << 20
 """In bytes; a copy of ours (metadata and one keyslot's area) is about 300 KiB."""

@@ -15,8 +15,9 @@ the platform sets it to: a disk says itself which volume it is, and ``/dev/vdb``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal, NewType
+
+from keybroker.wire.values import dataclass
 
 AddonName = NewType("AddonName", str)
 VolumeName = NewType("VolumeName", str)

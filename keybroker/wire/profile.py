@@ -8,11 +8,11 @@ the profile and the pin *before* any key goes near cryptsetup (DESIGN section 5)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import UUID
+from keybroker.wire.values import dataclass
 
 MIB: Final = 1 << 20
 

@@ -17,7 +17,6 @@ A swap volume has no keys and no header: new → claimed → ready.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from keybroker.wire import names
@@ -26,6 +25,7 @@ from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile
 from keybroker.wire.secret import Secret, passphrase
+from keybroker.wire.values import dataclass, field
 
 Stage = Literal["new", "claimed", "deposited", "ready"]
 STAGES: Final = frozenset({"new", "claimed", "deposited", "ready"})
