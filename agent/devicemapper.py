@@ -1,19 +1,19 @@
-"""What is mapped under /dev/mapper: looked up in sysfs, changed by ``dmsetup``.
+"""What is mapped under /dev/mapper: asked of the kernel itself, changed by ``dmsetup``.
 
-Existence, UUID and open count are read from sysfs, which takes no process and is never in doubt; of
-dmsetup, which says status 1 for everything, only the table is asked and only changes are made.
+dmsetup says status 1 for everything, so nothing is asked of it; but it makes and removes devices in step with
+udev, by a semaphore that udev's rules release, which is not worth doing again.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent import dmcontrol
+from agent.dmcontrol import Mapped as Mapped
 from agent.mountinfo import mounts
 from agent.process import ToolFailed, run
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -29,22 +29,6 @@ NODE_SECONDS: Final = 10.0
 
 SECTOR: Final = 512
 """Bytes; the unit of every table, whatever the device's own sector size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """One device of device-mapper.
-
-    Attributes:
-        uuid: the DM UUID, by which a device says whose it is; empty where its maker gave none.
-        node: ``major:minor``.
-        holders: kernel names of the devices mapped from it.
-    """
-
-    name: str
-    uuid: str
-    node: str
-    holders: tuple[str, ...]
 
 
 def path(name: str) -> Path:
@@ -88,29 +72,30 @@ def _leads_to(place: Path, node: str) -> bool:
     return f"{os.major(number)}:{os.minor(number)}" == node
 
 
-def mapped(*, sys: Path = SYS) -> dict[str, Mapped]:
-    """Return every device there is now, by name."""
-    found: dict[str, Mapped] = {}
-    for entry in sorted((sys / "class/block").glob("dm-*")):
-        try:
-            name = (entry / "dm/name").read_text().strip()
-            found[name] = Mapped(
-                name=name,
-                uuid=(entry / "dm/uuid").read_text().strip(),
-                node=(entry / "dev").read_text().strip(),
-                holders=tuple(sorted(os.listdir(entry / "holders"))),
-            )
-        except OSError as error:
-            # removed while we read; the kernel says EINVAL between the device's end and its directory's
-            # (drivers/md/dm-sysfs.c, dm_attr_show)
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-                raise
-    return found
+def mapped() -> dict[str, Mapped]:
+    """Return every device there is now, by name.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    return {device.name: device for device in dmcontrol.devices()}
 
 
-def uuid(name: str, *, sys: Path = SYS) -> str | None:
-    """Return the DM UUID of the device of that name, None where there is no such device."""
-    there = mapped(sys=sys).get(_checked(name))
+def holders(device: Mapped, *, sys: Path = SYS) -> tuple[str, ...]:
+    """Return the kernel's names of the devices that are mapped from a device."""
+    try:
+        return tuple(sorted(os.listdir(sys / "dev/block" / device.node / "holders")))
+    except FileNotFoundError:  # it is gone
+        return ()
+
+
+def uuid(name: str) -> str | None:
+    """Return the DM UUID of the device of that name, None where there is no such device.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    there = mapped().get(_checked(name))
     return there.uuid if there else None
 
 
@@ -120,9 +105,7 @@ def table(name: str) -> str | None:
     Raises:
         KeybrokerError: TOOL_FAILED.
     """
-    if _checked(name) not in mapped():
-        return None
-    return run("dmsetup", "table", name).output.decode().strip()
+    return dmcontrol.table(_checked(name))
 
 
 def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
@@ -157,14 +140,14 @@ def remove(name: str) -> None:
     there = mapped().get(_checked(name))
     if there is None:
         return
-    if there.holders:
+    if holders(there):
         raise in_use(name)
     try:
         run("dmsetup", "remove", name)
     except ToolFailed as error:
         if name not in mapped():
             return
-        if _open_count(name):
+        if dmcontrol.open_count(name):
             raise in_use(name) from error
         raise
 
@@ -172,7 +155,7 @@ def remove(name: str) -> None:
 def in_use(name: str) -> KeybrokerError:
     """Return, to be raised, that a device cannot go because somebody has it, and who that is."""
     there = mapped().get(name)
-    who = [f"/dev/{holder}" for holder in there.holders] if there else []
+    who = [f"/dev/{holder}" for holder in holders(there)] if there else []
     if there:
         who += [f"the mount on {mount.point}" for mount in mounts() if mount.node == there.node]
     return KeybrokerError(
@@ -180,11 +163,6 @@ def in_use(name: str) -> KeybrokerError:
         f"{MAPPER / name}: is in use by {', '.join(who) or 'an open file'}",
         hint=f"lsblk {MAPPER / name}; fuser --mount {MAPPER / name}",
     )
-
-
-def _open_count(name: str) -> int:
-    done = run("dmsetup", "info", "--columns", "--noheadings", "-o", "open", name)
-    return int(done.output)
 
 
 def _checked(name: str) -> str:

@@ -115,7 +115,7 @@ def _below(top: Mapped, there: dict[str, Mapped]) -> Mapped | None:
     kernel_name = f"dm-{top.node.partition(':')[2]}"
     for device in there.values():
         ours = device.uuid.startswith("CRYPT-LUKS2-") and device.name.startswith(f"{top.name}-")
-        if ours and kernel_name in device.holders:
+        if ours and kernel_name in devicemapper.holders(device):
             return device
     return None
 

@@ -77,7 +77,8 @@ class Rig:
         for mount in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             if "/dev/mapper/kb-" in mount:
                 subprocess.run(["umount", mount.split()[4]], check=True)
-        names = sorted(devicemapper.mapped(), key=lambda name: -len(devicemapper.mapped()[name].holders))
+        there = devicemapper.mapped()
+        names = sorted(there, key=lambda name: -len(devicemapper.holders(there[name])))
         for swap in Path("/proc/swaps").read_text().splitlines()[1:]:
             subprocess.run(["swapoff", swap.split()[0]], check=True)
         for name in sorted(names, key=len):  # the linear device's name is the beginning of the other's

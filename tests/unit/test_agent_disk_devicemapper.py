@@ -1,4 +1,4 @@
-"""What is mapped, read from a made-up sysfs; names that never reach dmsetup."""
+"""What is mapped from what, read from a made-up sysfs; names that never reach dmsetup."""
 
 from __future__ import annotations
 
@@ -11,34 +11,13 @@ from agent.devicemapper import Mapped
 from agent.process import ToolFailed
 
 
-def entry(sys: Path, kernel: str, name: str, uuid: str, node: str, holders: tuple[str, ...] = ()) -> None:
-    directory = sys / "class/block" / kernel
-    (directory / "dm").mkdir(parents=True)
-    (directory / "holders").mkdir()
-    (directory / "dm/name").write_text(name + "\n")
-    (directory / "dm/uuid").write_text(uuid + "\n")
-    (directory / "dev").write_text(node + "\n")
-    for holder in holders:
-        (directory / "holders" / holder).touch()
-
-
-def test_tells_every_mapping_with_its_uuid_number_and_holders(tmp_path: Path) -> None:
-    entry(tmp_path, "dm-0", "kb-data-0f2d3c1a", "CRYPT-LUKS2-0-kb-data-0f2d3c1a", "254:0", ("dm-1",))
-    entry(tmp_path, "dm-1", "kb-data", "KEYBROKER-kbv-q3m5x7abcdef", "254:1")
-    entry(tmp_path, "dm-2", "vg-root", "", "254:2")
-    assert devicemapper.mapped(sys=tmp_path) == {
-        "kb-data-0f2d3c1a": Mapped("kb-data-0f2d3c1a", "CRYPT-LUKS2-0-kb-data-0f2d3c1a", "254:0", ("dm-1",)),
-        "kb-data": Mapped("kb-data", "KEYBROKER-kbv-q3m5x7abcdef", "254:1", ()),
-        "vg-root": Mapped("vg-root", "", "254:2", ()),
-    }
-    assert devicemapper.uuid("kb-data", sys=tmp_path) == "KEYBROKER-kbv-q3m5x7abcdef"
-    assert devicemapper.uuid("kb-none", sys=tmp_path) is None
-    assert devicemapper.uuid("vg-root", sys=tmp_path) == ""
-
-
-def test_a_mapping_that_goes_away_meanwhile_is_not_there(tmp_path: Path) -> None:
-    (tmp_path / "class/block/dm-0").mkdir(parents=True)
-    assert devicemapper.mapped(sys=tmp_path) == {}
+def test_what_is_mapped_from_a_device_is_read_from_sysfs(tmp_path: Path) -> None:
+    holders = tmp_path / "dev/block/254:0/holders"
+    holders.mkdir(parents=True)
+    (holders / "dm-2").touch()
+    (holders / "dm-1").touch()
+    assert devicemapper.holders(Mapped("kb-data-0f2d3c1a", "", "254:0"), sys=tmp_path) == ("dm-1", "dm-2")
+    assert devicemapper.holders(Mapped("kb-gone", "", "254:1"), sys=tmp_path) == ()
 
 
 @pytest.mark.parametrize("name", ["", "-a", "../control", "a/b", "a b", "a\nb", "a\\x2f", "é", "a" * 128])
