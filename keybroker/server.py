@@ -123,7 +123,7 @@ class _Server:
             loop.add_signal_handler(signal.SIGHUP, reload)
             await self._self_test(doors[0])
             await _notify("READY=1\nSTATUS=serving")
-            tasks.add(loop.create_task(_watchdog()))
+            tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
             await self._stopping.wait()
             await self._stop(doors)
             for task in tasks:
@@ -234,13 +234,19 @@ async def _notify(state: str) -> None:
             await asyncio.get_running_loop().sock_sendall(manager, state.encode())
 
 
-async def _watchdog() -> None:
-    """Tell systemd twice per period that the event loop turns (sd_watchdog_enabled(3))."""
+async def watchdog(alive: Callable[[], bool]) -> None:
+    """Tell systemd twice per period that the event loop turns (sd_watchdog_enabled(3)).
+
+    Args:
+        alive: whether writes are still answered. Without them no key leaves ever again, and only another
+            process can help: that is what systemd starts when it hears nothing more.
+    """
     period = os.environ.get("WATCHDOG_USEC", "")
     if not period.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
     while True:
-        await _notify("WATCHDOG=1")
+        if alive():
+            await _notify("WATCHDOG=1")
         await asyncio.sleep(int(period) / 2_000_000)
 
 
