@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -120,11 +121,13 @@ def _provision(site: Site) -> Provisioned:
     control = site.directory / "control"
     control.write_bytes(story.fetch(machine, story.table_file(machine)))
     machine.power_off()
+    assert "fsck failed" not in machine.console()
     return Provisioned(site, text, control, bare)
 
 
-@pytest.fixture
-def scenario(provisioned: Provisioned) -> Iterator[Scenario]:
+@contextmanager
+def copied(provisioned: Provisioned) -> Iterator[Scenario]:
+    """Copy the provisioned machine and its disks; the copy ends with the ``with``."""
     directory = Path(tempfile.mkdtemp(prefix="kbs-"))
     site = provisioned.site
     try:
@@ -134,7 +137,33 @@ def scenario(provisioned: Provisioned) -> Iterator[Scenario]:
             subprocess.run(["cp", "--sparse=always", disk, disks[serial]], check=True)
         with site.machine.copy_to(directory / "vm") as machine:
             yield Scenario(machine, disks, provisioned)
-        if not site.broker.serves:
-            site.broker.start()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def scenario(provisioned: Provisioned) -> Iterator[Scenario]:
+    with copied(provisioned) as made:
+        yield made
+    if not made.broker.serves:
+        made.broker.start()
+
+
+@dataclass(frozen=True, slots=True)
+class Forlorn:
+    """Two machines that were booted while no broker was there; they wait for their deadlines side by side."""
+
+    brokerless: Scenario
+    timeless: Scenario
+
+
+@pytest.fixture(scope="module")
+def forlorn(provisioned: Provisioned) -> Iterator[Forlorn]:
+    broker = provisioned.site.broker
+    broker.stop()
+    with copied(provisioned) as brokerless, copied(provisioned) as timeless:
+        brokerless.machine.start(disks=brokerless.disks)
+        timeless.machine.start(disks=timeless.disks, clock="1970-01-01T00:00:00")
+        yield Forlorn(brokerless, timeless)
+    if not broker.serves:
+        broker.start()
