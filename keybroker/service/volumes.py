@@ -26,6 +26,16 @@ SMALLEST_DATA: Final = 16 * MIB
 SMALLEST_SWAP: Final = 2 * MIB
 """Of a swap volume, in bytes: its mark takes 1 MiB."""
 
+NEEDED: Final = frozenset({
+    "/boot", "/etc", "/opt", "/opt/keybroker", "/usr", "/var", "/var/lib", "/var/lib/keybroker-agent",
+    "/var/log", "/var/log/journal",
+    "/tmp", "/var/tmp",  # noqa: S108  # named, not used
+})  # fmt: skip
+"""Directories that a machine needs before it opens volumes: a mount unit there is an ordering cycle, which
+systemd breaks by dropping some job of the boot."""
+
+NEEDED_BELOW: Final = ("/boot/", "/dev/", "/etc/", "/proc/", "/run/", "/sys/")
+
 SWAP_CIPHER: Final = "aes-xts-plain64"
 
 
@@ -57,6 +67,8 @@ def read_spec(name: str, spec: VolumeSpec) -> None:
             raise _malformed("mount", f"cannot be given with filesystem {spec.filesystem}")
         if len(spec.mount) > 200 or names.MOUNT_POINT.fullmatch(spec.mount) is None:
             raise _malformed("mount", f"must match {names.MOUNT_POINT.pattern}")
+        if spec.mount in NEEDED or f"{spec.mount}/".startswith(NEEDED_BELOW):
+            raise _malformed("mount", f"{spec.mount} is needed before volumes are opened")
     if spec.serial is not None and names.SERIAL.fullmatch(spec.serial) is None:
         raise _malformed("serial", f"must match {names.SERIAL.pattern}")
 
