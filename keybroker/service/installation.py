@@ -93,6 +93,7 @@ def check_files(installation: Installation) -> None:
         _check_public(path)
     for path in secret:
         open_private(path).close()
+    _check_operators(installation.ca_certificate.with_name("operators"))
     # Looked at without opening: closing any descriptor of a database drops the locks that SQLite holds on it
     # in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
     database = installation.database
@@ -100,6 +101,17 @@ def check_files(installation: Installation) -> None:
     for beside in (f"{database}-wal", f"{database}-shm"):
         if os.path.lexists(beside):
             check_private(Path(beside), os.lstat(beside), uid=os.geteuid(), allowed=0o600)
+
+
+def _check_operators(directory: Path) -> None:
+    """Check the operators' files that are still here; an operator may have taken theirs away."""
+    if not os.path.lexists(directory):
+        return
+    _check_directory(directory)
+    for path in sorted(directory.glob("*.crt")):
+        _check_public(path)
+    for path in sorted(directory.glob("*.key")):
+        check_private(path, _status(path), uid=os.geteuid(), allowed=0o600)
 
 
 def _status(path: Path) -> os.stat_result:
