@@ -1,7 +1,8 @@
 """The careful write of a header: over zeros or over its own remains, and in an order that a cut cannot spoil.
 
 1. Every sector of 512 bytes before the data offset is zero or what the header has there; the first and the
-   last MiB of the data area are zero. One sector of anything else, and nothing is written.
+   last MiB of the data area are zero, and 256 samples between. One sector of anything else, and nothing is
+   written.
 2. The keyslots' areas and the second copy of the metadata are written, then flushed to the medium.
 3. The first copy is written, then flushed: a disk whose first copy is whole has all of the header.
 4. The disk is read again, past the cache, and compared.
@@ -24,6 +25,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 SECTOR: Final = 512
 MIB: Final = 1 << 20
+SAMPLES: Final = 256
 
 _BLKFLSBUF: Final = 0x1261
 """linux/fs.h: write back and forget what is cached of a block device."""
@@ -83,14 +85,17 @@ def check(fd: int, size_bytes: int, image: HeaderImage) -> None:
 
 
 def is_untouched(fd: int, size_bytes: int, data_offset: int) -> bool:
-    """Say whether the first and the last MiB of the data area are zero on the disk itself.
+    """Say whether the ends of the data area, and samples between them, are zero on the disk itself.
 
     Args:
         fd: of the disk; what is cached of it must be fresh (``forget_cache``), because what was written
             through the encryption above it did not pass this cache.
         data_offset: in bytes.
     """
-    return not any(_read(fd, data_offset, MIB)) and not any(_read(fd, size_bytes - MIB, MIB))
+    step = (size_bytes - data_offset) // (SAMPLES + 1) // SECTOR * SECTOR
+    stretches = [(data_offset, MIB), (size_bytes - MIB, MIB)]
+    stretches += [(data_offset + step * i, SECTOR) for i in range(1, SAMPLES + 1)]
+    return not any(any(_read(fd, offset, length)) for offset, length in stretches)
 
 
 def forget_cache(fd: int) -> None:

@@ -37,8 +37,8 @@ class Content:
 
     Attributes:
         kind: what ``blkid -p`` calls it (``ext4``, ``xfs``, anything); empty where it recognises nothing.
-        untouched: the ends of the data area are zero on the device *below* the encryption: nothing was
-            ever written through it.
+        untouched: the ends of the data area and samples between are zero on the device *below* the
+            encryption: nothing was ever written through it.
         unfinished: our own mark says that a filesystem was being made and that it was not finished.
     """
 
