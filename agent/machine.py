@@ -123,6 +123,12 @@ class MachineMappings:
     def look(self, record: Record) -> situation.Mapping:
         """See ``agent.world.Mappings``."""
         there = devicemapper.mapped()
+        here = self._judge(record, there)
+        if here.obstacle and (empty := self._empty(record, there)):
+            return self._judge(record, {name: there[name] for name in there if name not in empty})
+        return here
+
+    def _judge(self, record: Record, there: Mapping[str, devicemapper.Mapped]) -> situation.Mapping:
         top = there.get(names.mapper_name(record.name))
         crypt = there.get(names.crypt_name(record.name, record.luks_uuid))
         stranger = next(
@@ -137,6 +143,18 @@ class MachineMappings:
             return self._swap(record) if record.is_swap else self._data(record, top, crypt)
         except KeybrokerError as error:
             return situation.Mapping(obstacle=error.detail)
+
+    def _empty(self, record: Record, there: Mapping[str, devicemapper.Mapped]) -> list[str]:
+        """Name the volume's own devices without a table: whoever makes them, or made them, is not done."""
+        mine = [
+            name for name, uuid in opening.ours(record).items() if name in there and there[name].uuid == uuid
+        ]
+        return [name for name in mine if self._is_new(there[name]) and devicemapper.table(name) == ""]
+
+    def _clear(self, record: Record) -> None:
+        """Take away what an agent left that was killed between making a device and loading its table."""
+        for name in self._empty(record, devicemapper.mapped()):
+            devicemapper.remove(name)
 
     def _swap(self, record: Record) -> situation.Mapping:
         name = names.swap_crypt_name(record.name)
@@ -172,6 +190,7 @@ class MachineMappings:
     def _open(self, record: Record, keys: Mapping[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
         if self._stands(record, "crypt", "open"):
             return ()
+        self._clear(record)
         if seen.copy is None:
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
         with self.places.open(record) as disk:
@@ -189,6 +208,7 @@ class MachineMappings:
         with turn(self.runtime, record.volume):
             if self._stands(record, "open"):
                 return
+            self._clear(record)
             crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
             with self.places.open(record) as disk:
                 opening.link(record, crypt, disk.device)
@@ -199,6 +219,7 @@ class MachineMappings:
         """See ``agent.world.Mappings``."""
         name = names.swap_crypt_name(record.name)
         with turn(self.runtime, record.volume):
+            self._clear(record)
             with self.places.open(record) as disk:
                 swap.turn_on(disk, name, record.volume)
             node = _mapped(name).node

@@ -57,6 +57,18 @@ def crypt_uuid(luks_uuid: str, name: str) -> str:
     return f"CRYPT-LUKS2-{luks_uuid.replace('-', '')}-{name}"
 
 
+def ours(record: Record) -> dict[str, str]:
+    """Return the DM UUIDs of a volume's own devices, by their names."""
+    if record.is_swap:
+        name = names.swap_crypt_name(record.name)
+        return {name: f"CRYPT-PLAIN-{name}"}
+    crypt = names.crypt_name(record.name, record.luks_uuid)
+    return {
+        names.mapper_name(record.name): stable_uuid(record),
+        crypt: crypt_uuid(record.luks_uuid, crypt),
+    }
+
+
 def open_crypt(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], held: Secret) -> Way:
     """Make the dm-crypt device of a volume from a copy of its header.
 

@@ -10,8 +10,10 @@ from threading import Thread
 
 import pytest
 
+from agent import devicemapper, opening, swap
 from agent.driver import Report
 from agent.plan.situation import Content
+from keybroker.wire import names
 from tests.crash.mortal import Crash, Death, Mortal
 from tests.crash.service_broker import Wanted
 from tests.kernel.disks import MIB
@@ -72,6 +74,32 @@ def test_a_filesystem_that_another_agent_is_making_is_made_once(tmp_path: Path) 
             agent.join(120)
         assert [(content.kind, content.unfinished) for content in made] == [("ext4", False)] * 3
         assert refused(vm.unlock()) == {}
+
+
+def test_what_an_agent_left_that_was_killed_while_it_mapped_is_taken_away(vm: Rig) -> None:
+    """A device is created, then loaded, then resumed: three calls of the kernel's."""
+    assert refused(vm.unlock()) == {}
+    (vm.mounts["data"] / "rows").write_text("kept")
+    vm.power_cut()
+    data, paging = vm.record("data"), vm.record("swap")
+    crypt, plain = names.crypt_name(data.name, data.luks_uuid), names.swap_crypt_name(paging.name)
+    for name, uuid in (
+        (names.mapper_name(data.name), opening.stable_uuid(data)),
+        (crypt, opening.crypt_uuid(data.luks_uuid, crypt)),
+        (plain, f"CRYPT-PLAIN-{plain}"),
+    ):
+        subprocess.run(["dmsetup", "create", name, "--notable", "--uuid", uuid], check=True)
+    assert refused(vm.unlock()) == {}
+    assert (vm.mounts["data"] / "rows").read_text() == "kept"
+    assert swap.is_on(plain)
+
+
+def test_somebody_elses_unfinished_device_stays(vm: Rig) -> None:
+    assert refused(vm.unlock()) == {}
+    vm.power_cut()
+    subprocess.run(["dmsetup", "create", "kb-data", "--notable", "--uuid", "LVM-somebody"], check=True)
+    assert set(refused(vm.unlock())) == {"data"}
+    assert devicemapper.mapped()["kb-data"].uuid == "LVM-somebody"
 
 
 def test_a_disk_that_grows_under_an_open_volume_is_no_reason_to_call_it_foreign(vm: Rig) -> None:
