@@ -169,6 +169,9 @@ class Exchange(HTTPMessageDelegate):
             )
         if self._method not in _METHODS:
             return KeybrokerError(Problem.METHOD, "request: only GET, POST and PUT are taken")
+        if not (self._path.isascii() and self._query.isascii()):
+            # RFC 3986 section 2; Werkzeug fails to decode such a query.
+            return KeybrokerError(Problem.MALFORMED, "request: its target is not ASCII")
         if not self._path.startswith("/") or "//" in self._path:
             # Werkzeug would read //v1 as /v1; a path has one spelling here.
             return KeybrokerError(Problem.UNKNOWN, "request: there is nothing at this path")

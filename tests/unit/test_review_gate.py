@@ -80,3 +80,14 @@ def test_one_certificate_has_half_of_the_queue_at_most() -> None:
             assert (await ask(b"greedy")).status == 200
 
     asyncio.run(whole())
+
+
+@pytest.mark.parametrize("target", ["/v1/audit?af\xd9er=1", "/v1/audit?after=1\x80", "/v1/\xe9"])
+def test_a_target_that_is_not_ascii_is_bad_and_does_not_reach_the_app(target: str) -> None:
+    async def scenario(connect: Callable[[], Awaitable[Client]], gate: Gate) -> None:
+        client = await connect()
+        status, _, body = await client.ask(f"GET {target} HTTP/1.1\r\nHost: broker\r\n\r\n".encode("latin-1"))
+        assert status == 400
+        assert b"malformed" in body
+
+    run(scenario)
