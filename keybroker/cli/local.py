@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from keybroker.cli.access import config_option, json_option
-from keybroker.cli.screen import note, print_facts, print_json, print_table
+from keybroker.cli.screen import note, plain, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _CONFIG_DIRECTORY = Path("/etc/keybroker")
@@ -250,5 +250,12 @@ def _log() -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_one_plain_line)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _one_plain_line(record: logging.LogRecord) -> bool:
+    """Escape what a stranger's request put into a message (Tornado quotes it) and a terminal would obey."""
+    record.msg, record.args = plain(record.getMessage()), ()
+    return True

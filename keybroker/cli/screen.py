@@ -21,7 +21,7 @@ def print_json(document: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their headings; nothing but a remark on stderr where there are none."""
-    texts = [tuple("-" if cell is None else _plain(cell) for cell in row) for row in rows]
+    texts = [tuple("-" if cell is None else plain(cell) for cell in row) for row in rows]
     if not texts:
         note("there are none")
         return
@@ -33,11 +33,11 @@ def print_facts(facts: Sequence[tuple[str, object]]) -> None:
     """Print one thing's facts, a line each."""
     widest = max(len(name) for name, _ in facts)
     for name, value in facts:
-        click.echo(f"{name:<{widest}}{_GAP}{'-' if value is None else _plain(value)}")
+        click.echo(f"{name:<{widest}}{_GAP}{'-' if value is None else plain(value)}")
 
 
-def _plain(value: object) -> str:
-    """Return text that stays where it is put: a VM's own words are in the audit trail, escapes and all."""
+def plain(value: object) -> str:
+    """Return text that stays where it is put: the words of VMs and strangers come with escapes and all."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(value))
 
 
