@@ -58,14 +58,21 @@ class Done:
 
 
 class ToolFailed(KeybrokerError):
-    """A program ended with a status that its caller does not know what to do with.
+    """A program ended with a status that its caller does not know what to do with, or did not end.
 
     Attributes:
-        status: as in ``Done``; None where it was ended because its time was up.
+        status: as in ``Done``; None where there is none.
     """
 
-    def __init__(self, detail: str, *, status: int | None, hint: str | None = None) -> None:
-        super().__init__(Problem.TOOL_FAILED, detail, hint=hint)
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None,
+        hint: str | None = None,
+        problem: Problem = Problem.TOOL_FAILED,
+    ) -> None:
+        super().__init__(problem, detail, hint=hint)
         self.status = status
 
 
@@ -86,8 +93,8 @@ def run(
         timeout_seconds: after which its whole process group is killed.
 
     Raises:
-        KeybrokerError: TOOL_FAILED (a ``ToolFailed``) for any other status, a program that is not there,
-            or time that ran out.
+        KeybrokerError: a ``ToolFailed``: TOOL_FAILED for any other status or a program that is not there,
+            TOO_SLOW where its time ran out.
     """
     # Inherited by every child, and right for this process too, which holds the same keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -123,7 +130,9 @@ def _run(words: list[str], stdin: int, inherited: list[int], timeout_seconds: fl
             output, complaint = child.communicate(timeout=timeout_seconds)
         except subprocess.TimeoutExpired as error:
             raise ToolFailed(
-                f"{words[0]}: did not end within {timeout_seconds:g} seconds and was killed", status=None
+                f"{words[0]}: did not end within {timeout_seconds:g} seconds and was killed",
+                status=None,
+                problem=Problem.TOO_SLOW,  # a crowded boot: the unit tries again
             ) from error
         finally:
             _end(child)

@@ -40,6 +40,7 @@ class Problem(Enum):
     BUSY = ("busy", "too many requests", 429, 75)
     UNTRUSTED_BROKER = ("untrusted-broker", "the broker's certificate is not from our CA", 502, 76)
     CERTIFICATE = ("certificate", "this machine's certificate is missing, expired or not yet valid", 403, 77)
+    TOO_SLOW = ("too-slow", "a program that was started did not end in time", 503, 75)
     TOOL_FAILED = ("tool-failed", "a program that was started failed", 500, 71)
     CONFIGURATION = ("configuration", "the configuration is wrong", 500, 78)
 

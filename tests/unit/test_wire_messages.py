@@ -206,4 +206,5 @@ def test_problem_slugs_are_unique_and_an_unknown_one_is_internal() -> None:
         Problem.UNAVAILABLE,
         Problem.UNREACHABLE,
         Problem.BUSY,
+        Problem.TOO_SLOW,
     }
