@@ -12,9 +12,13 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from keybroker.service.installation import Installation
 from keybroker.wire.problems import KeybrokerError, Problem
+
+_NOT_YET_VALID: Final = 9
+"""X509_V_ERR_CERT_NOT_YET_VALID (openssl-verification-options(1))."""
 
 
 def main_context(files: Installation) -> ssl.SSLContext:
@@ -116,6 +120,13 @@ def _prove_own_certificate(context: ssl.SSLContext, files: Installation) -> None
     """Refuse a server certificate that no agent would accept: expired, of another CA, not for servers."""
     client_side, refused = _attempt(context, _stranger(files))
     if isinstance(refused, ssl.SSLCertVerificationError):
+        if refused.verify_code == _NOT_YET_VALID:
+            # Not the certificate is wrong but the clock, and a time server may set that yet.
+            raise KeybrokerError(
+                Problem.UNAVAILABLE,
+                f"{files.server_certificate}: {refused.verify_message}: the clock is behind",
+                hint="timedatectl",
+            )
         raise _wrong(
             files.server_certificate,
             f"clients would refuse it: {refused.verify_message}",
