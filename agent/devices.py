@@ -40,7 +40,11 @@ _BLKSSZGET: Final = 0x1268
 _BLKPBSZGET: Final = 0x127B
 _BLKGETSIZE64: Final = 0x80081272
 
-_VPD_HEAD: Final = 4
+_PLACES: Final = (("/serial", 0), ("/device/serial", 0), ("/device/vpd_pg80", 4))
+"""Files below a disk's directory, and the bytes of head before the serial in them."""
+
+_LARGEST_SERIAL: Final = 4096
+_MAPPED: Final = ("dm-", "loop", "md", "ram", "zram")
 _LARGEST_READ: Final = 16 << 20
 
 RESCAN_SECONDS: Final = 0.5
@@ -148,36 +152,46 @@ def find(serial: str, *, sys: Path = SYS, dev: Path = DEV) -> Path | None:
 
 def _serials(sys: Path) -> Iterator[tuple[str, str]]:
     """Name each whole disk that tells a serial, and the serial."""
+    block = f"{sys}/class/block"
     try:
-        disks = sorted(os.listdir(sys / "class/block"))
+        disks = sorted(os.listdir(block))
     except FileNotFoundError:
         return
     for name in disks:
-        serial = _serial_of(sys / "class/block" / name)
+        serial = "" if name.startswith(_MAPPED) else _serial_of(f"{block}/{name}")
         if serial:
             yield name, serial
 
 
-def _serial_of(disk: Path) -> str:
-    if (disk / "partition").exists():  # its "device" is the disk's, and would tell the disk's serial
-        return ""
-    if _is_hidden(disk):
-        return ""
-    for place, head in (("serial", 0), ("device/serial", 0), ("device/vpd_pg80", _VPD_HEAD)):
+def _serial_of(disk: str) -> str:
+    """Return the serial that a disk's directory in sysfs tells, or nothing.
+
+    With plain strings and descriptors: this is asked of every disk for every volume, and a path object and a
+    buffered file each cost more than the kernel takes to answer.
+    """
+    for place, head in _PLACES:
         try:
-            raw = (disk / place).read_bytes()[head:]
-        except OSError:  # not this kind of disk, or it is just going away
+            fd = os.open(disk + place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # not this kind of disk
             continue
+        try:
+            raw = os.read(fd, _LARGEST_SERIAL)[head:]
+        except OSError:  # it is just going away
+            continue
+        finally:
+            os.close(fd)
         serial = raw.strip(b"\0 \t\n").decode("ascii", "replace")
         if serial:
-            return serial
+            # a partition's "device" is the disk's, and would tell the disk's serial
+            return "" if os.path.exists(disk + "/partition") or _is_hidden(disk) else serial
     return ""
 
 
-def _is_hidden(disk: Path) -> bool:
+def _is_hidden(disk: str) -> bool:
     """Say whether it is one of several paths to an NVMe disk: the same serial, and no node in /dev."""
     try:
-        return (disk / "hidden").read_bytes().strip() == b"1"
+        with open(disk + "/hidden", "rb") as file:
+            return file.read().strip() == b"1"
     except OSError:
         return False
 
@@ -193,7 +207,7 @@ def _check_links(serial: str, name: str, sys: Path, dev: Path) -> None:
             continue
         target = (dev / "disk/by-id" / link).resolve().name
         # A longer serial can end like ours; a stale virtio link cannot be explained that way.
-        another = _serial_of(sys / "class/block" / target) not in ("", serial)
+        another = _serial_of(f"{sys}/class/block/{target}") not in ("", serial)
         if target != name and not (another and link != f"virtio-{serial}"):
             raise KeybrokerError(
                 Problem.WRONG_DEVICE,
@@ -321,7 +335,7 @@ def _describe(fd: int, path: Path, serial: str, overridden: bool, sys: Path) -> 
     devno = os.major(status.st_rdev), os.minor(status.st_rdev)
     if not overridden:
         # Between finding and opening the name may have passed to another disk.
-        reported = _serial_of(sys / f"dev/block/{devno[0]}:{devno[1]}")
+        reported = _serial_of(f"{sys}/dev/block/{devno[0]}:{devno[1]}")
         if reported != serial:
             raise KeybrokerError(
                 Problem.WRONG_DEVICE, f"{path}: reports the serial {reported or '(none)'}, not {serial}"

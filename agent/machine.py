@@ -117,7 +117,7 @@ class MachineMappings:
     places: Places
     runtime: Path
     clock: Callable[[], float]
-    # Devices whose table this process has compared: asking dmsetup costs more than all the rest of a look.
+    # Devices whose table this process has compared: finding the disk again costs more than all the rest.
     _compared: set[tuple[str, str, str]] = field(default_factory=set)
 
     def look(self, record: Record) -> situation.Mapping:
@@ -171,11 +171,11 @@ class MachineMappings:
                 Problem.WRONG_DEVICE,
                 f"{devicemapper.path(names.mapper_name(record.name))}: is there, its dm-crypt device is not",
             )
-        with self.places.open(record) as disk:
-            if self._is_new(crypt):
+        if self._is_new(crypt) or (top is not None and self._is_new(top)):
+            with self.places.open(record) as disk:
                 opening.check_opened(record, crypt, disk.device)
-            if top is not None and self._is_new(top):
-                opening.check_linked(record, top, crypt, disk.device)
+                if top is not None:
+                    opening.check_linked(record, top, crypt, disk.device)
         self._compared.update((each.name, each.uuid, each.node) for each in (top, crypt) if each is not None)
         return situation.Mapping("crypt" if top is None else "open")
 
