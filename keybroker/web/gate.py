@@ -46,6 +46,10 @@ IDENTITY: Final = "keybroker.identity"
 _DRAIN: Final = 64 << 20
 """A refused body is read and thrown away up to this size, so that its sender gets to read the refusal."""
 
+_SMALL: Final = 64 << 10
+_HELD: Final = 256 << 20
+"""Of bodies that are not small, so many bytes in memory at once: whoever sends them is known only later."""
+
 _METHODS: Final = frozenset({"GET", "POST", "PUT"})
 
 _log = logging.getLogger("keybroker.access")
@@ -79,6 +83,7 @@ class Gate(HTTPServerConnectionDelegate):
         self.name = name
         self.stopping = False
         self.exchanges: set[Exchange] = set()
+        self.held: dict[Exchange, int] = {}
         self.waiting = 0
         self.askers: Counter[bytes | None] = Counter()
         self.idle = asyncio.Event()
@@ -96,8 +101,17 @@ class Gate(HTTPServerConnectionDelegate):
     def leave(self, exchange: Exchange) -> None:
         """Count a request as done: its reply was taken, or its client is gone."""
         self.exchanges.discard(exchange)
+        self.held.pop(exchange, None)
         if not self.exchanges:
             self.idle.set()
+
+    def hold(self, exchange: Exchange, size: int) -> bool:
+        """Say whether there is room for a body of so many bytes, and set it aside."""
+        if size > _SMALL:
+            if sum(self.held.values()) + size > _HELD:
+                return False
+            self.held[exchange] = size
+        return True
 
     async def answer(self, exchange: Exchange, environ: dict[str, Any]) -> Reply:
         """Have a thread answer, or say at once that none will be free soon."""
@@ -177,10 +191,14 @@ class Exchange(HTTPMessageDelegate):
             return KeybrokerError(Problem.UNKNOWN, "request: there is nothing at this path")
         largest = self._gate.largest(self._method, self._path)
         length = headers.get("Content-Length", "0")
-        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > largest):
-            if len(length) > 18 or int(length) > _DRAIN:  # int() itself raises beyond 4300 digits
+        if not (length.isascii() and length.isdigit()) or len(length) > 18:  # int() raises beyond 4300 digits
+            raise HTTPInputError("the body's length is not one number, or far too large")
+        if int(length) > largest:
+            if int(length) > _DRAIN:
                 raise HTTPInputError("body far too large")
             return KeybrokerError(Problem.TOO_LARGE, f"request: a body here has at most {largest} bytes")
+        if not self._gate.hold(self, int(length)):
+            return KeybrokerError(Problem.BUSY, "broker: too many large requests are being sent to it")
         self._connection.set_max_body_size(largest)
         return None
 

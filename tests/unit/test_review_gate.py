@@ -32,9 +32,9 @@ def test_a_question_for_the_head_alone_is_refused_without_a_body(caplog: pytest.
     assert not caplog.records
 
 
-@pytest.mark.parametrize("digits", [19, 5000])
-def test_a_length_beyond_all_numbers_is_bad_and_no_surprise(
-    caplog: pytest.LogCaptureFixture, digits: int
+@pytest.mark.parametrize("length", ["9" * 19, "9" * 5000, "5,5", "+5", "0x5", ""])
+def test_a_length_that_is_not_one_number_is_bad_and_no_surprise(
+    caplog: pytest.LogCaptureFixture, length: str
 ) -> None:
     async def scenario(connect: Callable[[], Awaitable[Client]], gate: Gate) -> None:
         client = await connect()
@@ -91,3 +91,24 @@ def test_a_target_that_is_not_ascii_is_bad_and_does_not_reach_the_app(target: st
         assert b"malformed" in body
 
     run(scenario)
+
+
+def test_large_bodies_are_held_up_to_a_bound_and_small_ones_always_pass() -> None:
+    mib = 1 << 20
+
+    def start(size: int) -> bytes:
+        return f"PUT / HTTP/1.1\r\nHost: broker\r\nContent-Length: {size}\r\n\r\n".encode()
+
+    async def scenario(connect: Callable[[], Awaitable[Client]], gate: Gate) -> None:
+        for _ in range(4):  # they say what they will send, and send none of it
+            (await connect()).writer.write(start(63 * mib))
+        await asyncio.sleep(0.2)
+        large, small = await connect(), await connect()
+        status, fields, _ = await large.ask(start(5 * mib) + b"x" * (5 * mib))
+        assert (status, fields["retry-after"]) == (429, "2")
+        assert (await small.ask(start(65536) + b"x" * 65536))[0] == 200
+        await asyncio.sleep(1.5)  # body_seconds
+        again = await connect()
+        assert (await again.ask(start(5 * mib) + b"x" * (5 * mib)))[0] == 200
+
+    run(scenario, largest=64 * mib)
