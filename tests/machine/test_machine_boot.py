@@ -96,7 +96,8 @@ def test_a_power_cut_loses_no_committed_row_and_brings_another_swap_key(scenario
 def test_without_any_broker_ssh_is_up_and_the_database_is_not(forlorn: Forlorn) -> None:
     scenario = forlorn.brokerless
     scenario.machine.wait_for_login()
-    scenario.machine.wait_until(f"journalctl -bu {UNLOCK} | grep -q status=75", limit_seconds=LONG_ENOUGH)
+    failed = f"journalctl --boot --unit={UNLOCK} | grep -q status=75"
+    scenario.machine.wait_until(failed, limit_seconds=LONG_ENOUGH)
     journal = scenario.machine.journal(UNLOCK)
     assert "10.0.2.2" in journal
     assert "data: closed" in journal
