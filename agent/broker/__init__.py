@@ -1,8 +1,8 @@
 """The only HTTP client of the agent: a broker that our CA vouches for, over TLS 1.3.
 
-``http.client`` and ``ssl`` instead of requests: on the boot path the interpreter's start counts, and here
-``import http.client, ssl`` is 19 ms over a bare ``python3``, ``import requests`` 69 ms. There are no proxies,
-redirects, environment variables or other trust anchors to switch off, since nothing here knows of any.
+``ssl`` and a few lines of HTTP instead of requests: on the boot path the interpreter's start counts, and
+``import requests`` is 69 ms. There are no proxies, redirects, environment variables or other trust anchors to
+switch off, since nothing here knows of any.
 
 Every call of the protocol may be repeated (DESIGN section 7), so a try that broke half-way is made again.
 """
@@ -10,7 +10,6 @@ Every call of the protocol may be repeated (DESIGN section 7), so a try that bro
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
 import ssl
@@ -25,6 +24,7 @@ from agent import backoff
 from agent.backoff import Attempts, Failure, Stop, Try, Wait
 from agent.broker import connection, replies, verdicts
 from agent.broker.connection import Connection, Credentials, address
+from agent.broker.exchange import NotHttp
 from agent.broker.replies import Reply
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import (
@@ -150,7 +150,7 @@ class _Caller:
             except KeybrokerError as error:
                 self._drop()
                 return verdicts.answered(error)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, NotHttp) as error:
                 self._drop()
                 return verdicts.failure_of(error, name)
             self._first = broker
@@ -161,7 +161,7 @@ class _Caller:
         if self._kept is not None and self._kept[0] == broker and self._kept[1].is_open:
             try:
                 return self._kept[1].ask(method, path, body, until)
-            except (OSError, http.client.HTTPException):
+            except (OSError, NotHttp):
                 pass  # it may have closed while we were busy with a disk; that says nothing
         self._drop()
         fresh = self._secure(*self._brokers[broker], until)

@@ -7,8 +7,6 @@ peer that sends a byte a second gains nothing.
 from __future__ import annotations
 
 import errno
-import http.client
-import io
 import socket
 import ssl
 import threading
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from agent.broker import exchange
 from agent.broker.replies import Reply
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -98,7 +97,7 @@ def _day(seconds: float) -> str:
 
 
 class Connection:
-    """A connection that is open, and kept open for the next call.
+    """A connection that is open, and kept open for the next call; every wait of a call ends at one moment.
 
     Args:
         tls: whose handshake is done.
@@ -106,94 +105,54 @@ class Connection:
     """
 
     def __init__(self, tls: ssl.SSLSocket, host: str, port: int, monotonic: Callable[[], float]) -> None:
-        self._wire = _Wire(tls, monotonic)
-        self._http = http.client.HTTPConnection(host, port)
-        self._http.auto_open = 0  # never a connection of its own making, which would be without TLS
-        self._http.sock = self._wire
-
-    @property
-    def is_open(self) -> bool:
-        """Say whether the peer left it open."""
-        return self._http.sock is not None
+        self._tls = tls
+        name = f"[{host}]" if ":" in host else host
+        self._host = name if port == 443 else f"{name}:{port}"
+        self._monotonic = monotonic
+        self._until = 0.0
+        self.is_open = True
 
     def ask(self, method: str, path: str, body: Secret | None, until: float) -> Reply:
         """Send a request and read the whole reply.
 
         Raises:
             OSError: the connection failed, ssl.SSLError and TimeoutError included.
-            http.client.HTTPException: the reply is not HTTP, too large or cut short.
+            NotHttp: the reply is not HTTP, too large or cut short.
         """
-        self._wire.until = until
-        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
+        self._until = until
+        data = exchange.request(method, path, self._host, None if body is None else body.reveal())
         try:
-            self._http.request(method, path, None if body is None else body.reveal(), headers)
+            self._send(data)
         except OSError:
-            self._wire.hear_alert()
+            self._hear_alert()
             raise
-        response = self._http.getresponse()
-        text = response.read(LARGEST_REPLY + 1)
-        if len(text) > LARGEST_REPLY:
-            raise http.client.HTTPException("the reply is too large")
-        if response.length:
-            raise http.client.HTTPException("the reply ends too early")
-        named = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, named, text)
+        reply, self.is_open = exchange.read_reply(self._receive, largest=LARGEST_REPLY)
+        return reply
 
     def close(self) -> None:
         """End it."""
-        self._wire.end()
-
-
-class _Reader(io.RawIOBase):
-    """What http.client reads a reply from; closing it leaves the connection open."""
-
-    def __init__(self, wire: _Wire) -> None:
-        self._wire = wire
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._wire.receive(buffer)
-
-
-class _Wire:
-    """A TLS connection whose every wait ends at the moment ``until``."""
-
-    def __init__(self, tls: ssl.SSLSocket, monotonic: Callable[[], float]) -> None:
-        self._tls = tls
-        self._monotonic = monotonic
-        self.until = 0.0
+        self._tls.close()
 
     def _arm(self) -> None:
-        left = self.until - self._monotonic()
+        left = self._until - self._monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         self._tls.settimeout(left)
 
-    def receive(self, buffer: Any) -> int:
+    def _receive(self, most: int) -> bytes:
         self._arm()
-        return self._tls.recv_into(buffer)
+        return self._tls.recv(most)
 
-    def sendall(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             self._arm()
             view = view[self._tls.send(view[:16384]) :]
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
-
-    def hear_alert(self) -> None:
+    def _hear_alert(self) -> None:
         """Raise what the peer said before it hung up: TLS 1.3 judges our certificate after our handshake."""
         self._arm()
         self._tls.recv(1)
-
-    def close(self) -> None:
-        """Close nothing: http.client calls this before it reads the body of a reply that is the last."""
-
-    def end(self) -> None:
-        self._tls.close()
 
 
 def trust(credentials: Credentials) -> ssl.SSLContext:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 
 from agent.backoff import Failure, Verdict
 from agent.broker.connection import NO_NETWORK, ClockBehind
+from agent.broker.exchange import NotHttp
 from keybroker.wire.problems import KeybrokerError, Problem
 
 
@@ -20,7 +20,7 @@ def answered(error: KeybrokerError) -> Failure:
     return Failure("broker" if error.problem is Problem.UNTRUSTED_BROKER else "final", error)
 
 
-def failure_of(error: OSError | http.client.HTTPException, broker: str) -> Failure:
+def failure_of(error: OSError | NotHttp, broker: str) -> Failure:
     """Judge what went wrong below HTTP."""
     if isinstance(error, ssl.SSLCertVerificationError):
         dated = error.verify_code in (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED: time may heal it
@@ -59,6 +59,6 @@ def _about_us(error: ssl.SSLError) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
-    if isinstance(error, http.client.HTTPException):
+    if isinstance(error, NotHttp):
         return f"no HTTP reply that can be read ({error or type(error).__name__})"[:200]
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
