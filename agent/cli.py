@@ -87,18 +87,21 @@ def _journal_reads() -> bool:
     return stream == f"{about.st_dev}:{about.st_ino}"
 
 
-def _unlock(settings: Config, deadline: float | None, *, mount: bool, begun: float) -> int:
-    from agent import unlocking
+def _unlock(settings: Config, deadline_seconds: float | None, *, mount: bool, begun: float) -> int:
+    from agent import contact
+
+    seconds = settings.deadline_seconds if deadline_seconds is None else deadline_seconds
+    deadline = time.monotonic() + seconds
+
+    def tell(line: str, priority: int) -> None:
+        say(f"{PROGRAM}: {line}", priority)
+
+    broker = contact.begin(settings, deadline, tell)
+    from agent import unlocking  # while the handshake goes on
 
     gc.freeze()
     gc.enable()
-    return unlocking.unlock(
-        settings,
-        deadline_seconds=settings.deadline_seconds if deadline is None else deadline,
-        mount=mount,
-        begun=begun,
-        tell=lambda line, priority: say(f"{PROGRAM}: {line}", priority),
-    )
+    return unlocking.unlock(settings, broker, deadline=deadline, mount=mount, begun=begun, tell=tell)
 
 
 def _lock(settings: Config) -> int:
@@ -150,7 +153,7 @@ def _token(file: str) -> Secret:
 
 
 def _renew(settings: Config, options: argparse.Namespace) -> int:
-    from agent import enrolment, unlocking
+    from agent import contact, enrolment
     from agent.broker import BrokerClient, Clockwork
     from agent.identity import Identity
 
@@ -159,7 +162,7 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
     def client(mine: Identity) -> BrokerClient:
         return BrokerClient(
             settings.brokers or mine.brokers,
-            unlocking.credentials(mine),
+            contact.credentials(mine),
             deadline=deadline,
             clockwork=Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4)),
         )

@@ -23,12 +23,13 @@ from agent import identity, layout, supervisor
 from agent.broker import BrokerClient, Limits
 from agent.broker.connection import address
 from agent.config import Config
+from agent.contact import credentials
 from agent.identity import Identity
 from agent.luks import cryptsetup
 from agent.places import Places
 from agent.process import ENVIRONMENT, run
 from agent.standing import table
-from agent.unlocking import boot, credentials
+from agent.unlocking import boot
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
 from keybroker.wire.values import dataclass

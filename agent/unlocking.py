@@ -6,35 +6,23 @@ on, and what is open stays open.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent import hygiene, identity, layout, mountunits, supervisor
-from agent.broker import BrokerClient, Clockwork
-from agent.broker.connection import Credentials
+from agent import layout, mountunits, supervisor
 from agent.config import Config
+from agent.contact import Tell
 from agent.driver import Boot, Driver, Report, VolumeOutcome
-from agent.identity import Identity
 from agent.machine import machine
 from agent.mounts import Mounts
-from agent.parallel import Aside
 from agent.places import Places
 from agent.process import run
 from agent.world import Broker
 from keybroker import __version__
-from keybroker.wire.messages import (
-    ClaimRequest,
-    DepositRequest,
-    HeaderCopy,
-    ReadyRequest,
-    UnlockReply,
-    UnlockRequest,
-)
-from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.records import Grant, Record
+from keybroker.wire.records import Record
 
 INCOMPLETE: Final = "incomplete"
 """In the runtime directory after a run that left a volume closed: what waited for it has failed by then."""
@@ -42,31 +30,24 @@ INCOMPLETE: Final = "incomplete"
 _GRACE_SECONDS: Final = 900
 """What may still be done after the deadline, with a disk that came late: making a filesystem, checking it."""
 
-Tell = Callable[[str, int], None]
-"""Is given a line and its priority (syslog(3)): 3 error, 4 warning, 6 information."""
 
-
-def unlock(config: Config, *, deadline_seconds: float, mount: bool, begun: float, tell: Tell) -> int:
+def unlock(config: Config, broker: Broker, *, deadline: float, mount: bool, begun: float, tell: Tell) -> int:
     """Open and mount this machine's volumes.
 
     Args:
-        deadline_seconds: from now, for disks and brokers that are not there.
+        broker: as ``agent.contact`` gives it.
+        deadline: of ``time.monotonic``, for disks and brokers that are not there.
         mount: check and mount without systemd's mount units.
         begun: when this process began, on ``time.monotonic``, for the times that are told.
 
     Returns:
         0, or the exit status of what went wrong (75 if trying again can help).
     """
-    for failed in hygiene.harden():
-        tell(f"memory: {failed}", 4)
-    deadline = time.monotonic() + deadline_seconds
-    supervisor.notify(
-        STATUS="Opening volumes", EXTEND_TIMEOUT_USEC=int((deadline_seconds + _GRACE_SECONDS) * 1e6)
-    )
+    seconds = math.ceil(max(0.0, deadline - time.monotonic())) + _GRACE_SECONDS
+    supervisor.notify(STATUS="Opening volumes", EXTEND_TIMEOUT_USEC=seconds * 1_000_000)
     known = layout.load(config.state_directory)
     if known.warning:
         tell(f"layout: {known.warning}", 4)
-    broker = _broker(config, deadline, tell)
     by_systemd = config.mounts == "systemd" and not mount and supervisor.is_running()
     world = machine(
         broker,
@@ -84,54 +65,6 @@ def unlock(config: Config, *, deadline_seconds: float, mount: bool, begun: float
         tell(line, priority)
     supervisor.notify(STATUS=summary(report))
     return status
-
-
-def _broker(config: Config, deadline: float, tell: Tell) -> Broker:
-    """Return the client, on its way to a connection already; or what says why there is none."""
-
-    def waiting(line: str) -> None:
-        tell(line, 4)
-        supervisor.notify(STATUS=f"Waiting: {line}")
-
-    try:
-        mine = identity.load(config.state_directory)
-        client = BrokerClient(
-            config.brokers or mine.brokers,
-            credentials(mine),
-            deadline=deadline,
-            clockwork=Clockwork(tell=waiting),
-        )
-    except KeybrokerError as error:
-        return NoBroker(error)
-    Aside(lambda each: each.prepare(), client)  # the handshake, while the disks are looked at
-    return client
-
-
-def credentials(mine: Identity) -> Credentials:
-    """Return what a connection trusts and shows."""
-    return Credentials(mine.ca, mine.key, mine.certificate, mine.not_before, mine.not_after)
-
-
-class NoBroker:
-    """A ``Broker`` that cannot be asked, each call saying why."""
-
-    def __init__(self, error: KeybrokerError) -> None:
-        self._error = error
-
-    def unlock(self, request: UnlockRequest) -> UnlockReply:
-        raise self._error
-
-    def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
-        raise self._error
-
-    def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
-        raise self._error
-
-    def header_copy(self, volume: VolumeId) -> HeaderCopy:
-        raise self._error
-
-    def ready(self, volume: VolumeId, request: ReadyRequest) -> Record:
-        raise self._error
 
 
 class _Keeper:

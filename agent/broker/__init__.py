@@ -173,7 +173,7 @@ class _Caller:
         tcp = connection.dial(host, port, left)
         try:
             tcp.settimeout(max(0.001, until - self._clockwork.monotonic()))
-            return context.wrap_socket(tcp, server_hostname=host)
+            return context.wrap_socket(tcp, server_hostname=host.encode("ascii"))  # as in ``_resolve``
         except BaseException:
             tcp.close()
             raise

@@ -215,7 +215,8 @@ def _resolve(host: str, port: int, seconds: float) -> list[Any]:
 
     def ask() -> None:
         try:
-            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            # bytes, being ASCII (``address``): a str has the codec for international names imported
+            found.append(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
         except OSError as error:
             found.append(error)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import identity, layout, unlocking
+from agent import contact, identity, layout
 from agent.broker import BrokerClient, Limits
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -67,7 +67,7 @@ class Vm:
         mine = identity.load(self.state)
         deadline = time.monotonic() + 10
         limits = Limits(connect=1.0, whole=10.0)
-        shown = unlocking.credentials(mine)
+        shown = contact.credentials(mine)
         with closing(
             BrokerClient((*before, *mine.brokers), shown, deadline=deadline, limits=limits)
         ) as client:
