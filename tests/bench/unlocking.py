@@ -1,156 +1,157 @@
-"""Inside User-Mode Linux: how long ``keybroker-agent unlock`` takes, and what it cannot do without.
+"""Unlocking in a virtual machine, by the agent's unit and by units that do the least that opens its volumes.
 
-    python -m tests.bench.unlocking AGENT VOLUMES RESULT
-
-The bare way is curl asking the same broker for the same keys, then ``cryptsetup open`` of the same volumes
-all at once, the keys being in files already. Both start from programs that are not running. Prints nothing;
-writes the seconds of each round to RESULT, as JSON.
+The least is: curl asks the same broker for the same keys, then ``cryptsetup open`` of the same volumes, all
+at once, the keys being in files. All are oneshot units, and systemd's clock says when one began to start and
+when it had started. The broker runs on this machine. In between, all is closed again and udev has settled.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.tls.running import Broker, running
+from tests.machine.broker import HostBroker
+from tests.machine.site import UNLOCK
+from tests.machine.vm import Machine
 
-ROUNDS: Final = 7
+ADDON: Final = "shop-db"
 BYTES: Final = 24 << 20
-ADDON: Final = "shop"
-CHECKED: Final = {"check": True, "stdout": subprocess.DEVNULL, "timeout": 120}
+BARE: Final = "bare.service"
+BOXED: Final = "boxed.service"
+PLACE: Final = "/opt/bare"
+IDENTITY: Final = "/var/lib/keybroker-agent/identity"
+
+BARE_UNIT: Final = f"""\
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={PLACE}/open
+ExecStop={PLACE}/close
+"""
+
+CONFINED: Final = f"""\
+sed -e 's|^ExecStart=.*|ExecStart={PLACE}/open|; s|^ExecStop=.*|ExecStop={PLACE}/close|' \\
+    -e 's|^ReadWritePaths=|&{PLACE} |; /^RuntimeDirectory/d; /^StateDirectory/d' \\
+    /etc/systemd/system/{UNLOCK} >/etc/systemd/system/{BOXED}"""
+"""Our unit with the other's commands: what systemd takes to confine it is then in both."""
 
 
-class Bench:
-    """The broker, the agent's files and its disks, in one directory."""
+class Unlocking:
+    """Both ways to open the volumes of one machine.
 
-    def __init__(self, directory: Path, agent: Path, broker: Broker) -> None:
-        self.directory = directory
-        self.agent = agent
-        self.broker = broker
-        self.names: list[str] = []
-        self.loops: dict[str, str] = {}
+    Args:
+        directory: for the disks.
+        machine: is off.
+    """
+
+    def __init__(self, directory: Path, broker: HostBroker, machine: Machine) -> None:
+        self._directory = directory
+        self._broker = broker
+        self._machine = machine
+        self._names: list[str] = []
 
     def prepare(self, count: int) -> None:
-        """Declare the volumes, attach blank disks, enrol, and provision."""
-        self.broker.add_addon(ADDON)
-        devices = []
+        """Declare the volumes, boot with blank disks, enrol, provision, and install the bare unit."""
+        self._broker.start()
+        self._broker.operate("addon", "add", ADDON, "--engine", "postgresql")
+        disks = {}
         for number in range(count):
             name = f"data{number}"
-            spec = {"size_bytes": BYTES, "cipher": "aes-xts-plain64", "mount": None, "filesystem": "none"}
-            path = f"/v1/addons/{ADDON}/volumes/{name}"
-            made = self.broker.ask("PUT", path, {**spec, "serial": None}, who=self.broker.operator)
-            assert made.status == 201, made.body
-            image = self.directory / f"{name}.raw"
-            image.touch()
-            os.truncate(image, BYTES)
-            loop = subprocess.run(
-                ["losetup", "--find", "--show", image], check=True, capture_output=True, text=True
-            ).stdout.strip()
-            self.names.append(name)
-            self.loops[name] = loop
-            devices.append(f'{made.document["volume"]} = "{loop}"\n')
-        (self.directory / "agent.toml").write_text(
-            f'state_directory = "{self.directory}/state"\nruntime_directory = "{self.directory}/run"\n'
-            f"[devices]\n{''.join(devices)}"
-        )
-        token = self.broker.invite(ADDON)
-        address = f"https://127.0.0.1:{self.broker.enrolment}"
-        self.run_agent("enrol", "--broker", address, "--token", token, python=sys.executable)
-        self.run_agent("unlock")
-        self.run_agent("lock")
-
-    def run_agent(self, verb: str, *words: str, python: str | None = None) -> None:
-        """Run a verb as its unit does; ``python`` names another interpreter than the agent's own."""
-        program = [str(self.agent)] if python is None else [python, "-m", "agent"]
-        config = str(self.directory / "agent.toml")
-        subprocess.run([*program, verb, "--config", config, *words], **CHECKED)  # type: ignore[call-overload]
-
-    def volumes(self) -> list[dict[str, Any]]:
-        """Return the records as an operator sees them."""
-        asked = (f"/v1/addons/{ADDON}/volumes/{name}" for name in self.names)
-        return [self.broker.ask("GET", path, who=self.broker.operator).document for path in asked]
-
-    def request(self) -> Path:
-        """Write the very request that the agent sends at a boot."""
-        observations = [
-            {
-                "volume": volume["volume"],
-                "sight": "luks2",
-                "device": volume["device"],
-                "header": {
-                    "pin": volume["pin"],
-                    "sequence": volume["sequence"],
-                    "requirements": [],
-                    "degraded": False,
-                },
-                "detail": "",
-            }
-            for volume in self.volumes()
-        ]
-        body = {"boot_id": "0" * 8 + "-0000-4000-8000-" + "0" * 12, "machine_id": "0" * 32}
-        file = self.directory / "request.json"
-        file.write_text(json.dumps({**body, "agent_version": "0.1.0", "observations": observations}))
-        return file
-
-    def curl(self, request: Path, reply: Path) -> None:
-        """Fetch the keys without us."""
-        who = self.directory / "state/identity"
-        subprocess.run(
-            [
-                "curl", "--silent", "--fail", "--tlsv1.3", "--cacert", self.broker.ca,
-                "--cert", who / "host.crt", "--key", who / "host.key",
-                "--header", "Content-Type: application/json", "--data", f"@{request}",
-                "--output", reply, f"https://127.0.0.1:{self.broker.main}/v1/unlock",
-            ],
-            **CHECKED,
-        )  # type: ignore[call-overload]  # fmt: skip
-
-    def bare(self, request: Path, keys: dict[str, Path]) -> float:
-        """Do the least that opens the volumes; return its seconds."""
-        began = time.perf_counter()
-        self.curl(request, self.directory / "reply.json")
-        opening = [
-            subprocess.Popen(["cryptsetup", "open", "--key-file", keys[name], loop, f"bare-{name}"])
-            for name, loop in self.loops.items()
-        ]
-        assert [one.wait(120) for one in opening] == [0] * len(opening)
-        took = time.perf_counter() - began
-        for name in self.names:
-            subprocess.run(["cryptsetup", "close", f"bare-{name}"], **CHECKED)  # type: ignore[call-overload]
-        return took
+            volume = self._broker.operate(
+                "volume", "add", ADDON, name, "--size", f"{BYTES >> 20}M", "--fs", "none"
+            )
+            disks[volume["serial"]] = self._directory / f"{name}.raw"
+            subprocess.run(["truncate", "--size", str(BYTES), disks[volume["serial"]]], check=True)
+            self._names.append(name)
+        self._machine.start(disks=disks)
+        self._machine.wait_for_boot()
+        invited = self._broker.operate("host", "enrol", ADDON)
+        self._machine.run(f"keybroker-agent enrol --broker {invited['enrolment']} --token {invited['token']}")
+        self._machine.run(f"systemctl start {UNLOCK}")
+        self._machine.run(f"systemctl stop {UNLOCK}")
+        self._install_bare()
 
     def ours(self) -> float:
-        """Have the agent open the volumes; return its seconds, from before its start to after its end."""
-        began = time.perf_counter()
-        self.run_agent("unlock")
-        took = time.perf_counter() - began
-        assert all(Path(f"/dev/mapper/kb-{name}").exists() for name in self.names)
-        self.run_agent("lock")
-        return took
+        """Have the agent's unit open the volumes; return its seconds."""
+        return self._start(UNLOCK, [f"kb-{name}" for name in self._names])
+
+    def boxed(self) -> float:
+        """Have curl and cryptsetup open the volumes, confined as the agent is; return their seconds."""
+        return self._start(BOXED, [f"bare-{name}" for name in self._names])
+
+    def bare(self) -> float:
+        """Have curl and cryptsetup open the volumes; return their seconds."""
+        return self._start(BARE, [f"bare-{name}" for name in self._names])
+
+    def _start(self, unit: str, names: list[str]) -> float:
+        paths = " -a ".join(f"-b /dev/mapper/{name}" for name in names)
+        properties = "ActiveState,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic"
+        said = self._machine.run(
+            f"udevadm settle; systemctl start {unit}; test {paths} && echo Open=yes; "
+            f"systemctl show --property={properties} {unit}; systemctl stop {unit}; ls /dev/mapper"
+        )
+        values = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        assert values["ActiveState"] == "active", said
+        assert values["Open"] == "yes", said
+        assert said.splitlines()[-1] == "control", said  # and everything is closed again
+        took = int(values["ActiveEnterTimestampMonotonic"]) - int(values["InactiveExitTimestampMonotonic"])
+        return took / 1e6
+
+    def _install_bare(self) -> None:
+        volumes = [self._broker.operate("volume", "show", ADDON, name) for name in self._names]
+        enrolment = json.loads(self._machine.run(f"cat {IDENTITY}/enrolment.json"))
+        curl = (
+            f"curl --silent --fail --tlsv1.3 --cacert {IDENTITY}/ca.crt --cert {IDENTITY}/host.crt"
+            f" --key {IDENTITY}/host.key --header 'Content-Type: application/json'"
+            f" --data @{PLACE}/request.json --output {PLACE}/reply.json {enrolment['brokers'][0]}/v1/unlock"
+        )
+        opening = [
+            f"cryptsetup open --key-file {PLACE}/{volume['name']}.key"
+            f" /dev/disk/by-id/virtio-{volume['serial']} bare-{volume['name']} & one{number}=$!"
+            for number, volume in enumerate(volumes)
+        ]
+        waiting = [f"wait $one{number}" for number in range(len(volumes))]
+        closing = [f"cryptsetup close bare-{name}" for name in self._names]
+        self._machine.run(f"mkdir -m 700 {PLACE}")
+        self._write(f"{PLACE}/request.json", json.dumps(_request(volumes)))
+        self._write(f"{PLACE}/open", "\n".join(["#!/bin/sh", "set -e", curl, *opening, *waiting, ""]))
+        self._write(f"{PLACE}/close", "\n".join(["#!/bin/sh", *closing, ""]))
+        self._write(f"/etc/systemd/system/{BARE}", BARE_UNIT)
+        self._machine.run(
+            f"chmod 700 {PLACE}/open {PLACE}/close; {CONFINED}; systemctl daemon-reload; {curl}"
+        )
+        for grant in json.loads(self._machine.run(f"cat {PLACE}/reply.json"))["grants"]:
+            self._write(f"{PLACE}/{grant['record']['name']}.key", grant["keys"]["1"])
+
+    def _write(self, path: str, text: str) -> None:
+        """Write a file into the machine; here-documents end with a newline, which a key must not."""
+        self._machine.run(f"head --bytes=-1 >{path} <<'END'\n{text}\nEND")
 
 
-def main() -> None:
-    """Measure both ways in turn."""
-    agent, count, result = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    directory = Path("/tmp/bench")
-    directory.mkdir()
-    with running(directory) as broker:
-        bench = Bench(directory, agent, broker)
-        bench.prepare(count)
-        request, reply = bench.request(), directory / "reply.json"
-        bench.curl(request, reply)
-        keys = {}
-        for grant in json.loads(reply.read_text())["grants"]:
-            keys[grant["record"]["name"]] = directory / grant["record"]["volume"]
-            keys[grant["record"]["name"]].write_text(grant["keys"]["1"])
-        rounds = [(bench.ours(), bench.bare(request, keys)) for _ in range(ROUNDS)]
-    result.write_text(json.dumps(rounds))
-
-
-if __name__ == "__main__":
-    main()
+def _request(volumes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the very request that the agent sends at a boot."""
+    observations = [
+        {
+            "volume": volume["volume"],
+            "sight": "luks2",
+            "device": volume["device"],
+            "header": {
+                "pin": volume["pin"],
+                "sequence": volume["sequence"],
+                "requirements": [],
+                "degraded": False,
+            },
+            "detail": "",
+        }
+        for volume in volumes
+    ]
+    return {
+        "boot_id": "00000000-0000-4000-8000-000000000000",
+        "machine_id": "0" * 32,
+        "agent_version": "0.1.0",
+        "observations": observations,
+    }

@@ -28,7 +28,7 @@ PACKAGES: Final = (
     "systemd", "systemd-sysv", "udev", "kmod", "dbus", "mount", "util-linux", "iproute2", "procps",
     "cryptsetup-bin", "dmsetup", "e2fsprogs", "xfsprogs",
     "python3", "python3-venv",
-    "openssh-server", "postgresql-15",
+    "openssh-server", "postgresql-15", "curl",
     "linux-image-cloud-amd64",
 )  # fmt: skip
 
