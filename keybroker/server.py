@@ -6,8 +6,8 @@
 | enrolment | 1.3 | not asked for | /v1/enrolment |
 | health | none; unix socket or loopback | – | /healthz, /readyz |
 
-Tornado's event loop holds every connection, so that stalled strangers cost no thread (docs/decisions/0004 has the
-measurements); Flask answers in a thread pool. Readiness is announced only after the main listener has refused
+Tornado's event loop holds every connection, so that stalled strangers cost no thread (docs/decisions/0004);
+Flask answers in a thread pool. Readiness is announced only after the main listener has refused
 a connection without a certificate.
 """
 
