@@ -1,6 +1,6 @@
 # make test   every test, on a fresh Debian 12 machine, as root
 # make demo   a VM boots, fetches its keys, and its disks open
-# make quick  what a change needs while it is being written: a minute, no root
+# make quick  what a change needs while it is being written: a minute
 # make bench  ratios against cryptsetup, curl and nginx
 # make lint   what the linters and the type checker say
 # make lock   new pins for requirements/*.txt from requirements/*.in
@@ -20,7 +20,7 @@ demo: install
 	@$(PYTHON) -m tests.machine.demo
 
 quick: install
-	$(PYTEST) -q tests/unit tests/contract tests/header
+	$(PYTEST) -q -n 4 --dist worksteal tests/unit tests/contract tests/header
 
 bench: install
 	$(PYTEST) -q -s -m bench tests/bench
