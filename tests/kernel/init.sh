@@ -10,9 +10,15 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null # already there where the kernel mounts it itself
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
+checkout=$(readlink -f "${BASH_SOURCE[0]%/*}/../..")
 mount -t tmpfs -o mode=755 tmp /run
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs -o mode=755 tmp /mnt
+for place in "$checkout" "$KB_RUN"; do # a checkout under /tmp would be hidden by our own
+    case $place in
+    /run/* | /tmp/* | /mnt/*) mkdir -p "$place" && mount -t hostfs none "$place" -o "$place" ;;
+    esac
+done
 mkdir -p /run/cryptsetup /run/lock # LUKS2 locks
 ip link set lo up
 for module in dm-mod dm-crypt dm-mirror dm-flakey dm-log-writes loop xts algif_skcipher ext4 xfs; do
