@@ -1,6 +1,6 @@
 """What the kernel says of its mapped devices, asked through /dev/mapper/control; nothing here changes any.
 
-    devices()         ->  [Mapped("kb-data", "KEYBROKER-kbv-q3m5x7abcdef", "254:1"), …]
+    devices()         ->  [Mapped("kb-data", "KEYBROKER-data", "254:1"), …]
     table("kb-data")  ->  "0 40960 linear 254:0 0"; None where there is no such device
 
 One ioctl(2) instead of a ``dmsetup`` process or a walk over sysfs: with eight volumes those were half of the

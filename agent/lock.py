@@ -1,8 +1,8 @@
 """Closing: unmount, take the linear device away, close the dm-crypt device; then swap off. All repeatable.
 
 What is ours is known by the kernel's own words, not by a list that may be lost: a linear device by its DM
-UUID ``KEYBROKER-<volume id>``, the dm-crypt device by standing right below it or by being a known volume's by
-name *and* DM UUID, swap by being a known swap volume's. Nothing else is touched, whatever it is called.
+UUID ``KEYBROKER-<volume name>``, the dm-crypt device by standing right below it or by being a known volume's
+by name *and* DM UUID, swap by being a known swap volume's. Nothing else is touched, whatever it is called.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from agent.parallel import at_once
 from agent.process import ToolFailed, run
 from agent.turn import turn
 from keybroker.wire import names
-from keybroker.wire.names import VolumeId
+from keybroker.wire.names import VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 
-_STABLE_UUID: Final = re.compile(r"KEYBROKER-(kbv-[a-z2-7]{12})")
+_STABLE_UUID: Final = re.compile(rf"KEYBROKER-({names.VOLUME_NAME.pattern})")
 _UMOUNT_SECONDS: Final = 300.0
 
 
@@ -35,11 +35,12 @@ class Closed:
     """What became of one volume.
 
     Attributes:
+        volume: None for one that is open and not known.
         name: of its device under /dev/mapper.
         error: who holds it, or what failed; None where it is closed now.
     """
 
-    volume: VolumeId
+    volume: VolumeId | None
     name: str
     result: Literal["closed", "already", "held"]
     error: KeybrokerError | None = None
@@ -49,7 +50,7 @@ class Closed:
 class _Ours:
     """The devices of one volume: what is to be closed, from the top down."""
 
-    volume: VolumeId
+    volume: VolumeId | None
     name: str
     top: Mapped | None = None
     crypt: Mapped | None = None
@@ -82,13 +83,14 @@ def lock(records: Sequence[Record], *, runtime: Path) -> tuple[Closed, ...]:
 def _data(records: Sequence[Record]) -> list[_Ours]:
     there = devicemapper.mapped()
     found = {
-        record.volume: _Ours(record.volume, names.mapper_name(record.name), crypt=_crypt_of(record, there))
+        name: _Ours(record.volume, name, crypt=_crypt_of(record, there))
         for record in records
         if not record.is_swap
+        for name in (names.mapper_name(record.name),)
     }
     for name, device in there.items():
         if match := _STABLE_UUID.fullmatch(device.uuid):
-            ours = found.setdefault(VolumeId(match[1]), _Ours(VolumeId(match[1]), name))
+            ours = found.setdefault(names.mapper_name(VolumeName(match[1])), _Ours(None, name))
             ours.name, ours.top = name, device
             ours.crypt = ours.crypt or _below(device, there)
     for ours in found.values():
@@ -124,13 +126,14 @@ def _close(ours: _Ours, runtime: Path) -> None:
     if ours.error is not None:
         return
     try:
-        with turn(runtime, ours.volume):
+        with turn(runtime, ours.volume or ours.name):
             if ours.top is not None:
                 _unmount(ours.top)
                 devicemapper.remove(ours.top.name)
             if ours.crypt is not None:
                 cryptsetup.close(ours.crypt.name)
-            opened.forget(runtime, ours.volume)
+            if ours.volume is not None:
+                opened.forget(runtime, ours.volume)
     except KeybrokerError as error:
         ours.error = error
 

@@ -48,8 +48,11 @@ class Way:
 
 
 def stable_uuid(record: Record) -> str:
-    """Return the DM UUID of a volume's linear device."""
-    return f"KEYBROKER-{record.volume}"
+    """Return the DM UUID of a volume's linear device.
+
+    Of its name, not of its id: after a migration another volume has the name, and the device stays.
+    """
+    return f"KEYBROKER-{record.name}"
 
 
 def crypt_uuid(luks_uuid: str, name: str) -> str:
@@ -128,12 +131,10 @@ def attempts(
     Our token says which keyslot has which version. It is only a hint: it may be wrong after a cut, or forged.
     """
     token = header.token
-    likely = None
-    if token is not None and token.volume == record.volume and len(token.keyslots) == 1:
-        likely = token.version, token.keyslots[0]
+    told = token if token is not None and token.volume == record.volume else None
     versions = sorted(keys, key=lambda version: (version != record.current, -version))
     pairs = [(version, keyslot) for version in versions for keyslot in sorted(header.keyslots)]
-    yield from sorted(pairs, key=lambda pair: pair != likely)
+    yield from sorted(pairs, key=lambda pair: told is None or told.version(pair[1]) != pair[0])
 
 
 def _check_crypt(name: str, luks_uuid: str, table: CryptTable) -> None:

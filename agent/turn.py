@@ -16,13 +16,14 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 
 @contextmanager
-def turn(runtime: Path, volume: VolumeId) -> Iterator[None]:
+def turn(runtime: Path, volume: VolumeId | str) -> Iterator[None]:
     """Hold off every other agent of this machine from a volume's devices.
 
     The wait ends: whoever holds the turn runs programs under a time limit, and a process that ends lets go.
 
     Args:
         runtime: the agent's runtime directory.
+        volume: its id; the name of its device where nobody knows that.
 
     Raises:
         KeybrokerError: CONFIGURATION where the file cannot be had.

@@ -117,7 +117,7 @@ def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
         "type": TOKEN_TYPE,
         "keyslots": [str(FIRST_KEYSLOT)],
         "volume": volume,
-        "version": str(version),
+        "versions": {str(FIRST_KEYSLOT): str(version)},
     }
     run(
         "cryptsetup", "token", "import", "--token-id", "0", "--json-file", "-",

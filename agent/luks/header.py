@@ -88,7 +88,9 @@ class Header:
 
     def seen(self) -> SeenHeader:
         """Return what the broker is told of it before it gives out a key."""
-        return SeenHeader(self.pin, self.sequence, self.requirements, self.degraded)
+        data = self.metadata.data_digest
+        others = tuple(each.fingerprint for each in self.digests.values() if each is not data)
+        return SeenHeader(self.pin, self.sequence, self.requirements, self.degraded, others)
 
 
 def read_header(read: Read, device_bytes: int) -> Header:

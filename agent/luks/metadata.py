@@ -297,9 +297,15 @@ def _token(number: int, fields: Fields, keyslots: Collection[int]) -> Token:
         fields.ignore_rest()
         return Token(number, kind, named)
     volume = fields.text("volume", match=names.VOLUME_ID)
-    version = int(fields.text("version", match=_VERSION))
+    versions: dict[int, int] = {}
+    for keyslot, version in fields.pairs("versions", most=MOST_OBJECTS).items():
+        if _OBJECT_NUMBER.fullmatch(keyslot) is None or _VERSION.fullmatch(version) is None:
+            raise fields.wrong("versions", "must name keyslots and key versions")
+        versions[int(keyslot)] = int(version)
+    if not set(named) <= set(versions):
+        raise fields.wrong("versions", "leave out a keyslot that the token is assigned to")
     fields.end()
-    return Token(number, kind, named, volume, version)
+    return Token(number, kind, named, volume, MappingProxyType(versions))
 
 
 def _check_bindings(

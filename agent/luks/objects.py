@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from keybroker.wire.values import dataclass
 
@@ -98,13 +99,23 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of any tool; ``volume`` and ``version`` are of ours only."""
+    """A token of any tool; ``volume`` and ``versions`` are of ours only.
+
+    Attributes:
+        keyslots: that it is assigned to; cryptsetup takes a keyslot out of here when it is killed.
+        versions: which keyslot was filled with which key version. It may name keyslots that are gone, so
+            ask ``version``.
+    """
 
     number: int
     kind: str
     keyslots: tuple[int, ...]
     volume: str | None = None
-    version: int | None = None
+    versions: Mapping[int, int] = MappingProxyType({})
+
+    def version(self, keyslot: int) -> int | None:
+        """Return the key version that a keyslot was filled with, as far as this token says so."""
+        return self.versions.get(keyslot) if keyslot in self.keyslots else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ no class of this module is missing from the list.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.records import Device
@@ -94,6 +94,166 @@ class SwapOn:
     reason: str
 
 
-Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready | Mount | Mark | SwapOn
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Have the broker mint the wanted key version; the current one stays what it is."""
 
-STEPS: tuple[type, ...] = get_args(Step)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Add a keyslot that ``version`` opens, by means of a key that opens one already."""
+
+    version: KeyVersion
+    by: KeyVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """Have our token say which keyslot was filled with which key version."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Leave the broker a copy of the header as it is on the disk now."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Have the broker make ``version`` the current one, on the proof that it opens the header."""
+
+    version: KeyVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Kill a keyslot, while the key ``by`` opens another one."""
+
+    keyslot: int
+    by: KeyVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Tell the broker that ``version`` opens nothing on the disk any more."""
+
+    version: KeyVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the broker that the order begins, or which volume key it leads to."""
+
+    order: int
+    digest: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Write a re-encryption into the header, and encrypt nothing yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reencrypt:
+    """Re-encrypt all that is left; long, and may be cut anywhere."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Have every write to the stable device go to both disks, and the kernel copy the rest; reads go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the volume to its successor while nothing uses it, or wait until the mirror has; long."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Compare what both disks hold; long."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Have the broker make the successor the holder: the commit point of a migration."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Have the stable device stand on the holder's disk alone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close a volume's dm-crypt device that nothing stands on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """Overwrite a header and every keyslot, and read back that they are gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """Tell the broker that a disk has no header any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Let one layer of an open volume take all of the one below it."""
+
+    layer: Literal["crypt", "linear", "filesystem"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Tell the broker that an order is done."""
+
+    order: int
+    reason: str
+
+
+Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready | Mount | Mark | SwapOn
+"""Of a boot (``agent.plan.provision``)."""
+
+Change = (
+    Stage | Fill | Tag | Backup | Promote | Clear | Retire  # rotation
+    | Announce | Begin | Reencrypt | Finish  # re-encryption
+    | Mirror | Copy | Verify | Switch | Drop | Close | Wipe | Erased | Grow  # migration, erasure, resizing
+)  # fmt: skip
+"""Of a volume that is in use; a migration also takes steps of a boot, for its successor."""
+
+BOOT_STEPS: tuple[type, ...] = get_args(Step)
+CHANGE_STEPS: tuple[type, ...] = get_args(Change)
+STEPS: tuple[type, ...] = BOOT_STEPS + CHANGE_STEPS

@@ -25,6 +25,7 @@ from typing import Any, Final
 from keybroker.wire import names
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, HostId
+from keybroker.wire.proof import GivenProof
 from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass
@@ -36,10 +37,6 @@ LARGEST_PEM: Final = 16384
 
 TOKEN: Final = re.compile(r"kbe1\.([A-Za-z0-9_-]{32})\.([A-Za-z0-9_-]{43})")
 """``kbe1.<24 random bytes>.<SHA-256 of the CA certificate's DER>``, both unpadded base64url."""
-
-_BOOT_ID: Final = names.UUID
-_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
-_AGENT_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +68,9 @@ class UnlockRequest:
     def read(cls, fields: Fields) -> UnlockRequest:
         """Read the wire form (MALFORMED otherwise)."""
         request = cls(
-            boot_id=fields.text("boot_id", match=_BOOT_ID),
-            machine_id=fields.text("machine_id", match=_MACHINE_ID),
-            agent_version=fields.text("agent_version", match=_AGENT_VERSION),
+            boot_id=fields.text("boot_id", match=names.UUID),
+            machine_id=fields.text("machine_id", match=names.MACHINE_ID),
+            agent_version=fields.text("agent_version", match=names.AGENT_VERSION),
             observations=tuple(Observation.read(seen) for seen in fields.objects("observations", most=64)),
         )
         fields.end()
@@ -139,16 +136,20 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True)
 class DepositRequest:
-    """Give the broker the header before it touches the disk; the same header again changes nothing.
+    """Give the broker the header before it touches the disk, and its copy after each change of it.
+
+    The same header again changes nothing.
 
     Attributes:
         copy: the header's metadata and used keyslot areas (``agent.luks.copy`` has the format); the broker
             keeps it wrapped and does not look inside.
+        proof: that the current key opens this header; asked for from ``ready`` on, None before.
     """
 
     revision: int
     header: SeenHeader
     copy: Secret
+    proof: GivenProof | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -156,6 +157,7 @@ class DepositRequest:
             "revision": self.revision,
             "header": self.header.as_json(),
             "copy": base64.b64encode(self.copy.reveal()).decode(),
+            "proof": self.proof and self.proof.as_json(),
         }
 
     @classmethod
@@ -164,7 +166,8 @@ class DepositRequest:
         request = cls(
             revision=fields.number("revision", least=1),
             header=SeenHeader.read(fields.object("header")),
-            copy=_copy(fields),
+            copy=read_copy(fields),
+            proof=fields.optional("proof", lambda key: GivenProof.read(fields.object(key))),
         )
         fields.end()
         return request
@@ -187,12 +190,13 @@ class HeaderCopy:
     @classmethod
     def read(cls, fields: Fields) -> HeaderCopy:
         """Read the wire form (MALFORMED otherwise)."""
-        reply = cls(Record.read(fields.object("record")), _copy(fields))
+        reply = cls(Record.read(fields.object("record")), read_copy(fields))
         fields.ignore_rest()
         return reply
 
 
-def _copy(fields: Fields) -> Secret:
+def read_copy(fields: Fields) -> Secret:
+    """Take the field ``copy``, a header copy in base64 (MALFORMED otherwise)."""
     text = fields.text("copy", most=LARGEST_HEADER_COPY * 4 // 3 + 4)
     try:
         return Secret(base64.b64decode(text, validate=True))

@@ -32,6 +32,10 @@ HOST_ID: Final = re.compile(r"kbh-[a-z2-7]{12}")
 OPERATOR_NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 SERIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
+"""/etc/machine-id (machine-id(5))."""
+
+AGENT_VERSION: Final = re.compile(r"[0-9A-Za-z.+-]{1,32}")
 TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 MOUNT_POINT: Final = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 """Absolute, without ``.``-components, spaces or what systemd would have to escape oddly."""

@@ -31,6 +31,9 @@ class Problem(Enum):
     WRONG_DEVICE = ("wrong-device", "the device is not the one that the volume lives on", 409, 79)
     NOT_BLANK = ("not-blank", "the device is not blank, so it is not formatted", 409, 79)
     LOCKED_OUT = ("locked-out", "the broker's current key opens nothing", 409, 80)
+    FOREIGN_KEYSLOTS = ("foreign-keyslots", "keyslots or tokens of others would be lost", 409, 79)
+    IN_USE = ("in-use", "somebody is using it", 409, 73)
+    MISMATCH = ("mismatch", "two disks that must hold the same do not", 409, 79)
     NO_DEVICE = ("no-device", "the device did not appear", 404, 66)
     # ours, or the world's
     INTERNAL = ("internal", "the program met something it did not expect", 500, 70)

@@ -12,7 +12,15 @@ Stages of a data volume, each entered by one call, none ever left backwards:
 | deposited | the broker holds the header and its pin; it may be on the disk, whole or in part | PUT header |
 | ready | the disk has the header and a filesystem: from here on nothing formats anything | PUT ready |
 
+| foreign | its disk has a LUKS2 header that somebody else made; to be adopted (→ ready) | ``volume adopt`` |
+| plain | its disk holds a filesystem in the clear; to be encrypted (→ ready) | ``volume encrypt`` |
+| erased | its disk has no keyslot and no header any more; nothing leaves this stage | PUT erased |
+
 A swap volume has no keys and no header: new → claimed → ready.
+
+During a migration two volumes stand for the same data. Exactly one of them is its **holder**, and it alone is
+opened at boot; the **successor** is on its way to be that, and a **former** volume has been it, or will not
+become it any more: its disk is to be wiped.
 """
 
 from __future__ import annotations
@@ -22,13 +30,17 @@ from typing import Any, Final, Literal, cast
 from keybroker.wire import names
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
+from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import Pin, Profile
+from keybroker.wire.profile import DIGEST, Pin, Profile
 from keybroker.wire.secret import Secret, passphrase
 from keybroker.wire.values import dataclass, field
 
-Stage = Literal["new", "claimed", "deposited", "ready"]
-STAGES: Final = frozenset({"new", "claimed", "deposited", "ready"})
+Stage = Literal["new", "claimed", "deposited", "ready", "foreign", "plain", "erased"]
+STAGES: Final = frozenset({"new", "claimed", "deposited", "ready", "foreign", "plain", "erased"})
+
+Role = Literal["holder", "successor", "former"]
+ROLES: Final = frozenset({"holder", "successor", "former"})
 
 FILESYSTEMS: Final = frozenset({"ext4", "xfs", "swap", "none"})
 """``swap`` makes it a swap volume; ``none`` leaves the opened device to whoever wants it raw."""
@@ -72,7 +84,11 @@ class Record:
         device: the disk that was claimed for it, None while the stage is new.
         luks_uuid: made by the broker with the volume.
         pin, sequence: of the header, None until it is deposited.
-        current, wanted, staged, retiring: key versions (DESIGN section 4); ``current`` is None for swap.
+        current, wanted, staged, retiring: key versions (DESIGN section 4); ``current`` is None for swap, for
+            a plain disk, and once the keys are destroyed.
+        role: in a migration; ``holder`` outside of one.
+        partner: the other volume of a migration, None outside of one.
+        order: what an operator wants done, None at rest.
     """
 
     volume: VolumeId
@@ -93,6 +109,9 @@ class Record:
     wanted: KeyVersion | None
     staged: KeyVersion | None = None
     retiring: KeyVersion | None = None
+    role: Role = "holder"
+    partner: VolumeId | None = None
+    order: Order | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -120,6 +139,9 @@ class Record:
             "wanted": self.wanted,
             "staged": self.staged,
             "retiring": self.retiring,
+            "role": self.role,
+            "partner": self.partner,
+            "order": self.order and self.order.as_json(),
         }
 
     @classmethod
@@ -144,6 +166,9 @@ class Record:
             wanted=_version(fields, "wanted"),
             staged=_version(fields, "staged"),
             retiring=_version(fields, "retiring"),
+            role=cast(Role, fields.optional("role", lambda key: fields.choice(key, ROLES)) or "holder"),
+            partner=fields.optional("partner", lambda key: VolumeId(fields.text(key, match=names.VOLUME_ID))),
+            order=fields.optional("order", lambda key: Order.read(fields.object(key))),
         )
         fields.ignore_rest()
         return record
@@ -162,12 +187,14 @@ class SeenHeader:
         sequence: ``seqid`` of the binary header; grows with each change cryptsetup makes.
         requirements: mandatory requirements (a re-encryption in progress is one).
         degraded: one of the two copies of the header does not pass its checks.
+        others: digests of further volume keys in it, as ``Pin.digest``; a re-encryption in progress has one.
     """
 
     pin: Pin
     sequence: int
     requirements: tuple[str, ...] = ()
     degraded: bool = False
+    others: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -176,6 +203,7 @@ class SeenHeader:
             "sequence": self.sequence,
             "requirements": list(self.requirements),
             "degraded": self.degraded,
+            "others": list(self.others),
         }
 
     @classmethod
@@ -186,7 +214,10 @@ class SeenHeader:
             sequence=fields.number("sequence"),
             requirements=fields.texts("requirements", most=16),
             degraded=fields.flag("degraded"),
+            others=fields.texts("others", most=8),
         )
+        if not all(DIGEST.fullmatch(each) for each in seen.others):
+            raise fields.wrong("others", f"must match {DIGEST.pattern}")
         fields.end()
         return seen
 

@@ -23,7 +23,12 @@ from agent.luks.header import Header, read_header
 PASSPHRASE: Final = b"A" * 43
 """Of every disk here; the form is that of a real one."""
 
-OUR_TOKEN: Final = {"type": "keybroker", "keyslots": ["0"], "volume": "kbv-q3m5x7abcdef", "version": "1"}
+OUR_TOKEN: Final = {
+    "type": "keybroker",
+    "keyslots": ["0"],
+    "volume": "kbv-q3m5x7abcdef",
+    "versions": {"0": "1"},
+}
 
 MAGICS: Final = (b"LUKS\xba\xbe", b"SKUL\xba\xbe")
 BINARY: Final = 4096

@@ -250,10 +250,6 @@ ATTACKS: Final[dict[str, tuple[Make, str]]] = {
         changed(lambda m: m["tokens"].update({"5": m["tokens"]["0"]})),
         "tokens: is 2 of ours",
     ),
-    "our token for no keyslot": (
-        changed(lambda m: m["tokens"]["0"].update(keyslots=[])),
-        "tokens.0.keyslots",
-    ),
     "no keyslot at all": (changed(_no_keyslot), "number of keyslots"),
 }
 

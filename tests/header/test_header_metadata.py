@@ -106,7 +106,14 @@ WRONG: Final[dict[str, tuple[Change, str]]] = {
         at("tokens", "0", "volume", put="../../etc"),
         "tokens.0.volume: must match kbv-",
     ),
-    "our token for version 0": (at("tokens", "0", "version", put="0"), "tokens.0.version: must match"),
+    "our token for version 0": (
+        at("tokens", "0", "versions", put={"0": "0"}),
+        "tokens.0.versions: must name keyslots and key versions",
+    ),
+    "our token for a keyslot without its version": (
+        at("tokens", "0", "versions", put={}),
+        "tokens.0.versions: leave out a keyslot",
+    ),
     "our token with more in it": (
         at("tokens", "0", "more", put=1),
         "tokens.0: has fields that are not known",

@@ -49,7 +49,11 @@ def test_a_header_that_cryptsetup_makes_is_taken(layout: str, tmp_path: Path) ->
     assert header.uuid == cryptsetup("luksUUID", path).stdout.decode().strip()
     assert (header.degraded, header.requirements) == (False, ())
     assert header.token is not None
-    assert (header.token.volume, header.token.version, header.token.keyslots) == ("kbv-q3m5x7abcdef", 1, (0,))
+    assert (header.token.volume, header.token.versions, header.token.keyslots) == (
+        "kbv-q3m5x7abcdef",
+        {0: 1},
+        (0,),
+    )
     assert header.pin.data_offset == header.segments[0].offset
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 

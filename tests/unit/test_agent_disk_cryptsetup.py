@@ -64,7 +64,7 @@ def test_composes_a_header_that_meets_the_profile_it_was_made_for(
 def test_tags_the_keyslot_with_volume_and_version(image: HeaderImage) -> None:
     token = header_of(image).token
     assert token is not None
-    assert (token.keyslots, token.volume, token.version) == ((0,), VOLUME, 7)
+    assert (token.keyslots, token.volume, token.versions) == ((0,), VOLUME, {0: 7})
 
 
 def test_leaves_no_file_behind(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def tried(
 
 
 def token(version: int, *slots: int, volume: str = record().volume) -> Token:
-    return Token(0, "keybroker", slots, volume, version)
+    return Token(0, "keybroker", slots, volume, dict.fromkeys(slots, version))
 
 
 def test_the_tokens_keyslot_is_tried_first_with_the_version_it_names() -> None:
@@ -49,11 +49,14 @@ def test_without_a_token_the_current_version_is_tried_everywhere_first() -> None
     assert tried(0, 1, current=7) == [(7, 0), (7, 1), (8, 0), (8, 1)]
 
 
-@pytest.mark.parametrize(
-    "hint", [token(7, 5), token(9, 0), token(7, 0, 1), token(7, 1, volume=record("logs").volume)]
-)
+@pytest.mark.parametrize("hint", [token(7, 5), token(9, 0), token(7, 1, volume=record("logs").volume)])
 def test_a_token_that_is_wrong_changes_nothing(hint: Token) -> None:
     assert tried(0, 1, token=hint) == tried(0, 1)
+
+
+def test_while_two_keys_are_in_the_header_the_token_names_both_and_the_current_one_goes_first() -> None:
+    both = Token(0, "keybroker", (0, 1), record().volume, {0: 7, 1: 8})
+    assert tried(0, 1, token=both)[:2] == [(8, 1), (7, 0)]
 
 
 def test_each_pair_is_tried_once() -> None:
@@ -75,7 +78,7 @@ def test_an_old_or_damaged_header_and_an_old_key_are_said() -> None:
 
 def test_the_devices_of_a_volume_are_named_by_what_cannot_be_mixed_up() -> None:
     known = record()
-    assert stable_uuid(known) == f"KEYBROKER-{known.volume}"
+    assert stable_uuid(known) == f"KEYBROKER-{known.name}"
     assert (
         crypt_uuid(known.luks_uuid, "kb-data-1")
         == f"CRYPT-LUKS2-{known.luks_uuid.replace('-', '')}-kb-data-1"

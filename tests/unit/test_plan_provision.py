@@ -12,7 +12,7 @@ import pytest
 from agent.plan.provision import next_step
 from agent.plan.situation import Content, Mapping, Reach, Situation
 from agent.plan.steps import (
-    STEPS,
+    BOOT_STEPS,
     Ask,
     Claim,
     Deposit,
@@ -117,7 +117,7 @@ def those(every: list[Case], *kinds: type) -> list[Case]:
 
 
 def test_every_step_is_decided_on_somewhere_and_says_why(every: list[Case]) -> None:
-    for _, _, step in those(every, *STEPS):
+    for _, _, step in those(every, *BOOT_STEPS):
         assert not isinstance(step, KeybrokerError)
         assert step is not None
         assert step.reason

@@ -74,7 +74,7 @@ def test_the_disk_has_the_geometry_and_the_kernel_the_cipher_that_were_meant(vm:
         f"0 {sectors} crypt aes-xts-plain64 :64:logon:cryptsetup:{record.luks_uuid}-d0"
         f" 0 {device >> 8}:{device & 0xFF} 8192"
     )
-    assert devicemapper.uuid("kb-data") == f"KEYBROKER-{record.volume}"
+    assert devicemapper.uuid("kb-data") == f"KEYBROKER-{record.name}"
     options = next(line for line in Path("/proc/mounts").read_text().splitlines() if "/srv/data " in line)
     assert {"nodev", "nosuid"} <= set(options.split()[3].split(","))
 

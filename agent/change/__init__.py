@@ -1,0 +1,1 @@
+"""Changes of volumes that are in use: rotation, re-encryption, migration, erasure; one step is one effect."""
