@@ -226,6 +226,7 @@ class Volume:
             wanted=keys.wanted if keys else None,
             staged=keys.staged if keys else None,
             retiring=keys.retiring if keys else None,
+            newest=keys.newest if keys else None,
         )
 
     def wrong_device(self, device: Device) -> str | None:

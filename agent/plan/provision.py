@@ -72,7 +72,7 @@ def next_step(grant: Grant, here: Situation) -> Step | None:
 
 
 def _closed(grant: Grant, here: Situation) -> Step:
-    record, seen = grant.record, _at_its_place(grant.record, here)
+    record, seen = grant.record, at_its_place(grant.record, here.seen)
     if here.told != seen:
         return Ask("the broker has not been told what is on the disk now")
     match record.stage:
@@ -81,19 +81,19 @@ def _closed(grant: Grant, here: Situation) -> Step:
         case "claimed":
             _blank(record, seen)
             if record.current is None or record.current not in grant.keys:
-                raise _no_key(record)
+                raise no_key(record)
             return Deposit(record.current, "the disk is claimed and blank, and no header was made yet")
         case "deposited":
             if seen.header is None or _is_torn(seen.header, record):
                 return Inscribe("the broker has the header, the disk does not have all of it")
         case "ready":
             if seen.header is None:
-                raise _no_header(record, seen)
+                raise no_header(record, seen)
     if seen.header is None or record.pin is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin")
-    _pinned(record, record.pin, seen.header)
+    check_pinned(record, record.pin, seen.header)
     if not grant.keys:
-        raise _no_key(record)
+        raise no_key(record)
     return Open("the header is the one that the broker pinned, and there is a key for it")
 
 
@@ -131,7 +131,7 @@ def _filled(record: Record, content: Content) -> Step:
 def _swap(record: Record, here: Situation) -> Step | None:
     if record.stage == "ready" and here.mapping.reach == "open":
         return None
-    seen = _at_its_place(record, here)
+    seen = at_its_place(record, here.seen)
     marked = seen.sight == "swap-mark"
     match record.stage:
         case "new":
@@ -153,9 +153,12 @@ def _swap(record: Record, here: Situation) -> Step | None:
             raise KeybrokerError(Problem.CORRUPT, f"{record.name}: a swap volume is never {record.stage}")
 
 
-def _at_its_place(record: Record, here: Situation) -> Observation:
-    """Return what is seen, if it is on the record's own disk."""
-    seen = here.seen
+def at_its_place(record: Record, seen: Observation | None) -> Observation:
+    """Return what is seen, if it is on the record's own disk.
+
+    Raises:
+        KeybrokerError: NO_DEVICE, WRONG_DEVICE.
+    """
     if seen is None or seen.volume != record.volume:
         raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at its disk")
     meant = record.device or Device(record.serial, record.size_bytes)
@@ -189,7 +192,12 @@ def _is_torn(header: SeenHeader, record: Record) -> bool:
     return header.degraded and header.pin == record.pin
 
 
-def _pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
+def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
+    """Refuse a header that is not the pinned one, or that requires what nobody announced.
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED, with what differs.
+    """
     names = ("uuid", "digest", "data_offset", "sector_size")
     differs = [name for name in names if getattr(header.pin, name) != getattr(pin, name)]
     if differs:
@@ -204,7 +212,8 @@ def _pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
         )
 
 
-def _no_header(record: Record, seen: Observation) -> KeybrokerError:
+def no_header(record: Record, seen: Observation) -> KeybrokerError:
+    """Return the error of a volume with data whose header cannot be read."""
     return KeybrokerError(
         Problem.HEADER_REFUSED,
         f"{record.name}: no LUKS2 header can be read where there must be one: {seen.detail or seen.sight}",
@@ -212,5 +221,6 @@ def _no_header(record: Record, seen: Observation) -> KeybrokerError:
     )
 
 
-def _no_key(record: Record) -> KeybrokerError:
+def no_key(record: Record) -> KeybrokerError:
+    """Return the error of a broker that gives no key where there must be one."""
     return KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: the broker gave no key for it")

@@ -88,6 +88,8 @@ class Record:
             a plain disk, and once the keys are destroyed.
         role: in a migration; ``holder`` outside of one.
         partner: the other volume of a migration, None outside of one.
+        newest: the highest version there ever was, a staged one that was given up among them; None where the
+            broker does not say. A header that names a higher one is ahead of a broker that was set back.
         order: what an operator wants done, None at rest.
     """
 
@@ -112,6 +114,7 @@ class Record:
     role: Role = "holder"
     partner: VolumeId | None = None
     order: Order | None = None
+    newest: KeyVersion | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -142,6 +145,7 @@ class Record:
             "role": self.role,
             "partner": self.partner,
             "order": self.order and self.order.as_json(),
+            "newest": self.newest,
         }
 
     @classmethod
@@ -169,6 +173,7 @@ class Record:
             role=cast(Role, fields.optional("role", lambda key: fields.choice(key, ROLES)) or "holder"),
             partner=fields.optional("partner", lambda key: VolumeId(fields.text(key, match=names.VOLUME_ID))),
             order=fields.optional("order", lambda key: Order.read(fields.object(key))),
+            newest=_version(fields, "newest"),
         )
         fields.ignore_rest()
         return record

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 
+from keybroker.wire.changes import (
+    AdoptionRequest,
+    ErasedRequest,
+    PhaseRequest,
+    PromoteRequest,
+    StageRequest,
+    SwitchReply,
+    SwitchRequest,
+)
 from keybroker.wire.messages import (
     ClaimRequest,
     DepositRequest,
@@ -21,8 +29,10 @@ from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Grant, Observation, Record, Refusal
+from keybroker.wire.reports import ReportReply, ReportRequest
 from keybroker.wire.secret import Secret
-from tests.crash.volumes import key_of
+from keybroker.wire.values import replace
+from tests.crash import memory_keys
 
 
 class MemoryBroker:
@@ -30,7 +40,11 @@ class MemoryBroker:
 
     Attributes:
         records: by volume; a test may set one back to an older state, as a restored database would.
+        copies: the newest header copy, by volume; ``copied`` says which version was current when it was left.
         deposited: every pin that was ever accepted, by volume.
+        retired: versions that are kept and not handed out, by volume.
+        backups: how many copies were left of headers in use.
+        reports: what was reported, call by call.
         requests: what it was told, call by call.
         reachable: False makes every call fail as a broker that cannot be reached.
     """
@@ -39,7 +53,11 @@ class MemoryBroker:
         self.records: dict[VolumeId, Record] = {record.volume: record for record in records}
         self.copies: dict[VolumeId, Secret] = {}
         self.deposited: dict[VolumeId, set[Pin]] = {}
+        self.copied: dict[VolumeId, KeyVersion | None] = {}
+        self.retired: dict[VolumeId, set[KeyVersion]] = {}
+        self.backups = 0
         self.requests: list[UnlockRequest] = []
+        self.reports: list[ReportRequest] = []
         self.reachable = True
         self._lock = threading.Lock()
 
@@ -59,15 +77,17 @@ class MemoryBroker:
                 if wrong:
                     raise KeybrokerError(Problem.WRONG_DEVICE, wrong)
                 record = self._save(record, stage="claimed", device=request.device)
-            return Grant(record, _keys(record) if record.stage == "claimed" else {})
+            return Grant(record, memory_keys.live(record) if record.stage == "claimed" else {})
 
     def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
         with self._entered():
             record = self._record(volume)
+            if record.stage == "ready":
+                return self._backup(record, request)
             if record.pin is not None and record.pin == request.header.pin:
                 return record
             _expect(record, request.revision, "claimed")
-            self.copies[volume] = request.copy
+            self.copies[volume], self.copied[volume] = request.copy, record.current
             self.deposited.setdefault(volume, set()).add(request.header.pin)
             return self._save(
                 record, stage="deposited", pin=request.header.pin, sequence=request.header.sequence
@@ -86,6 +106,78 @@ class MemoryBroker:
                 return record
             _expect(record, request.revision, "claimed" if record.is_swap else "deposited")
             return self._save(record, stage="ready")
+
+    def rotate(self, volume: VolumeId) -> None:
+        """Ask for a new key, as an operator does."""
+        record = self._record(volume)
+        wanted = memory_keys.wanted(record)
+        if wanted != record:
+            self._save(record, wanted=wanted.wanted)
+
+    def report(self, request: ReportRequest) -> ReportReply:
+        with self._entered():
+            self.reports.append(request)
+            return ReportReply(tuple(self.records.values()), 60)
+
+    def stage(self, volume: VolumeId, request: StageRequest) -> Grant:
+        with self._entered():
+            record = self._record(volume)
+            if record.staged is None:
+                _expect(record, request.revision, "ready")
+                record = self._replace(record, memory_keys.staged(record))
+            return Grant(record, memory_keys.live(record))
+
+    def promote(self, volume: VolumeId, request: PromoteRequest) -> Record:
+        with self._entered():
+            record = self._record(volume)
+            if request.proof.version == record.current:
+                return record
+            _expect(record, request.revision, "ready")
+            return self._replace(record, memory_keys.promoted(record, request))
+
+    def retire(self, volume: VolumeId, version: KeyVersion) -> Record:
+        with self._entered():
+            record = self._record(volume)
+            retired = self.retired.setdefault(volume, set())
+            if version in retired:
+                return record
+            if version != record.retiring or self.copied.get(volume) != record.current:
+                raise memory_keys.conflict(record, f"version {version} cannot be retired now")
+            retired.add(version)
+            return self._save(record, retiring=None)
+
+    def announce(self, volume: VolumeId, request: PhaseRequest) -> Record:
+        raise memory_keys.conflict(self._record(volume), "there is no order")
+
+    def finish(self, volume: VolumeId, order: int) -> Record:
+        raise memory_keys.conflict(self._record(volume), "there is no order")
+
+    def switch(self, volume: VolumeId, request: SwitchRequest) -> SwitchReply:
+        raise memory_keys.conflict(self._record(volume), "it is no successor")
+
+    def erased(self, volume: VolumeId, request: ErasedRequest) -> Record:
+        raise memory_keys.conflict(self._record(volume), "it is not to be erased")
+
+    def adopt(self, volume: VolumeId, request: AdoptionRequest) -> Record:
+        raise memory_keys.conflict(self._record(volume), "it is not to be adopted")
+
+    def _backup(self, record: Record, request: DepositRequest) -> Record:
+        volume = record.volume
+        same = request.copy == self.copies.get(volume) and self.copied.get(volume) == record.current
+        if same and request.header.sequence == record.sequence:
+            return record
+        if request.proof is None and request.header.pin == record.pin:
+            return record  # the first header once more, after its reply was lost
+        _expect(record, request.revision, "ready")
+        saved = self._replace(record, memory_keys.backed_up(record, request))
+        self.copies[volume], self.copied[volume] = request.copy, record.current
+        self.backups += 1
+        return saved
+
+    def _replace(self, record: Record, changed: Record) -> Record:
+        saved = replace(changed, revision=record.revision + 1)
+        self.records[record.volume] = saved
+        return saved
 
     def _entered(self) -> threading.Lock:
         if not self.reachable:
@@ -115,10 +207,6 @@ def _wrong_device(record: Record, device: Device) -> str:
     return ""
 
 
-def _keys(record: Record) -> dict[KeyVersion, Secret]:
-    return {KeyVersion(1): key_of(record.name)} if record.current else {}
-
-
 def _grant(record: Record, seen: Observation | None) -> Grant:
     if seen is None:
         return Grant(record)
@@ -128,7 +216,7 @@ def _grant(record: Record, seen: Observation | None) -> Grant:
     header = seen.header
     fits = header is not None and header.pin == record.pin and not header.requirements
     if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
-        return Grant(record, _keys(record))
+        return Grant(record, memory_keys.live(record))
     return Grant(record)
 
 

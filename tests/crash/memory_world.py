@@ -1,7 +1,8 @@
 """A machine in memory: disks that outlive a power cut, and mappings and mounts that do not.
 
-A header is four sectors; ``first`` is the one that is written last. What is in a volume is an ``Inside``. It
-refuses what the real one refuses and writes down every filesystem that is made, and over what.
+A header is four sectors, which all say the same ``Luks`` where it is whole; ``first`` is the one that an
+inscription writes last. What is in a volume is an ``Inside``. It refuses what the real one refuses and writes
+down every filesystem that is made, and over what.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.change.workshop import Workshop
 from agent.plan import steps
 from agent.plan.situation import Content, Mapping
 from agent.world import Composed, Sighting, World
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import MIB, Pin
-from keybroker.wire.records import Device, Observation, Record, SeenHeader
+from keybroker.wire.records import Device, Observation, Record
 from keybroker.wire.secret import Secret
 from tests.crash.memory_broker import MemoryBroker
+from tests.crash.memory_header import Luks
+from tests.crash.memory_headers import MemoryHeaders
 
 SECTORS = ("first", "second", "keyslots-1", "keyslots-2")
 
@@ -76,10 +79,14 @@ class MemoryWorld:
         self.waited: list[str] = []
         self.arriving: dict[str, Disk] = {}
         self.layout = tuple(records)
+        self.headers = MemoryHeaders(self)
         self.power_cut()
 
     def world(self) -> World:
         return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
+
+    def workshop(self) -> Workshop:
+        return Workshop(self.world(), self.broker, self.headers)
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -94,6 +101,25 @@ class MemoryWorld:
         if found is None:
             raise KeybrokerError(Problem.NO_DEVICE, f"{record.name}: no such disk")
         return found
+
+    def header(self, record: Record) -> Luks | None:
+        """Read the header as the real reader does: the newer of two copies, or the one that is there."""
+        held = [
+            self.disk(record).header[name] for name in ("first", "second") if name in self.disk(record).header
+        ]
+        copies = [Luks.read(each.partition(b" of ")[2]) for each in held]
+        return max(copies, key=lambda luks: luks.sequence, default=None)
+
+    def is_degraded(self, record: Record) -> bool:
+        """Say whether one of the two copies is missing or older than the other."""
+        held = self.disk(record).header
+        said = {held[name].partition(b" of ")[2] for name in ("first", "second") if name in held}
+        return len(said) != 1 or not ("first" in held and "second" in held)
+
+    def write_header(self, record: Record, luks: Luks, only: Sequence[str] = SECTORS) -> None:
+        """Write a header as cryptsetup does, or some sectors of it."""
+        for name in only:
+            self.disk(record).header[name] = _sector(luks.written(), name)
 
     def rows(self, record: Record) -> str:
         """Read what a database wrote."""
@@ -118,6 +144,8 @@ class MemoryWorld:
         elif step is steps.SwapOn:
             (record,) = arguments
             self.reach[record.volume] = Mapping("crypt")
+        elif step in (steps.Fill, steps.Tag, steps.Clear):
+            self.headers.partial(step, *arguments)
 
     def check_inscription(self, record: Record, copied: Secret) -> None:
         disk = self.disk(record)
@@ -137,18 +165,6 @@ def _sector(copied: Secret, name: str) -> bytes:
     return f"{name} of ".encode() + copied.reveal()
 
 
-def _header(record: Record, disk: Disk) -> tuple[SeenHeader, Secret] | None:
-    """Read the header as the real reader does: either copy will do; one alone is degraded."""
-    held = disk.header.get("first") or disk.header.get("second")
-    if held is None:
-        return None
-    copied = held.partition(b" of ")[2]
-    volume_key = copied.decode()
-    pin = Pin(record.luks_uuid, "sha256:" + volume_key, 4 * MIB, 512)
-    degraded = not ("first" in disk.header and "second" in disk.header)
-    return SeenHeader(pin, 3, (), degraded), Secret(copied)
-
-
 class _Disks:
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
@@ -166,18 +182,20 @@ class _Disks:
             return Sighting(Observation(record.volume, "absent"))
         if disk.mark == record.volume and record.is_swap:
             return Sighting(Observation(record.volume, "swap-mark", disk.device))
-        found = _header(record, disk)
-        if found is not None and not disk.foreign and not record.is_swap:
-            return Sighting(Observation(record.volume, "luks2", disk.device, found[0]), found[1])
+        luks = self._world.header(record)
+        if luks is not None and not disk.foreign and not record.is_swap:
+            seen = luks.seen(degraded=self._world.is_degraded(record))
+            return Sighting(Observation(record.volume, "luks2", disk.device, seen), luks.written())
         if disk.is_blank:
             return Sighting(Observation(record.volume, "blank", disk.device))
         return Sighting(Observation(record.volume, "other", disk.device, detail=disk.foreign or "not zero"))
 
     def compose(self, record: Record, key: Secret) -> Composed:
+        assert record.current is not None
         self._world.composed += 1
-        volume_key = f"{self._world.composed:064x}"
-        pin = Pin(record.luks_uuid, "sha256:" + volume_key, 4 * MIB, 512)
-        return Composed(SeenHeader(pin, 3), Secret(volume_key.encode()))
+        keyslots, token = {0: key.reveal().decode()}, {0: int(record.current)}
+        luks = Luks(record.luks_uuid, f"{self._world.composed:064x}", 3, keyslots, token)
+        return Composed(luks.seen(degraded=False), luks.written())
 
     def inscribe(self, record: Record, copied: Secret) -> None:
         self._world.check_inscription(record, copied)
@@ -203,7 +221,9 @@ class _Mappings:
         whole = self._world.disk(record).header
         if seen.observation.header is None or seen.observation.header.pin != record.pin:
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
-        if not keys or not {"keyslots-1", "keyslots-2"} <= whole.keys():
+        luks = self._world.header(record)
+        opens = luks is not None and any(luks.opened_by(key) is not None for key in keys.values())
+        if not opens or not {"keyslots-1", "keyslots-2"} <= whole.keys():
             raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: no key opens it")
         self._world.reach[record.volume] = Mapping("crypt")
         return ()

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from agent.change.workshop import Broker as ChangeBroker
+from agent.change.workshop import Headers, Workshop
 from agent.plan import steps
 from agent.world import Broker, Disks, Filesystems, Mappings, World
+from keybroker.wire.messages import DepositRequest
 from keybroker.wire.problems import KeybrokerError, Problem
 
 EFFECTS: Final[dict[type, tuple[str, str]]] = {
@@ -23,10 +26,17 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Mount: ("filesystems", "mount"),
     steps.Mark: ("disks", "mark"),
     steps.SwapOn: ("mappings", "swap_on"),
+    steps.Stage: ("broker", "stage"),
+    steps.Fill: ("headers", "fill"),
+    steps.Tag: ("headers", "tag"),
+    steps.Backup: ("broker", "deposit"),
+    steps.Promote: ("broker", "promote"),
+    steps.Clear: ("headers", "clear"),
+    steps.Retire: ("broker", "retire"),
 }
 """Which method each step is the effect of; a test holds that no step is missing."""
 
-BY_METHOD: Final = {place: step for step, place in EFFECTS.items()}
+BY_METHOD: Final = {place: step for step, place in EFFECTS.items() if step is not steps.Backup}
 
 MOMENTS: Final = ("before", "during", "after", "twice", "unanswered")
 
@@ -51,13 +61,15 @@ class Death:
 
 
 class Mortal:
-    """Wraps a world.
+    """Wraps a world, or a whole workshop.
 
     Attributes:
         journey: the effects that were begun, in order.
+        workshop: of use only where a workshop was wrapped.
     """
 
-    def __init__(self, world: World, partial: Partial, death: Death | None = None) -> None:
+    def __init__(self, inner: World | Workshop, partial: Partial, death: Death | None = None) -> None:
+        world = inner.world if isinstance(inner, Workshop) else inner
         self._partial = partial
         self._death = death
         self._lock = threading.Lock()
@@ -68,19 +80,29 @@ class Mortal:
             mappings=cast(Mappings, _Proxy(self, "mappings", world.mappings)),
             filesystems=cast(Filesystems, _Proxy(self, "filesystems", world.filesystems)),
         )
+        if isinstance(inner, Workshop):
+            self.workshop = Workshop(
+                world=self.world,
+                broker=cast(ChangeBroker, _Proxy(self, "broker", inner.broker)),
+                headers=cast(Headers, _Proxy(self, "headers", inner.headers)),
+            )
 
     @property
     def survived(self) -> bool:
         """Say whether the fatal effect never came."""
         return self._death is not None and len(self.journey) <= self._death.effect
 
-    def begin(self, step: type, act: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Do an effect, or as much of it as the moment allows."""
+    def begin(self, step: type, act: Callable[[], Any], arguments: tuple[Any, ...]) -> Any:
+        """Do an effect, or as much of it as the moment allows.
+
+        Args:
+            arguments: of the effect, for doing it in part.
+        """
         with self._lock:
             fatal = self._death is not None and self._death.effect == len(self.journey)
             self.journey.append(step)
         if not fatal or self._death is None:
-            return act(*arguments)
+            return act()
         match self._death.moment:
             case "before":
                 raise Crash
@@ -88,13 +110,13 @@ class Mortal:
                 self._partial.partial(step, *arguments)
                 raise Crash
             case "after":
-                act(*arguments)
+                act()
                 raise Crash
             case "twice":
-                act(*arguments)
-                return act(*arguments)
+                act()
+                return act()
             case _:
-                act(*arguments)
+                act()
                 raise KeybrokerError(Problem.UNREACHABLE, "the reply was lost")
 
 
@@ -107,4 +129,13 @@ class _Proxy:
         step = BY_METHOD.get((self._part, name))
         if step is None:
             return method
-        return lambda *arguments: self._mortal.begin(step, method, arguments)
+
+        def effect(*arguments: Any, **named: Any) -> Any:
+            request = arguments[-1] if arguments else None
+            is_backup = isinstance(request, DepositRequest) and request.proof is not None
+            taken = steps.Backup if is_backup else step
+            return self._mortal.begin(
+                taken, lambda: method(*arguments, **named), (*arguments, *named.values())
+            )
+
+        return effect

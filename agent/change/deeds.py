@@ -1,0 +1,112 @@
+"""What each step of a change does: one call of the broker, or one of the workshop's.
+
+Who adds a step adds a deed of it to ``DEEDS`` (in a module of its own, if it is more than a few lines). A
+deed does that one effect, takes what it needs from the course's survey, and hands every record that the
+broker replies with to ``Course.hear``; whatever it raises ends the course, but one CONFLICT a kind of step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.plan import steps
+from agent.plan.steps import Ask, Backup, Clear, Fill, Promote, Retire, Stage, Tag
+from keybroker.wire.changes import PromoteRequest, StageRequest
+from keybroker.wire.messages import DepositRequest
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.proof import GivenProof, prove
+from keybroker.wire.records import SeenHeader
+
+if TYPE_CHECKING:
+    from agent.change.course import Course
+
+Deed = Callable[["Course", Any], None]
+
+
+def ask(course: Course, step: Ask) -> None:
+    """Tell the broker what is there now, and get the keys that fit it."""
+    course.ask()
+
+
+def stage(course: Course, step: Stage) -> None:
+    """Have the wanted key version minted, and get it."""
+    request = StageRequest(course.record.revision)
+    course.hear_grant(course.workshop.broker.stage(course.record.volume, request))
+
+
+def fill(course: Course, step: Fill) -> None:
+    """Add a keyslot."""
+    course.workshop.headers.fill(course.record, course.grant.keys, version=step.version, by=step.by)
+
+
+def tag(course: Course, step: Tag) -> None:
+    """Write our token."""
+    keyslots = course.survey.keyslots
+    if keyslots is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{course.record.name}: nobody looked at its keyslots")
+    course.workshop.headers.tag(course.record, keyslots.token())
+
+
+def backup(course: Course, step: Backup) -> None:
+    """Leave the broker a copy of the header, and the proof that the current key opens it."""
+    record, sighting = course.record, course.sighting
+    if sighting is None or sighting.copy is None or record.current is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
+    proof = proof_of(course, record.current)
+    request = DepositRequest(record.revision, header_of(course), sighting.copy, proof)
+    course.hear(course.workshop.broker.deposit(record.volume, request))
+
+
+def promote(course: Course, step: Promote) -> None:
+    """Have the staged version made current."""
+    request = PromoteRequest(course.record.revision, proof_of(course, step.version))
+    course.hear(course.workshop.broker.promote(course.record.volume, request))
+
+
+def clear(course: Course, step: Clear) -> None:
+    """Kill a keyslot."""
+    course.workshop.headers.clear(course.record, course.grant.keys, keyslot=step.keyslot, by=step.by)
+
+
+def retire(course: Course, step: Retire) -> None:
+    """Say that a version opens nothing on the disk any more."""
+    course.hear(course.workshop.broker.retire(course.record.volume, step.version))
+
+
+DEEDS: Final[dict[type, Deed]] = {
+    steps.Ask: ask,
+    steps.Stage: stage,
+    steps.Fill: fill,
+    steps.Tag: tag,
+    steps.Backup: backup,
+    steps.Promote: promote,
+    steps.Clear: clear,
+    steps.Retire: retire,
+}
+
+
+def header_of(course: Course) -> SeenHeader:
+    """Return the header that the last look brought (Raises: HEADER_REFUSED where there is none)."""
+    header = course.seen.header
+    if header is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{course.record.name}: it has no header")
+    return header
+
+
+def proof_of(course: Course, version: KeyVersion) -> GivenProof:
+    """Return the proof that a key opens the header on the disk.
+
+    Raises:
+        KeybrokerError: LOCKED_OUT where the last look did not see it open a keyslot that keeps the data.
+    """
+    keyslots, header = course.survey.keyslots, header_of(course)
+    if keyslots is None or not keyslots.opened_by(version):
+        raise KeybrokerError(
+            Problem.LOCKED_OUT, f"{course.record.name}: key version {version} was not seen to open the header"
+        )
+    volume, digest, sequence = course.record.volume, header.pin.digest, header.sequence
+    key = course.grant.keys[version]
+    made = prove(key, volume=volume, version=version, digest=digest, sequence=sequence)
+    return GivenProof(version, digest, sequence, made)

@@ -1,0 +1,63 @@
+"""Which planner is to be asked about a volume that is in use: the first that has a step has the say.
+
+    for planner in PLANNERS: step = planner(survey); if step is not None: that is it
+
+A planner answers None where nothing of its own is to be done, and raises where nobody may do anything. Who
+adds one adds it to ``PLANNERS`` at the place that the order below gives it, and its steps to ``THEN``:
+
+1. erasure: of what is to be destroyed, nothing is changed or backed up first;
+2. a re-encryption that is in the header: no other step is legal until it is through;
+3. rotation, and the header's copy at the broker;
+4. a re-encryption that is ordered: it begins with fresh keys and a header that is backed up;
+5. migration;
+6. resizing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from agent.plan import rotation, steps
+from agent.plan.steps import Change, Step
+from agent.plan.survey import Survey
+from keybroker.wire.records import Record, SeenHeader
+
+Planner = Callable[[Survey], Change | Step | None]
+
+PLANNERS: Final[tuple[Planner, ...]] = (rotation.next_step,)
+
+THEN: Final[dict[type, str]] = {
+    steps.Stage: "Fill: the new key goes into a keyslot of its own",
+    steps.Fill: "Tag: our token is to name the keyslot",
+    steps.Tag: "Ask: the key is fetched anew, and has to open the header",
+    steps.Promote: "Clear: the keyslot of the key before is killed",
+    steps.Clear: "Backup: the broker gets a copy of the header",
+}
+"""What is expected after a step; the next survey decides."""
+
+
+def next_step(survey: Survey) -> Change | Step | None:
+    """Name the step that brings a volume closer to what is wanted of it; None when it is there.
+
+    Raises:
+        KeybrokerError: as the planner that was asked.
+    """
+    for planner in PLANNERS:
+        step = planner(survey)
+        if step is not None:
+            return step
+    return None
+
+
+def is_at_rest(record: Record, header: SeenHeader | None) -> bool:
+    """Say whether a volume needs no look at its keyslots, so that no key leaves the broker for nothing.
+
+    Args:
+        header: on the disk; None where none can be read.
+    """
+    if record.is_swap or record.stage in ("new", "claimed", "deposited", "erased"):
+        return record.order is None and record.role == "holder"
+    wanted = not rotation.is_at_rest(record) or record.order is not None or record.partner is not None
+    backed_up = header is not None and header.sequence == record.sequence and not header.degraded
+    return not wanted and backed_up and record.role == "holder"

@@ -1,0 +1,77 @@
+"""A LUKS2 header as a value: keyslots that hold a passphrase or were wiped, our token, a sequence id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+
+from agent.plan.keyslots import Keyslot, Keyslots
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.profile import MIB, Pin
+from keybroker.wire.records import Record, SeenHeader
+from keybroker.wire.secret import Secret
+
+WIPED = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Luks:
+    """A header.
+
+    Attributes:
+        volume_key: 64 hex digits; all that a digest is made of here.
+        keyslots: the passphrase of each; ``WIPED`` where it is listed and its area is not what it was.
+        token: what our token says; it may name keyslots that are gone.
+    """
+
+    uuid: str
+    volume_key: str
+    sequence: int
+    keyslots: dict[int, str] = field(default_factory=dict)
+    token: dict[int, int] | None = None
+
+    @classmethod
+    def read(cls, held: bytes) -> Luks:
+        said = json.loads(held)
+        token = said["token"] and {int(number): version for number, version in said["token"].items()}
+        keyslots = {int(number): text for number, text in said["keyslots"].items()}
+        return cls(said["uuid"], said["volume_key"], said["sequence"], keyslots, token)
+
+    def written(self) -> Secret:
+        """Return the bytes that stand for it, on a disk and in a copy."""
+        said = {
+            "uuid": self.uuid, "volume_key": self.volume_key, "sequence": self.sequence,
+            "keyslots": self.keyslots, "token": self.token,
+        }  # fmt: skip
+        return Secret(json.dumps(said, sort_keys=True).encode())
+
+    def changed(self, **changes: object) -> Luks:
+        """Return the header after a change by cryptsetup."""
+        return replace(self, sequence=self.sequence + 1, **changes)  # type: ignore[arg-type]
+
+    def without(self, keyslot: int) -> Luks:
+        """Return it after a kill: cryptsetup takes the keyslot out of every token, too."""
+        rest = {number: text for number, text in self.keyslots.items() if number != keyslot}
+        token = self.token and {number: one for number, one in self.token.items() if number != keyslot}
+        return self.changed(keyslots=rest, token=token)
+
+    @property
+    def pin(self) -> Pin:
+        return Pin(self.uuid, "sha256:" + self.volume_key, 4 * MIB, 512)
+
+    def seen(self, *, degraded: bool) -> SeenHeader:
+        return SeenHeader(self.pin, self.sequence, (), degraded)
+
+    def opened_by(self, key: Secret) -> int | None:
+        """Return a keyslot that a passphrase opens."""
+        text = key.reveal().decode()
+        return next((number for number, held in self.keyslots.items() if held == text), None)
+
+    def probed(self, record: Record, keys: dict[KeyVersion, Secret]) -> Keyslots:
+        """Return which of the keys opens which keyslot."""
+        versions = {key.reveal().decode(): version for version, key in keys.items()}
+        found = tuple(
+            Keyslot(number, True, KeyVersion((self.token or {}).get(number, 0)) or None, versions.get(text))
+            for number, text in sorted(self.keyslots.items())
+        )
+        return Keyslots(found, frozenset(keys), record.profile.most_keyslots)

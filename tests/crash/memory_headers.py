@@ -1,0 +1,84 @@
+"""``Headers`` in memory: what cryptsetup does to a header, and how far it gets before the power goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Keys
+from typing import TYPE_CHECKING
+
+from agent.plan import steps
+from agent.plan.keyslots import Keyslots
+from agent.world import Sighting
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Record
+from keybroker.wire.secret import Secret
+from tests.crash.memory_header import WIPED, Luks
+
+if TYPE_CHECKING:
+    from tests.crash.memory_world import MemoryWorld
+
+
+class MemoryHeaders:
+    """The headers on a world's disks.
+
+    Attributes:
+        cleared: each keyslot that was killed: its number, and the passphrase that it held.
+    """
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+        self.cleared: list[tuple[int, str]] = []
+
+    def probe(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> Keyslots:
+        assert seen.copy is not None
+        luks = Luks.read(seen.copy.reveal())
+        if luks.pin != record.pin:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
+        return luks.probed(record, dict(keys))
+
+    def fill(
+        self, record: Record, keys: Keys[KeyVersion, Secret], *, version: KeyVersion, by: KeyVersion
+    ) -> None:
+        luks = self._checked(record)
+        if luks.opened_by(keys[version]) is not None:
+            return
+        if luks.opened_by(keys[by]) is None:
+            raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: version {by} opens nothing")
+        free = next(number for number in range(32) if number not in luks.keyslots)
+        self._write(record, luks.changed(keyslots={**luks.keyslots, free: keys[version].reveal().decode()}))
+
+    def tag(self, record: Record, versions: Keys[int, KeyVersion]) -> None:
+        luks = self._checked(record)
+        if luks.token != versions or self._world.is_degraded(record):
+            self._write(record, luks.changed(token=dict(versions)))
+
+    def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
+        luks = self._checked(record)
+        if keyslot not in luks.keyslots:
+            return
+        if luks.without(keyslot).opened_by(keys[by]) is None:
+            raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: version {by} opens no other keyslot")
+        self.cleared.append((keyslot, luks.keyslots[keyslot]))
+        self._write(record, luks.without(keyslot))
+
+    def partial(self, step: type, record: Record, versions: Keys[int, KeyVersion], *rest: int) -> None:
+        """Do part of an effect: of Fill nothing that shows, of Tag one copy, of Clear the area alone."""
+        luks = self._checked(record)
+        if step is steps.Tag and luks.token != versions:
+            self._world.write_header(record, luks.changed(token=dict(versions)), only=("first",))
+        elif step is steps.Clear and rest[0] in luks.keyslots:
+            # the area goes first, and nothing in the JSON area tells of it: not even the sequence id
+            self._world.write_header(record, _wiped(luks, rest[0]))
+
+    def _checked(self, record: Record) -> Luks:
+        luks = self._world.header(record)
+        if luks is None or luks.pin != record.pin:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
+        return luks
+
+    def _write(self, record: Record, luks: Luks) -> None:
+        self._world.write_header(record, luks)
+
+
+def _wiped(luks: Luks, keyslot: int) -> Luks:
+    return Luks(luks.uuid, luks.volume_key, luks.sequence, {**luks.keyslots, keyslot: WIPED}, luks.token)
