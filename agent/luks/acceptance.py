@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.luks.header import Header, Kdf, Keyslot
+from agent.luks.header import Digest, Header, Kdf, Keyslot
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile
 
@@ -39,24 +39,31 @@ MOST_ARGON2_CPUS: Final = 4
 AREA_ALIGNMENT: Final = 4096
 
 
-def accept(header: Header, profile: Profile, pin: Pin | None) -> None:
+def accept(header: Header, profile: Profile, pin: Pin | None, *, told: bool = True) -> None:
     """Let a header pass, or say what is wrong with it.
 
     Args:
         header: as it was read from the device that is about to be opened.
         profile: of the volume.
         pin: what the broker remembers of the volume's own header; None before there is one.
+        told: our token must name the key version of every keyslot that it is assigned to.
 
     Raises:
         KeybrokerError: HEADER_REFUSED, with the field, what was found and what is allowed.
     """
-    _check_config(header, profile)
-    _check_segment(header, profile)
-    _check_keyslots(header, profile)
-    _check_digest(header, profile)
-    _check_tokens(header, profile)
+    # first of all: opened from a header copy in mid re-encryption, data rolls back (8 MiB were seen to)
+    must(not header.requirements, "config.requirements", header.requirements, "absent")
+    check_flags(header, profile)
+    check_segment(header, profile)
+    check_keyslots(header, profile, profile.most_keyslots)
+    equal("number of digests", len(header.digests), 1)
+    check_digest(header.metadata.data_digest, profile)
+    # its keyslots and segments need no look: each belongs to exactly one digest, or the header is not read
+    check_tokens(header, profile)
+    if told:
+        _check_told(header)
     if pin is not None:
-        _check_pin(header.pin, pin)
+        check_pin(header.pin, pin)
 
 
 def area_bytes(key_bytes: int) -> int:
@@ -73,95 +80,110 @@ def _refused(field: str, found: object, allowed: object) -> KeybrokerError:
     return KeybrokerError(Problem.HEADER_REFUSED, f"{field}: is {said or 'empty'}, must be {allowed}")
 
 
-def _must(good: bool, field: str, found: object, allowed: object) -> None:
+def must(good: bool, field: str, found: object, allowed: object) -> None:
+    """Refuse a field unless it is good."""
     if not good:
         raise _refused(field, found, allowed)
 
 
-def _within(field: str, found: int, bounds: tuple[int, int]) -> None:
-    _must(bounds[0] <= found <= bounds[1], field, found, f"from {bounds[0]} to {bounds[1]}")
+def within(field: str, found: int, bounds: tuple[int, int]) -> None:
+    """Refuse a number that is out of bounds."""
+    must(bounds[0] <= found <= bounds[1], field, found, f"from {bounds[0]} to {bounds[1]}")
 
 
-def _equal(field: str, found: object, allowed: object) -> None:
-    _must(found == allowed, field, found, allowed)
+def equal(field: str, found: object, allowed: object) -> None:
+    """Refuse any value but one."""
+    must(found == allowed, field, found, allowed)
 
 
-def _check_config(header: Header, profile: Profile) -> None:
-    # first of all: opened from a header copy in mid re-encryption, data rolls back (8 MiB were seen to)
-    _must(not header.requirements, "config.requirements", header.requirements, "absent")
+def check_flags(header: Header, profile: Profile) -> None:
+    """Refuse flags that the profile does not allow, and a subsystem."""
     foreign = tuple(flag for flag in header.metadata.flags if flag not in profile.flags)
-    _must(not foreign, "config.flags", foreign, ", ".join(profile.flags) or "absent")
-    _must(not header.subsystem, "subsystem", header.subsystem, "empty")
+    must(not foreign, "config.flags", foreign, ", ".join(profile.flags) or "absent")
+    must(not header.subsystem, "subsystem", header.subsystem, "empty")
 
 
-def _check_segment(header: Header, profile: Profile) -> None:
-    _must(tuple(header.segments) == (0,), "segments", tuple(header.segments), "0 alone")
+def check_segment(header: Header, profile: Profile) -> None:
+    """Refuse any other segments than one of the profile's kind."""
+    must(tuple(header.segments) == (0,), "segments", tuple(header.segments), "0 alone")
     segment = header.segments[0]
-    _equal("segments.0.type", segment.kind, "crypt")
-    _must(segment.size is None, "segments.0.size", segment.size, "dynamic")
-    _equal("segments.0.iv_tweak", segment.iv_tweak, 0)
-    _equal("segments.0.encryption", segment.cipher, profile.cipher)
-    _must(not segment.flags, "segments.0.flags", segment.flags, "absent")
-    _must(segment.integrity is None, "segments.0.integrity", segment.integrity, "absent")
+    equal("segments.0.type", segment.kind, "crypt")
+    must(segment.size is None, "segments.0.size", segment.size, "dynamic")
+    equal("segments.0.iv_tweak", segment.iv_tweak, 0)
+    equal("segments.0.encryption", segment.cipher, profile.cipher)
+    must(not segment.flags, "segments.0.flags", segment.flags, "absent")
+    must(segment.integrity is None, "segments.0.integrity", segment.integrity, "absent")
     sizes = " or ".join(map(str, profile.sector_sizes))
-    _must(segment.sector_size in profile.sector_sizes, "segments.0.sector_size", segment.sector_size, sizes)
-    _within("segments.0.offset", segment.offset, profile.data_offsets)
+    must(segment.sector_size in profile.sector_sizes, "segments.0.sector_size", segment.sector_size, sizes)
+    within("segments.0.offset", segment.offset, profile.data_offsets)
 
 
-def _check_keyslots(header: Header, profile: Profile) -> None:
-    _within("number of keyslots", len(header.keyslots), (1, profile.most_keyslots))
+def check_keyslots(header: Header, profile: Profile, most: int) -> None:
+    """Refuse more than ``most`` keyslots, and one that the profile does not allow."""
+    within("number of keyslots", len(header.keyslots), (1, most))
     for keyslot in header.keyslots.values():
-        _check_keyslot(f"keyslots.{keyslot.number}", keyslot, profile)
+        check_keyslot(keyslot, profile)
 
 
-def _check_keyslot(path: str, keyslot: Keyslot, profile: Profile) -> None:
+def check_keyslot(keyslot: Keyslot, profile: Profile) -> None:
+    """Refuse a keyslot that holds no key, or holds one in another way than the profile allows."""
+    path = f"keyslots.{keyslot.number}"
     if keyslot.kdf is None:
         raise _refused(f"{path}.type", keyslot.kind, "luks2")
-    _equal(f"{path}.key_size", keyslot.key_bytes, profile.key_bytes)
-    _equal(f"{path}.area.encryption", keyslot.area.cipher, profile.cipher)
-    _equal(f"{path}.area.key_size", keyslot.area.key_bytes, profile.key_bytes)
-    _equal(f"{path}.area.size", keyslot.area.size, area_bytes(profile.key_bytes))
-    _equal(f"{path}.af.stripes", keyslot.stripes, STRIPES)
-    _equal(f"{path}.af.hash", keyslot.splitter_hash, HASH)
+    equal(f"{path}.key_size", keyslot.key_bytes, profile.key_bytes)
+    equal(f"{path}.area.encryption", keyslot.area.cipher, profile.cipher)
+    equal(f"{path}.area.key_size", keyslot.area.key_bytes, profile.key_bytes)
+    equal(f"{path}.area.size", keyslot.area.size, area_bytes(profile.key_bytes))
+    equal(f"{path}.af.stripes", keyslot.stripes, STRIPES)
+    equal(f"{path}.af.hash", keyslot.splitter_hash, HASH)
     _check_kdf(f"{path}.kdf", keyslot.kdf, profile)
 
 
 def _check_kdf(path: str, kdf: Kdf, profile: Profile) -> None:
     if kdf.kind == "pbkdf2":
-        _equal(f"{path}.hash", kdf.hash, HASH)
-        _within(f"{path}.iterations", kdf.iterations, profile.pbkdf2_iterations)
+        equal(f"{path}.hash", kdf.hash, HASH)
+        within(f"{path}.iterations", kdf.iterations, profile.pbkdf2_iterations)
         return
-    _must(profile.argon2_memory_kib > 0, f"{path}.type", kdf.kind, "pbkdf2")
-    _within(f"{path}.memory", kdf.memory_kib, (1, profile.argon2_memory_kib))
+    must(profile.argon2_memory_kib > 0, f"{path}.type", kdf.kind, "pbkdf2")
+    within(f"{path}.memory", kdf.memory_kib, (1, profile.argon2_memory_kib))
     most = MOST_ARGON2_PASSES * profile.argon2_memory_kib // kdf.memory_kib
-    _within(f"{path}.time", kdf.iterations, (1, most))
-    _within(f"{path}.cpus", kdf.cpus, (1, MOST_ARGON2_CPUS))
+    within(f"{path}.time", kdf.iterations, (1, most))
+    within(f"{path}.cpus", kdf.cpus, (1, MOST_ARGON2_CPUS))
 
 
-def _check_digest(header: Header, profile: Profile) -> None:
-    _equal("number of digests", len(header.digests), 1)
-    digest = header.metadata.data_digest
+def check_digest(digest: Digest, profile: Profile) -> None:
+    """Refuse a digest that takes more or less work than the profile allows."""
     path = f"digests.{digest.number}"
-    _equal(f"{path}.hash", digest.hash, HASH)
-    _within(f"{path}.iterations", digest.iterations, profile.pbkdf2_iterations)
-    _equal(f"length of {path}.digest", len(digest.digest), DIGEST_BYTES)
-    # its keyslots and segments need no look: each belongs to exactly one digest, or the header is not read
+    equal(f"{path}.hash", digest.hash, HASH)
+    within(f"{path}.iterations", digest.iterations, profile.pbkdf2_iterations)
+    equal(f"length of {path}.digest", len(digest.digest), DIGEST_BYTES)
 
 
-def _check_tokens(header: Header, profile: Profile) -> None:
+def _check_told(header: Header) -> None:
+    token = header.token
+    untold = () if token is None else tuple(n for n in token.keyslots if token.version(n) is None)
+    if token is not None and untold:
+        raise _refused(
+            f"tokens.{token.number}.versions", f"without {', '.join(map(str, untold))}", "of all its keyslots"
+        )
+
+
+def check_tokens(header: Header, profile: Profile) -> None:
+    """Refuse a second token of ours, and tokens of others unless the profile lets them be there."""
     ours = [token for token in header.tokens.values() if token.volume is not None]
-    _must(len(ours) <= 1, "tokens", f"{len(ours)} of ours", "one of ours at most")
+    must(len(ours) <= 1, "tokens", f"{len(ours)} of ours", "one of ours at most")
     foreign = [token for token in header.tokens.values() if token.volume is None]
     if foreign:
         path = f"tokens.{foreign[0].number}.type"
-        _must(profile.foreign_tokens, path, foreign[0].kind, "keybroker, or the profile has to allow others")
+        must(profile.foreign_tokens, path, foreign[0].kind, "keybroker, or the profile has to allow others")
 
 
-def _check_pin(found: Pin, pin: Pin) -> None:
+def check_pin(found: Pin, pin: Pin) -> None:
+    """Refuse a header that is not the pinned one."""
     for field, here, pinned in (
         ("uuid", found.uuid, pin.uuid),
         ("digest of the volume key", found.digest, pin.digest),
         ("segments.0.offset", found.data_offset, pin.data_offset),
         ("segments.0.sector_size", found.sector_size, pin.sector_size),
     ):
-        _must(here == pinned, field, here, f"{pinned}, as pinned")
+        must(here == pinned, field, here, f"{pinned}, as pinned")

@@ -213,9 +213,14 @@ def _keyslot(number: int, fields: Fields) -> Keyslot:
     key_bytes = fields.number("key_size", least=1, most=1024)
     fields.optional("priority", lambda key: fields.number(key, most=2))
     if kind == "reencrypt":
-        fields.choice("mode", {"reencrypt", "encrypt", "decrypt"})
-        fields.choice("direction", {"forward", "backward"})
-        keyslot = Keyslot(number, kind, key_bytes, _reencrypt_area(fields.object("area")))
+        keyslot = Keyslot(
+            number=number,
+            kind=kind,
+            key_bytes=key_bytes,
+            area=_reencrypt_area(fields.object("area")),
+            mode=fields.choice("mode", {"reencrypt", "encrypt", "decrypt"}),
+            direction=fields.choice("direction", {"forward", "backward"}),
+        )
     else:
         splitter = fields.object("af")
         keyslot = Keyslot(
@@ -247,13 +252,15 @@ def _raw_area(fields: Fields) -> Area:
 
 def _reencrypt_area(fields: Fields) -> Area:
     kind = fields.choice("type", _REENCRYPT_AREAS)
-    if kind.endswith("checksum"):
-        fields.text("hash", match=_WORD)
-        fields.number("sector_size", least=512, most=1 << 20)
-    if kind.startswith("datashift"):
-        _uint64(fields, "shift_size", multiple=512, least=512)
-    offset = _uint64(fields, "offset", multiple=4096)
-    area = Area(kind, offset, _uint64(fields, "size", multiple=4096, least=4096))
+    summed, shifted = kind.endswith("checksum"), kind.startswith("datashift")
+    area = Area(
+        kind=kind,
+        offset=_uint64(fields, "offset", multiple=4096),
+        size=_uint64(fields, "size", multiple=4096, least=4096),
+        hash=fields.text("hash", match=_WORD) if summed else "",
+        block_bytes=fields.number("sector_size", least=512, most=1 << 20) if summed else 0,
+        shift_bytes=_uint64(fields, "shift_size", multiple=512, least=512) if shifted else 0,
+    )
     fields.end()
     return area
 
@@ -302,8 +309,8 @@ def _token(number: int, fields: Fields, keyslots: Collection[int]) -> Token:
         if _OBJECT_NUMBER.fullmatch(keyslot) is None or _VERSION.fullmatch(version) is None:
             raise fields.wrong("versions", "must name keyslots and key versions")
         versions[int(keyslot)] = int(version)
-    if not set(named) <= set(versions):
-        raise fields.wrong("versions", "leave out a keyslot that the token is assigned to")
+    # A keyslot that the token is assigned to may have no version: cryptsetup assigns every token of the old
+    # keyslot to the new one when a re-encryption begins, and knows nothing of our versions.
     fields.end()
     return Token(number, kind, named, volume, MappingProxyType(versions))
 
@@ -321,7 +328,7 @@ def _check_bindings(
         raise refused("segments", "none is encrypted")
     for segment in encrypted:
         bound = sum(segment.number in digest.segments for digest in digests.values())
-        if bound != 1:
+        if bound != 1 and not (segment.is_hot and bound == 2):  # to both volume keys
             raise refused(f"segments.{segment.number}", f"belongs to {bound} digests, must belong to one")
 
 

@@ -8,19 +8,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from keybroker.wire.values import dataclass
+
+HOT: Final = "in-reencryption"
+"""The flag of a segment that is being rewritten; it belongs to the digests of both volume keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """Where a keyslot's binary data lies, in bytes from the start of the device, and its encryption."""
+    """Where a keyslot's binary data lies, in bytes from the start of the device, and its encryption.
+
+    Attributes:
+        hash: of the checksums that a re-encryption keeps there.
+        block_bytes: what each of them is of.
+        shift_bytes: how far a re-encryption moves the data.
+    """
 
     kind: str
     offset: int
     size: int
     cipher: str = ""
     key_bytes: int = 0
+    hash: str = ""
+    block_bytes: int = 0
+    shift_bytes: int = 0
 
     @property
     def end(self) -> int:
@@ -41,7 +54,7 @@ class Kdf:
 
 @dataclass(frozen=True, slots=True)
 class Keyslot:
-    """A keyslot; ``reencrypt`` ones hold no key, and have no ``kdf`` and no splitter."""
+    """A keyslot; ``reencrypt`` ones hold no key: no ``kdf`` and no splitter, but mode and direction."""
 
     number: int
     kind: str
@@ -51,6 +64,8 @@ class Keyslot:
     splitter: str = ""
     splitter_hash: str = ""
     stripes: int = 0
+    mode: str = ""
+    direction: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,11 @@ class Segment:
     def is_backup(self) -> bool:
         """Say whether it only remembers how a re-encryption begins or ends."""
         return any(flag.startswith("backup-") for flag in self.flags)
+
+    @property
+    def is_hot(self) -> bool:
+        """Say whether it was being rewritten: each part of it is under either key, as recovery finds out."""
+        return HOT in self.flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,5 +169,14 @@ class Metadata:
 
     @property
     def data_digest(self) -> Digest:
-        """The digest of the volume key of ``data_segment``; there is exactly one."""
+        """The digest of the volume key of ``data_segment``; there is one, or two while that one is hot."""
         return next(d for d in self.digests.values() if self.data_segment.number in d.segments)
+
+    @property
+    def key_digests(self) -> tuple[Digest, ...]:
+        """The digests of volume keys: a re-encryption also has one of its own, of no key and no segment."""
+        return tuple(
+            digest
+            for digest in self.digests.values()
+            if digest.segments or any(self.keyslots[number].kdf is not None for number in digest.keyslots)
+        )
