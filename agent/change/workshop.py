@@ -87,7 +87,8 @@ class Headers(Protocol):
         """Kill a keyslot, after it was seen that ``by`` opens another one that keeps the data.
 
         Raises:
-            KeybrokerError: LOCKED_OUT where ``by`` opens no other one, and nothing was written.
+            KeybrokerError: LOCKED_OUT where ``by`` opens no other one, FOREIGN_KEYSLOTS where it is neither
+                named by our token nor opened by a key; and nothing was written.
         """
 
 

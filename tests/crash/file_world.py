@@ -8,6 +8,7 @@ agent's own code, down to opening the keyslot.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Keys
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from agent import filesystem, inscription, machine, opening
+from agent.change.headers import MachineHeaders
+from agent.change.workshop import Broker as ChangeBroker
+from agent.change.workshop import Workshop
 from agent.devices import BlockDevice, OpenDevice
 from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import accept
-from agent.luks.header import NotLuks, read_header
+from agent.luks.header import Header, NotLuks, read_header
 from agent.plan import steps
 from agent.plan.situation import Content, Mapping
 from agent.process import run
@@ -50,6 +54,9 @@ class FileWorld:
     def world(self) -> World:
         return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
 
+    def workshop(self, broker: ChangeBroker) -> Workshop:
+        return Workshop(self.world(), broker, MachineHeaders(self, self.directory / "run"))
+
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
 
@@ -65,13 +72,8 @@ class FileWorld:
 
     @contextmanager
     def open(self, record: Record) -> Iterator[OpenDevice]:
-        fd = os.open(self.disk(record), os.O_RDWR | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            device = BlockDevice(self.disk(record), record.serial, size, 512, 512, (0, 0), read_only=False)
-            yield OpenDevice(device, fd, exclusive=True)
-        finally:
-            os.close(fd)
+        with _open(self.disk(record), record) as disk:
+            yield disk
 
     def leave_a_trace(self, record: Record) -> None:
         """Write to the disk what encryption would have; each making begins and ends in the last MiB."""
@@ -94,6 +96,62 @@ class FileWorld:
             volume.put(filesystem.mark(record.volume))
             run(*filesystem.command(record, self.inside(record), volume.size_bytes - MIB))
             volume.close()
+        elif step in (steps.Fill, steps.Tag, steps.Clear):
+            self._change_in_part(step, *arguments)
+
+    def _change_in_part(self, step: type, record: Record, *arguments: Any) -> None:
+        """Have cryptsetup change a second disk, and bring over what it writes first."""
+        beside = Beside(self, record)
+        before = self.luks(record)
+        headers = MachineHeaders(beside, self.directory / "run")
+        if step is steps.Tag:
+            headers.tag(record, *arguments)
+            beside.bring_over(0, before.header_bytes)  # one of the two copies
+            return
+        keys, *rest = arguments
+        if step is steps.Fill:
+            headers.fill(record, keys, version=rest[0], by=rest[1])
+        else:
+            headers.clear(record, keys, keyslot=rest[0], by=rest[1])
+        # Either writes the keyslot's area first, and then the header that has or has not the keyslot.
+        with beside.open(record) as disk:
+            after = read_header(disk.read, disk.device.size_bytes)
+        changed = after.keyslots.items() ^ before.keyslots.items()
+        for _, slot in changed:
+            beside.bring_over(slot.area.offset, slot.area.size)
+
+    def luks(self, record: Record) -> Header:
+        with self.open(record) as disk:
+            return read_header(disk.read, disk.device.size_bytes)
+
+
+class Beside:
+    """A copy of a volume's disk, to be changed instead of it."""
+
+    def __init__(self, world: FileWorld, record: Record) -> None:
+        self._world, self._record = world, record
+        self._path = world.directory / f"{record.name}.beside"
+        shutil.copyfile(world.disk(record), self._path)
+
+    @contextmanager
+    def open(self, record: Record) -> Iterator[OpenDevice]:
+        with _open(self._path, record) as disk:
+            yield disk
+
+    def bring_over(self, offset: int, length: int) -> None:
+        with self.open(self._record) as source, self._world.open(self._record) as target:
+            os.pwrite(target.fd, source.read(offset, length), offset)
+
+
+@contextmanager
+def _open(path: Path, record: Record) -> Iterator[OpenDevice]:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        device = BlockDevice(path, record.serial, size, 512, 512, (0, 0), read_only=False)
+        yield OpenDevice(device, fd, exclusive=True)
+    finally:
+        os.close(fd)
 
 
 def sectors_of(image: copy.HeaderImage) -> Iterator[tuple[int, bytes]]:

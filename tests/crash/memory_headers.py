@@ -56,6 +56,9 @@ class MemoryHeaders:
         luks = self._checked(record)
         if keyslot not in luks.keyslots:
             return
+        ours = any(luks.keyslots[keyslot] == key.reveal().decode() for key in keys.values())
+        if not ours and keyslot not in (luks.token or {}):
+            raise KeybrokerError(Problem.FOREIGN_KEYSLOTS, f"{record.name}: {keyslot} is not ours to clear")
         if luks.without(keyslot).opened_by(keys[by]) is None:
             raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: version {by} opens no other keyslot")
         self.cleared.append((keyslot, luks.keyslots[keyslot]))

@@ -1,0 +1,235 @@
+"""The real ``Headers``: a LUKS2 header on a disk in use, changed under the volume's turn, one effect a call.
+
+Each change reads the header first, from the descriptor that cryptsetup is then given, and holds it to profile
+and pin; afterwards it reads it again, and what is there must be what was there, and the change: the same
+volume key, the same places, every other keyslot's area byte for byte. Keys are only ever tried on a sealed
+copy of what was read (``agent.luks.copy``): no device can show one header to us and another to cryptsetup.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from collections.abc import Mapping as Keys
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from agent.devices import OpenDevice
+from agent.luks import copy, cryptsetup, keyslots
+from agent.luks.acceptance import accept
+from agent.luks.copy import HeaderImage
+from agent.luks.header import Header, read_header
+from agent.luks.metadata import MOST_OBJECTS
+from agent.plan.keyslots import Keyslot, Keyslots
+from agent.turn import turn
+from agent.world import Sighting
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Record
+from keybroker.wire.secret import Secret
+from keybroker.wire.values import dataclass
+
+
+class Opener(Protocol):
+    """What holds a volume's disk open; ``agent.places.Places`` is one."""
+
+    def open(self, record: Record) -> AbstractContextManager[OpenDevice]:
+        """Open the disk for reading, and hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A header as it was read from a disk just now, and accepted.
+
+    Attributes:
+        image: its bytes, and those of its keyslots' areas.
+    """
+
+    header: Header
+    image: HeaderImage
+
+    def bound(self) -> tuple[int, ...]:
+        """Return the keyslots that have the volume key of the data, in order."""
+        return tuple(sorted(self.header.metadata.data_digest.keyslots))
+
+    @contextmanager
+    def sealed(self) -> Iterator[int]:
+        """Give a descriptor of a sealed copy."""
+        fd = copy.memfd(self.image)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def opened_by(self, key: Secret) -> int | None:
+        """Return the first keyslot that keeps the data and that a key opens; None where there is none."""
+        with self.sealed() as fd:
+            return next((each for each in self.bound() if cryptsetup.opens(fd, keyslot=each, key=key)), None)
+
+    def areas(self) -> dict[int, bytes]:
+        """Return the bytes of each keyslot's area."""
+        return {
+            number: self.image.read(slot.area.offset, slot.area.size)
+            for number, slot in self.header.keyslots.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MachineHeaders:
+    """The headers on this machine's disks.
+
+    Attributes:
+        places: where the disks are.
+        runtime: the agent's runtime directory, in which the turns are.
+    """
+
+    places: Opener
+    runtime: Path
+
+    def probe(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> Keyslots:
+        """See ``agent.change.workshop.Headers``."""
+        if seen.copy is None:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
+        image = copy.unpack(seen.copy)
+        read = _accepted(record, read_header(image.read, image.total), image)
+        bound = read.bound()
+        with read.sealed() as fd:
+            found = tuple(
+                Keyslot(number, number in bound, tagged, _opener(fd, number, tagged, keys))
+                for number in sorted(read.header.keyslots)
+                for tagged in [_tagged(record, read.header, number)]
+            )
+        return Keyslots(found, frozenset(keys), record.profile.most_keyslots)
+
+    def fill(
+        self, record: Record, keys: Keys[KeyVersion, Secret], *, version: KeyVersion, by: KeyVersion
+    ) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            if before.opened_by(keys[version]) is not None:
+                return
+            opened = before.opened_by(keys[by])
+            if opened is None:
+                raise _locked_out(record, by)
+            free = next(each for each in range(MOST_OBJECTS) if each not in before.header.keyslots)
+            keyslots.add(
+                disk, keys[version], keyslot=free, by=keys[by], opened=opened, profile=record.profile
+            )
+            after = _read(record, disk)
+            _check_rest(record, before, after, {free})
+            if set(after.header.keyslots) != {*before.header.keyslots, free} or free not in after.bound():
+                raise _not_done(record, f"keyslot {free} was not filled")
+            if after.header.tokens != before.header.tokens:
+                raise _not_done(record, "a token was changed")
+
+    def tag(self, record: Record, versions: Keys[int, KeyVersion]) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            ours = before.header.token
+            if ours is not None and _says(record, before.header, versions) and not before.header.degraded:
+                return
+            if not versions.keys() <= before.header.keyslots.keys():
+                raise _not_done(record, "a keyslot that the token is to name is gone")
+            tokens = before.header.tokens
+            number = ours.number if ours else next(n for n in range(MOST_OBJECTS) if n not in tokens)
+            keyslots.tag(disk, record.volume, versions, token=number)
+            after = _read(record, disk)
+            _check_rest(record, before, after, set())
+            others = [
+                {n: t for n, t in each.header.tokens.items() if n != number} for each in (before, after)
+            ]
+            if not _says(record, after.header, versions) or others[0] != others[1]:
+                raise _not_done(record, "the token does not say what it was to say")
+
+    def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            if keyslot not in before.header.keyslots:
+                return
+            # The guard. cryptsetup's own would kill the last keyslot that keeps the data with status 0.
+            with before.sealed() as fd:
+                tagged = _tagged(record, before.header, keyslot)
+                if tagged is None and _opener(fd, keyslot, None, keys) is None:
+                    raise KeybrokerError(
+                        Problem.FOREIGN_KEYSLOTS, f"{record.name}: keyslot {keyslot} is not ours to clear"
+                    )
+                others = [number for number in before.bound() if number != keyslot]
+                if not any(cryptsetup.opens(fd, keyslot=number, key=keys[by]) for number in others):
+                    raise _locked_out(record, by, f" but {keyslot}")
+            keyslots.kill(disk, keyslot=keyslot, by=keys[by])
+            after = _read(record, disk)
+            _check_rest(record, before, after, {keyslot})
+            if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
+                raise _not_done(record, f"keyslot {keyslot} was not killed")
+            if after.opened_by(keys[by]) is None:
+                raise _not_done(record, f"key version {by} does not open it any more")
+
+    @contextmanager
+    def _turn(self, record: Record) -> Iterator[OpenDevice]:
+        # Not exclusively: the volume is in use meanwhile, and cryptsetup opens the disk for writing itself.
+        with turn(self.runtime, record.volume), self.places.open(record) as disk:
+            yield disk
+
+
+def _read(record: Record, disk: OpenDevice) -> Read:
+    header = read_header(disk.read, disk.device.size_bytes)
+    return _accepted(record, header, copy.image_of(header, disk.read))
+
+
+def _accepted(record: Record, header: Header, image: HeaderImage) -> Read:
+    if record.pin is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
+    accept(header, record.profile, record.pin)
+    return Read(header, image)
+
+
+def _tagged(record: Record, header: Header, keyslot: int) -> KeyVersion | None:
+    token = header.token
+    version = token.version(keyslot) if token is not None and token.volume == record.volume else None
+    return None if version is None else KeyVersion(version)
+
+
+def _says(record: Record, header: Header, versions: Keys[int, KeyVersion]) -> bool:
+    said = {number: _tagged(record, header, number) for number in header.keyslots}
+    named = {number: version for number, version in said.items() if version is not None}
+    return header.token is not None and named == dict(versions)
+
+
+def _opener(
+    fd: int, keyslot: int, tagged: KeyVersion | None, keys: Keys[KeyVersion, Secret]
+) -> KeyVersion | None:
+    """Return the version whose key opens a keyslot; the one that the token names is tried first."""
+    likeliest = sorted(keys, key=lambda version: (version != tagged, -version))
+    fits = (version for version in likeliest if cryptsetup.opens(fd, keyslot=keyslot, key=keys[version]))
+    return next(fits, None)
+
+
+def _check_rest(record: Record, before: Read, after: Read, changed: set[int]) -> None:
+    """Hold what was not to change to what it was; ``accept`` has held the volume key's digest to the pin."""
+    areas = [{number: held for number, held in read.areas().items() if number not in changed}
+             for read in (before, after)]  # fmt: skip
+    slots = [{number: slot for number, slot in read.header.keyslots.items() if number not in changed}
+             for read in (before, after)]  # fmt: skip
+    if areas[0] != areas[1] or slots[0] != slots[1]:
+        raise _not_done(record, "another keyslot was changed")
+    if after.header.sequence < before.header.sequence:
+        raise _not_done(record, "the header on the disk is an older one")
+
+
+def _locked_out(record: Record, version: KeyVersion, besides: str = "") -> KeybrokerError:
+    return KeybrokerError(
+        Problem.LOCKED_OUT,
+        f"{record.name}: key version {version} opens no keyslot{besides}; nothing was changed",
+    )
+
+
+def _not_done(record: Record, what: str) -> KeybrokerError:
+    return KeybrokerError(
+        Problem.TOOL_FAILED,
+        f"{record.name}: {what}; the header is not as cryptsetup was to leave it",
+        hint="the broker has a copy of the header from before",
+    )
