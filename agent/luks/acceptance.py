@@ -8,12 +8,12 @@ CVE-2025-58356). So nothing here is "probably fine": what the profile does not s
 |---|---|
 | segments | exactly ``0``: crypt, dynamic, iv_tweak 0, the profile's cipher, no flags, no integrity |
 | keyslots | 1 to ``most_keyslots``, type luks2, raw areas of the profile's cipher and key size |
-| splitter | luks1, 4000 stripes, sha256 |
-| kdf | pbkdf2 with sha256 within bounds; argon2 only within the profile's memory |
-| digests | exactly one, pbkdf2 with sha256 within bounds, of all keyslots and segment 0; equal to the pin's |
+| splitter | luks1, 4000 stripes, a hash of the profile's |
+| kdf | pbkdf2 with a hash of the profile's within bounds; argon2 only within the profile's memory |
+| digests | exactly one, pbkdf2 likewise, of a length of the profile's, of all keyslots and segment 0 |
 | tokens | ours, once; others only where the profile says so |
 | config | flags of the profile, no requirements |
-| binary header | UUID equal to the pin's, no subsystem |
+| binary header | UUID and digest equal to the pin's, no subsystem |
 
 Each refusal names the field, what was found and what is allowed.
 """
@@ -28,7 +28,6 @@ from keybroker.wire.profile import Pin, Profile
 
 STRIPES: Final = 4000
 HASH: Final = "sha256"
-DIGEST_BYTES: Final = 32
 
 MOST_ARGON2_PASSES: Final = 16
 """Over the most memory that the profile allows; cryptsetup's benchmark ends at 4 to 10 of them."""
@@ -91,6 +90,11 @@ def within(field: str, found: int, bounds: tuple[int, int]) -> None:
     must(bounds[0] <= found <= bounds[1], field, found, f"from {bounds[0]} to {bounds[1]}")
 
 
+def one_of(field: str, found: object, allowed: tuple[object, ...]) -> None:
+    """Refuse any value but some."""
+    must(found in allowed, field, found, " or ".join(map(str, allowed)))
+
+
 def equal(field: str, found: object, allowed: object) -> None:
     """Refuse any value but one."""
     must(found == allowed, field, found, allowed)
@@ -113,8 +117,7 @@ def check_segment(header: Header, profile: Profile) -> None:
     equal("segments.0.encryption", segment.cipher, profile.cipher)
     must(not segment.flags, "segments.0.flags", segment.flags, "absent")
     must(segment.integrity is None, "segments.0.integrity", segment.integrity, "absent")
-    sizes = " or ".join(map(str, profile.sector_sizes))
-    must(segment.sector_size in profile.sector_sizes, "segments.0.sector_size", segment.sector_size, sizes)
+    one_of("segments.0.sector_size", segment.sector_size, profile.sector_sizes)
     within("segments.0.offset", segment.offset, profile.data_offsets)
 
 
@@ -135,13 +138,13 @@ def check_keyslot(keyslot: Keyslot, profile: Profile) -> None:
     equal(f"{path}.area.key_size", keyslot.area.key_bytes, profile.key_bytes)
     equal(f"{path}.area.size", keyslot.area.size, area_bytes(profile.key_bytes))
     equal(f"{path}.af.stripes", keyslot.stripes, STRIPES)
-    equal(f"{path}.af.hash", keyslot.splitter_hash, HASH)
+    one_of(f"{path}.af.hash", keyslot.splitter_hash, profile.hashes)
     _check_kdf(f"{path}.kdf", keyslot.kdf, profile)
 
 
 def _check_kdf(path: str, kdf: Kdf, profile: Profile) -> None:
     if kdf.kind == "pbkdf2":
-        equal(f"{path}.hash", kdf.hash, HASH)
+        one_of(f"{path}.hash", kdf.hash, profile.hashes)
         within(f"{path}.iterations", kdf.iterations, profile.pbkdf2_iterations)
         return
     must(profile.argon2_memory_kib > 0, f"{path}.type", kdf.kind, "pbkdf2")
@@ -154,9 +157,9 @@ def _check_kdf(path: str, kdf: Kdf, profile: Profile) -> None:
 def check_digest(digest: Digest, profile: Profile) -> None:
     """Refuse a digest that takes more or less work than the profile allows."""
     path = f"digests.{digest.number}"
-    equal(f"{path}.hash", digest.hash, HASH)
+    one_of(f"{path}.hash", digest.hash, profile.hashes)
     within(f"{path}.iterations", digest.iterations, profile.pbkdf2_iterations)
-    equal(f"length of {path}.digest", len(digest.digest), DIGEST_BYTES)
+    one_of(f"length of {path}.digest", len(digest.digest), profile.digest_bytes)
 
 
 def _check_told(header: Header) -> None:

@@ -35,6 +35,10 @@ _CHECKSUM_AT: Final = 448
 _CHECKSUM_FIELD: Final = 64
 
 
+LUKS1: Final = MAGICS[0] + b"\0\1"
+"""The first bytes of a LUKS1 header (LUKS On-Disk Format Specification 1.2.3, figure 1)."""
+
+
 class NotLuks(KeybrokerError):
     """There is no LUKS signature, not even at the places of a second copy; also HEADER_REFUSED."""
 

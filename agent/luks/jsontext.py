@@ -2,7 +2,7 @@
 
 json-c, which reads it for cryptsetup, is lenient: it takes the last of two equal keys, comments, single
 quotes, and cuts a string at a NUL. Whatever two readers could take differently is refused here, as is what
-no field of cryptsetup's ever has: null, a fraction, depth, a long string.
+no field of cryptsetup's ever has: a fraction, depth, a long string, and null (which tokens of others have).
 
 Source: LUKS2 On-Disk Format Specification 1.1.4, section 2.2; RFC 8259.
 """
@@ -24,6 +24,8 @@ DEEPEST: Final = 8
 LONGEST_STRING: Final = 8192
 
 _KEY: Final = re.compile(r"[!-~]{1,64}")
+_TOKEN_FIELD: Final = re.compile(r"tokens\.[0-9]{1,2}\.[!-~]+")
+"""Azure Disk Encryption writes ``"AttestationURL": null``; nobody but its own tool reads that."""
 _NOT_TEXT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -76,10 +78,10 @@ def _decoded(text: bytes) -> object:
 
 
 def _bounded(value: object, path: str = "", depth: int = 1) -> None:
-    """Refuse what no field of cryptsetup's has: depth, null, long strings, control characters in them."""
+    """Refuse what no field has: depth, long strings, control characters in them, null (save in a token)."""
     if depth > DEEPEST:
         raise refused(path, f"is nested deeper than {DEEPEST}")
-    if value is None:
+    if value is None and not (depth == 4 and _TOKEN_FIELD.fullmatch(path)):
         raise refused(path, "is null")
     if isinstance(value, str):
         # json-c hands out C strings: one with a NUL means less to cryptsetup than to us

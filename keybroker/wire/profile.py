@@ -21,6 +21,10 @@ DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 CIPHERS: Final = {"aes-xts-plain64": 64, "aes-cbc-essiv:sha256": 32}
 """The ciphers a volume may be declared with, and the size of their volume key in bytes."""
 
+ADOPTED_CIPHERS: Final = CIPHERS | {"aes-xts-plain64:PBKDF2-sha512": 64}
+"""The same, of a volume that somebody else formatted. The last is what cryptctl writes, and means
+aes-xts-plain64: the kernel gives what stands after the colon to an IV generator that takes no options."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -37,6 +41,8 @@ class Profile:
         most_keyslots: how many keyslots there may be.
         flags: the persistent flags allowed (cryptsetup(8) ``--persistent``).
         foreign_tokens: whether tokens of other tools (clevis, systemd) may be there.
+        hashes: allowed in keyslots and digest.
+        digest_bytes: lengths of the volume key's digest that are allowed; a short one recognises less.
     """
 
     version: int
@@ -49,6 +55,8 @@ class Profile:
     most_keyslots: int
     flags: tuple[str, ...]
     foreign_tokens: bool
+    hashes: tuple[str, ...] = ("sha256",)
+    digest_bytes: tuple[int, ...] = (32,)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -63,6 +71,8 @@ class Profile:
             "most_keyslots": self.most_keyslots,
             "flags": list(self.flags),
             "foreign_tokens": self.foreign_tokens,
+            "hashes": list(self.hashes),
+            "digest_bytes": list(self.digest_bytes),
         }
 
     @classmethod
@@ -74,7 +84,7 @@ class Profile:
         """
         profile = cls(
             version=fields.number("version", least=1),
-            cipher=fields.choice("cipher", set(CIPHERS)),
+            cipher=fields.choice("cipher", set(ADOPTED_CIPHERS)),
             key_bytes=fields.number("key_bytes", least=16, most=64),
             sector_sizes=fields.numbers("sector_sizes"),
             data_offsets=_bounds(fields, "data_offsets"),
@@ -83,6 +93,8 @@ class Profile:
             most_keyslots=fields.number("most_keyslots", least=1, most=32),
             flags=fields.texts("flags"),
             foreign_tokens=fields.flag("foreign_tokens"),
+            hashes=fields.optional("hashes", fields.texts) or ("sha256",),
+            digest_bytes=fields.optional("digest_bytes", fields.numbers) or (32,),
         )
         fields.ignore_rest()
         return profile
@@ -112,6 +124,38 @@ def first_profile(cipher: str) -> Profile:
         most_keyslots=3,
         flags=(),
         foreign_tokens=False,
+    )
+
+
+def adopted_profile(cipher: str) -> Profile:
+    """Return the profile of a volume that somebody else formatted: what real tools write, and no more.
+
+    | tool | what differs from ours |
+    |---|---|
+    | cryptsetup by hand, vaultlocker | argon2id, 1 GiB at most; data at 16 MiB |
+    | cryptctl, ``--hash sha512`` | sha512 in keyslots and digest, whose digest has 64 bytes |
+    | clevis, systemd-cryptenroll, Azure | tokens; systemd's keyslots have sha512 |
+    | ``cryptsetup convert`` of LUKS1 | a digest of 20 bytes, and many iterations |
+
+    Twelve keyslots: more would make header copies larger than the broker takes (``LARGEST_HEADER_COPY``).
+    The flags only say how the kernel works, or which sectors are free; none changes what is encrypted.
+    """
+    return Profile(
+        version=1,
+        cipher=cipher,
+        key_bytes=ADOPTED_CIPHERS[cipher],
+        sector_sizes=(512, 1024, 2048, 4096),
+        data_offsets=(MIB, 32 * MIB),
+        pbkdf2_iterations=(1000, 100_000_000),
+        argon2_memory_kib=1 << 20,
+        most_keyslots=12,
+        flags=(
+            *("allow-discards", "same-cpu-crypt", "submit-from-crypt-cpus"),
+            *("no-read-workqueue", "no-write-workqueue"),
+        ),
+        foreign_tokens=True,
+        hashes=("sha256", "sha512"),
+        digest_bytes=(20, 32, 64),
     )
 
 

@@ -36,7 +36,7 @@ def test_gives_the_largest_secret_without_anybody_reading_first() -> None:
 
 
 def test_refuses_a_secret_that_a_pipe_might_not_take() -> None:
-    with pytest.raises(ValueError, match="takes 4096 bytes"):
+    with pytest.raises(ValueError, match="takes 65536 bytes"):
         run("cat", Secret(b"k" * (LARGEST_SECRET + 1)))
 
 
