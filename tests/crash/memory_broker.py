@@ -42,14 +42,17 @@ class MemoryBroker:
         records: by volume; a test may set one back to an older state, as a restored database would.
         copies: the newest header copy, by volume; ``copied`` says which version was current when it was left.
         deposited: every pin that was ever accepted, by volume.
-        retired: versions that are kept and not handed out, by volume.
+        retired: versions that are kept and handed out only for a header that is older than the known one,
+            by volume.
+        mint: says what a volume's key of a version is.
         backups: how many copies were left of headers in use.
         reports: what was reported, call by call.
         requests: what it was told, call by call.
         reachable: False makes every call fail as a broker that cannot be reached.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record], mint: memory_keys.Mint = memory_keys.KNOWN) -> None:
+        self.mint = mint
         self.records: dict[VolumeId, Record] = {record.volume: record for record in records}
         self.copies: dict[VolumeId, Secret] = {}
         self.deposited: dict[VolumeId, set[Pin]] = {}
@@ -65,7 +68,7 @@ class MemoryBroker:
         with self._entered():
             self.requests.append(request)
             seen = {observation.volume: observation for observation in request.observations}
-            grants = tuple(_grant(record, seen.get(record.volume)) for record in self.records.values())
+            grants = tuple(self._grant(record, seen.get(record.volume)) for record in self.records.values())
             return UnlockReply(HostId("kbh-" + "a" * 12), AddonName("shop-db"), grants, (1, "0" * 64))
 
     def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
@@ -77,7 +80,7 @@ class MemoryBroker:
                 if wrong:
                     raise KeybrokerError(Problem.WRONG_DEVICE, wrong)
                 record = self._save(record, stage="claimed", device=request.device)
-            return Grant(record, memory_keys.live(record) if record.stage == "claimed" else {})
+            return Grant(record, memory_keys.live(record, self.mint) if record.stage == "claimed" else {})
 
     def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
         with self._entered():
@@ -125,7 +128,7 @@ class MemoryBroker:
             if record.staged is None:
                 _expect(record, request.revision, "ready")
                 record = self._replace(record, memory_keys.staged(record))
-            return Grant(record, memory_keys.live(record))
+            return Grant(record, memory_keys.live(record, self.mint))
 
     def promote(self, volume: VolumeId, request: PromoteRequest) -> Record:
         with self._entered():
@@ -133,7 +136,7 @@ class MemoryBroker:
             if request.proof.version == record.current:
                 return record
             _expect(record, request.revision, "ready")
-            return self._replace(record, memory_keys.promoted(record, request))
+            return self._replace(record, memory_keys.promoted(record, request, self.mint))
 
     def retire(self, volume: VolumeId, version: KeyVersion) -> Record:
         with self._entered():
@@ -161,6 +164,23 @@ class MemoryBroker:
     def adopt(self, volume: VolumeId, request: AdoptionRequest) -> Record:
         raise memory_keys.conflict(self._record(volume), "it is not to be adopted")
 
+    def _grant(self, record: Record, seen: Observation | None) -> Grant:
+        if seen is None:
+            return Grant(record)
+        refused = _refusal(record, seen)
+        if refused is not None or record.is_swap:
+            return Grant(record, refused=refused)
+        header = seen.header
+        fits = header is not None and header.pin == record.pin and not header.requirements
+        if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
+            keys = memory_keys.live(record, self.mint)
+            if header is not None and record.sequence is not None and header.sequence < record.sequence:
+                keys |= {
+                    each: self.mint(record.name, each) for each in self.retired.get(record.volume, set())
+                }
+            return Grant(record, keys)
+        return Grant(record)
+
     def _backup(self, record: Record, request: DepositRequest) -> Record:
         volume = record.volume
         same = request.copy == self.copies.get(volume) and self.copied.get(volume) == record.current
@@ -169,7 +189,7 @@ class MemoryBroker:
         if request.proof is None and request.header.pin == record.pin:
             return record  # the first header once more, after its reply was lost
         _expect(record, request.revision, "ready")
-        saved = self._replace(record, memory_keys.backed_up(record, request))
+        saved = self._replace(record, memory_keys.backed_up(record, request, self.mint))
         self.copies[volume], self.copied[volume] = request.copy, record.current
         self.backups += 1
         return saved
@@ -205,19 +225,6 @@ def _wrong_device(record: Record, device: Device) -> str:
     if device.serial != meant.serial or device.size_bytes < meant.size_bytes:
         return f"{record.name}: {device} is not the disk it lives on"
     return ""
-
-
-def _grant(record: Record, seen: Observation | None) -> Grant:
-    if seen is None:
-        return Grant(record)
-    refused = _refusal(record, seen)
-    if refused is not None or record.is_swap:
-        return Grant(record, refused=refused)
-    header = seen.header
-    fits = header is not None and header.pin == record.pin and not header.requirements
-    if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
-        return Grant(record, memory_keys.live(record))
-    return Grant(record)
 
 
 def _refusal(record: Record, seen: Observation) -> Refusal | None:

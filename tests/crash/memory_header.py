@@ -22,6 +22,8 @@ class Luks:
         volume_key: 64 hex digits; all that a digest is made of here.
         keyslots: the passphrase of each; ``WIPED`` where it is listed and its area is not what it was.
         token: what our token says; it may name keyslots that are gone.
+        unbound: the keyslots whose volume key is not that of the data: a re-encryption that was cut early
+            leaves such; they open, and what they open is noise.
     """
 
     uuid: str
@@ -29,19 +31,21 @@ class Luks:
     sequence: int
     keyslots: dict[int, str] = field(default_factory=dict)
     token: dict[int, int] | None = None
+    unbound: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, held: bytes) -> Luks:
         said = json.loads(held)
         token = said["token"] and {int(number): version for number, version in said["token"].items()}
         keyslots = {int(number): text for number, text in said["keyslots"].items()}
-        return cls(said["uuid"], said["volume_key"], said["sequence"], keyslots, token)
+        unbound = frozenset(said["unbound"])
+        return cls(said["uuid"], said["volume_key"], said["sequence"], keyslots, token, unbound)
 
     def written(self) -> Secret:
         """Return the bytes that stand for it, on a disk and in a copy."""
         said = {
             "uuid": self.uuid, "volume_key": self.volume_key, "sequence": self.sequence,
-            "keyslots": self.keyslots, "token": self.token,
+            "keyslots": self.keyslots, "token": self.token, "unbound": sorted(self.unbound),
         }  # fmt: skip
         return Secret(json.dumps(said, sort_keys=True).encode())
 
@@ -53,7 +57,11 @@ class Luks:
         """Return it after a kill: cryptsetup takes the keyslot out of every token, too."""
         rest = {number: text for number, text in self.keyslots.items() if number != keyslot}
         token = self.token and {number: one for number, one in self.token.items() if number != keyslot}
-        return self.changed(keyslots=rest, token=token)
+        return self.changed(keyslots=rest, token=token, unbound=self.unbound - {keyslot})
+
+    def wiped(self, keyslot: int) -> Luks:
+        """Return it after a kill that was cut: the keyslot is listed, and its area is not what it was."""
+        return replace(self, keyslots={**self.keyslots, keyslot: WIPED})
 
     @property
     def pin(self) -> Pin:
@@ -63,15 +71,21 @@ class Luks:
         return SeenHeader(self.pin, self.sequence, (), degraded)
 
     def opened_by(self, key: Secret) -> int | None:
-        """Return a keyslot that a passphrase opens."""
+        """Return a keyslot that keeps the data and that a passphrase opens."""
         text = key.reveal().decode()
-        return next((number for number, held in self.keyslots.items() if held == text), None)
+        bound = {number: held for number, held in self.keyslots.items() if number not in self.unbound}
+        return next((number for number, held in bound.items() if held == text), None)
 
     def probed(self, record: Record, keys: dict[KeyVersion, Secret]) -> Keyslots:
         """Return which of the keys opens which keyslot."""
         versions = {key.reveal().decode(): version for version, key in keys.items()}
         found = tuple(
-            Keyslot(number, True, KeyVersion((self.token or {}).get(number, 0)) or None, versions.get(text))
+            Keyslot(
+                number=number,
+                bound=number not in self.unbound,
+                tagged=KeyVersion((self.token or {}).get(number, 0)) or None,
+                opened_by=versions.get(text),
+            )
             for number, text in sorted(self.keyslots.items())
         )
         return Keyslots(found, frozenset(keys), record.profile.most_keyslots)

@@ -12,7 +12,7 @@ from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
-from tests.crash.memory_header import WIPED, Luks
+from tests.crash.memory_header import Luks
 
 if TYPE_CHECKING:
     from tests.crash.memory_world import MemoryWorld
@@ -71,7 +71,7 @@ class MemoryHeaders:
             self._world.write_header(record, luks.changed(token=dict(versions)), only=("first",))
         elif step is steps.Clear and rest[0] in luks.keyslots:
             # the area goes first, and nothing in the JSON area tells of it: not even the sequence id
-            self._world.write_header(record, _wiped(luks, rest[0]))
+            self._world.write_header(record, luks.wiped(rest[0]))
 
     def _checked(self, record: Record) -> Luks:
         luks = self._world.header(record)
@@ -81,7 +81,3 @@ class MemoryHeaders:
 
     def _write(self, record: Record, luks: Luks) -> None:
         self._world.write_header(record, luks)
-
-
-def _wiped(luks: Luks, keyslot: int) -> Luks:
-    return Luks(luks.uuid, luks.volume_key, luks.sequence, {**luks.keyslots, keyslot: WIPED}, luks.token)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from keybroker.wire.changes import PromoteRequest
 from keybroker.wire.messages import DepositRequest
 from keybroker.wire.names import KeyVersion
@@ -12,11 +15,16 @@ from keybroker.wire.secret import Secret
 from keybroker.wire.values import replace
 from tests.crash.volumes import key_of
 
+Mint = Callable[[str, int], Secret]
+"""What a volume's key of a version is; a broker that was set back mints the same version another time."""
 
-def live(record: Record) -> dict[KeyVersion, Secret]:
+KNOWN: Final[Mint] = key_of
+
+
+def live(record: Record, mint: Mint = KNOWN) -> dict[KeyVersion, Secret]:
     """Return the keys that are handed out."""
     named = (record.current, record.staged, record.retiring)
-    return {version: key_of(record.name, version) for version in named if version is not None}
+    return {version: mint(record.name, version) for version in named if version is not None}
 
 
 def wanted(record: Record) -> Record:
@@ -36,27 +44,27 @@ def staged(record: Record) -> Record:
     return replace(record, staged=record.wanted, newest=record.wanted)
 
 
-def promoted(record: Record, request: PromoteRequest) -> Record:
+def promoted(record: Record, request: PromoteRequest, mint: Mint) -> Record:
     if request.proof.version != record.staged:
         raise conflict(record, f"version {request.proof.version} is not staged")
-    check_proof(record, request.proof)
+    check_proof(record, request.proof, mint)
     if request.proof.sequence != record.sequence:
         raise conflict(record, "the newest copy is of another header")
     return replace(record, current=record.staged, staged=None, retiring=record.current)
 
 
-def backed_up(record: Record, request: DepositRequest) -> Record:
+def backed_up(record: Record, request: DepositRequest, mint: Mint) -> Record:
     if request.header.pin != record.pin or request.header.degraded or request.header.requirements:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header, or not whole")
     proof = request.proof
     if proof is None or proof.version != record.current or proof.sequence != request.header.sequence:
         raise conflict(record, "a copy wants the proof that the current key opens it")
-    check_proof(record, proof)
+    check_proof(record, proof, mint)
     return replace(record, sequence=request.header.sequence)
 
 
-def check_proof(record: Record, proof: GivenProof) -> None:
-    key = live(record)[proof.version]
+def check_proof(record: Record, proof: GivenProof, mint: Mint) -> None:
+    key = live(record, mint)[proof.version]
     told = {"version": proof.version, "digest": proof.digest, "sequence": proof.sequence}
     assert record.pin is not None
     if proof.digest != record.pin.digest or not proves(proof.proof, key, volume=record.volume, **told):  # type: ignore[arg-type]
