@@ -145,6 +145,8 @@ def _token(file: str) -> Secret:
 
     try:
         if file == "-":
+            if sys.stdin.isatty():
+                print("token: ", end="", file=sys.stderr, flush=True)
             return Secret(sys.stdin.buffer.readline(512).strip())
         with open(file, "rb") as stream:
             return Secret(stream.readline(512).strip())

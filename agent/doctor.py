@@ -97,8 +97,10 @@ def _units() -> Iterator[Finding]:
         said = run("systemctl", "is-enabled", unit, expect=range(6)).output.decode(errors="replace").strip()
         if said == "enabled":
             yield Finding(unit, "good", said)
+        elif said in ("", "not-found"):
+            yield Finding(unit, "bad", "there is no such unit", f"install systemd/{unit}, see README.md")
         else:
-            yield Finding(unit, "bad", said or "there is no such unit", f"systemctl enable {unit}")
+            yield Finding(unit, "bad", said, f"systemctl enable {unit}")
 
 
 def _programs() -> Iterator[Finding]:

@@ -23,7 +23,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ _SPARE_FILES: Final = 256
 _PR_SET_DUMPABLE: Final = 4
 
 _log = logging.getLogger("keybroker.server")
+_tornado_log = logging.getLogger("tornado.general")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,10 @@ class _Server:
         for bound in door.sockets:
             host, port = bound.getsockname()[:2]
             local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-            refused = await asyncio.to_thread(
-                tls.refuses_strangers, (local, port), self._settings.installation, timeout_seconds=10
-            )
+            with _unlogged(local):
+                refused = await asyncio.to_thread(
+                    tls.refuses_strangers, (local, port), self._settings.installation, timeout_seconds=10
+                )
             if not refused:
                 raise KeybrokerError(
                     Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
@@ -213,6 +215,21 @@ class _Server:
         if isinstance(self._settings.health, Path):
             self._settings.health.unlink(missing_ok=True)
         _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _unlogged(address: str) -> Iterator[None]:
+    """Leave out Tornado's warning that a client from ``address`` came without a certificate: it is us."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "PEER_DID_NOT_RETURN_A_CERTIFICATE" not in said or f"('{address}'," not in said
+
+    _tornado_log.addFilter(is_another)
+    try:
+        yield
+    finally:
+        _tornado_log.removeFilter(is_another)
 
 
 async def _notify(state: str) -> None:

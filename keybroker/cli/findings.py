@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
 
-from keybroker.config import Settings, load
+from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.service.installation import Installation, open_broker
 from keybroker.service.inventory import audit_verify
 from keybroker.web import tls
@@ -79,7 +81,12 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
     try:
         broker = open_broker(installation, clock=lambda: now, entropy=secrets.token_bytes)
     except KeybrokerError as error:
-        return (_wrong(check, error),)
+        found = _wrong(check, error)
+        scheme, _, name = installation.master_key.partition(":")
+        if scheme == "credential" and installation.credentials_directory is None:
+            # only systemd has the key, and gives it to the user that a unit runs as
+            found = replace(found, hint=_in_unit(name, installation.configuration))
+        return (found,)
     try:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
@@ -87,6 +94,17 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         )
     finally:
         broker.close()
+
+
+def _in_unit(credential: str, configuration: Path | None) -> str:
+    """Return the command whose unit has a credential, as the owner that ``check`` has become."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    unit = f"systemd-run --pipe --wait -q -p User={user} -p LoadCredentialEncrypted={credential}"
+    usual = configuration in (None, DEFAULT_DIRECTORY / FILE_NAME)
+    return f"{unit} keybroker check{'' if usual else f' --config {configuration}'}"
 
 
 def _trail(records: int, last: str) -> str:

@@ -56,8 +56,9 @@ def enrol(addon: str, lifetime: str, as_json: bool, **options: Any) -> None:
             ("token", document["token"]),
         ]
     )
-    note("next: run this on the VM, as root:")
-    click.echo(f"\nkeybroker-agent enrol --broker {document['enrolment']} --token {document['token']}")
+    # not --token: whatever is on a command line shows up in ps, and stays in the shell's history
+    note("next: run this on the VM, as root, and give it the token:")
+    click.echo(f"\nkeybroker-agent enrol --broker {document['enrolment']} --token-file -")
 
 
 @host.command("list")

@@ -247,6 +247,8 @@ def _log() -> None:
 
         # stderr would reach the journal too, but a message of several lines as several, without a level
         handler = JournalHandler(SYSLOG_IDENTIFIER="keybroker")
+        # the journal keeps time and priority itself; without a format, basicConfig() would put its own before
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -95,7 +95,7 @@ def _context(files: Installation) -> ssl.SSLContext:
         # No pass phrase is asked for: OpenSSL would wait at the terminal that the broker was started from.
         context.load_cert_chain(files.server_certificate, files.server_key, password="")
     except (OSError, ssl.SSLError) as error:
-        raise _wrong(files.server_certificate, _reason(error, "and its key cannot be used")) from error
+        raise _wrong(files.server_certificate, _reason(error, "cannot be used with its key")) from error
     return context
 
 

@@ -27,3 +27,9 @@ def test_no_line_of_the_log_has_a_control_character(broker: Broker, length: byte
     lines = broker.log.read_text()[before:].split("\n")
     assert any("Malformed" in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_start_warns_of_nothing(broker: Broker) -> None:
+    start, found, _ = broker.log.read_text().partition("refuses clients without a certificate")
+    assert found
+    assert [line for line in start.splitlines() if "WARNING" in line or "ERROR" in line] == []

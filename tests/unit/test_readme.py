@@ -72,5 +72,14 @@ def test_targets_that_the_readme_names_are_in_the_makefile() -> None:
     assert named <= targets
 
 
+def test_directories_that_a_fresh_debian_lacks_are_made() -> None:
+    """Debian 12 has no /etc/sysusers.d: without -D, install(1) fails there."""
+    told = README.read_text().partition(HEADING)[0]
+    commands = re.findall(r"^    (install .*?)(?: &&.*)?$", told, re.MULTILINE)
+    assert len(commands) > 3, "none found: the search itself is wrong"
+    bare = [one for one in commands if " -D " not in one and not one.endswith(" /etc/systemd/system/")]
+    assert bare == []
+
+
 if __name__ == "__main__":
     README.write_text(README.read_text().partition(HEADING)[0] + every_command())
