@@ -68,6 +68,8 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
             return _renew(settings, options)
         case "status":
             return _status(settings, as_json=options.json)
+        case "restore-header":
+            return _restore_header(settings, options)
         case _:
             return _doctor(settings, as_json=options.json)
 
@@ -173,6 +175,25 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
     who = renewed.identity
     print("renewed" if renewed.done else "not due yet", end=": ")
     print(f"the certificate of {who.host} is good until {enrolment.until(who)}")
+    return 0
+
+
+def _restore_header(settings: Config, options: argparse.Namespace) -> int:
+    from agent import contact, restoration
+    from agent.places import Places
+    from agent.unlocking import boot
+
+    deadline = time.monotonic() + (ENROL_SECONDS if options.deadline is None else options.deadline)
+    bench = restoration.Bench(
+        broker=contact.begin(settings, deadline, lambda line, priority: say(f"{PROGRAM}: {line}", priority)),
+        places=Places(settings.devices),
+        boot=boot(),
+        state=settings.state_directory,
+        runtime=settings.runtime_directory,
+        now=time.time(),
+    )
+    for line in restoration.told(restoration.restore(bench, options.volume, sure=options.yes)):
+        print(line)
     return 0
 
 

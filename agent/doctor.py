@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from agent import identity, layout, supervisor
+from agent import examination, identity, layout, supervisor
 from agent.broker import BrokerClient, Limits
 from agent.broker.connection import address
 from agent.config import Config
@@ -206,8 +206,19 @@ def _devices(settings: Config, records: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(subject, "bad", f"{path} has {size} bytes, {least} are needed")
         else:
             yield Finding(subject, "good", str(path))
+            yield from _header(record, places)
     if not records:
         yield Finding("disks", "warn", "no volumes are known yet", "keybroker volume add, at the broker")
+
+
+def _header(record: Record, places: Places) -> Iterator[Finding]:
+    examined = examination.examine(record, places)
+    if examined is None:
+        return
+    graded: dict[str, Result] = {"good": "good", "degraded": "warn", "refused": "bad", "lost": "bad"}
+    yield Finding(
+        f"header of {record.name}", graded[examined.health], examined.detail or "good", examined.hint
+    )
 
 
 def state_modes(state: Path) -> list[Finding]:

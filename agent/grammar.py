@@ -80,6 +80,15 @@ runs it.
   keybroker-agent renew --now
 """
 
+_RESTORE = """\
+Writes the broker's newest copy of a volume's header to its disk: after the copy was checked, and if what is
+on the disk is no header that the broker's key opens. The volume must be closed. What is written over is saved
+in the state directory first. Without --yes nothing is written, and what would be written over is said.
+
+  keybroker-agent restore-header data
+  keybroker-agent restore-header data --yes && keybroker-agent unlock
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **more: Any) -> None:
@@ -129,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     renew = verb("renew", "get the next certificate when it is time", _RENEW)
     renew.add_argument("--now", action="store_true", help="even if it is not time yet")
     _deadline(renew, "how long to try; 60 by default")
+
+    restore = verb("restore-header", "bring back a header that was destroyed", _RESTORE)
+    restore.add_argument("volume", metavar="VOLUME", help="its name")
+    restore.add_argument("--yes", action="store_true", help="write")
+    _deadline(restore, "how long to try to reach a broker; 60 by default")
     return parser
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent import identity, layout, opened
 from agent.config import Config
+from agent.examination import Examined, examine
 from agent.identity import Identity
 from agent.machine import MachineMappings
 from agent.opened import VolumeStatus
@@ -25,14 +26,18 @@ def report(settings: Config, *, as_json: bool) -> str:
         KeybrokerError: where the kernel cannot be asked.
     """
     known = layout.load(settings.state_directory)
-    mappings = MachineMappings(Places(settings.devices), settings.runtime_directory, time.time)
+    places = Places(settings.devices)
+    mappings = MachineMappings(places, settings.runtime_directory, time.time)
     volumes = opened.status(known.records, mappings, runtime=settings.runtime_directory)
+    headers = {volume.record.volume: examine(volume.record, places) for volume in volumes}
     who = _who(settings)
     if as_json:
         said: dict[str, Any] = {
             "host": who and who.host,
             "certificate_until": who and _day(who.not_after),
-            "volumes": [volume.as_json() for volume in volumes],
+            "volumes": [
+                {**volume.as_json(), "header": _health(headers[volume.record.volume])} for volume in volumes
+            ],
         }
         return json.dumps(said, indent=2)
     lines = [f"{who.host}, certificate good until {_day(who.not_after)}" if who else "not enrolled"]
@@ -40,7 +45,15 @@ def report(settings: Config, *, as_json: bool) -> str:
         lines.append(f"layout: {known.warning}")
     lines += table([_HEAD, *(_row(volume) for volume in volumes)]) if volumes else ["no volumes are known"]
     lines += [f"{volume.record.name}: {volume.detail}" for volume in volumes if volume.detail]
+    for volume in volumes:
+        examined = headers[volume.record.volume]
+        if examined is not None and examined.detail:
+            lines += [f"{volume.record.name}: {examined.detail}", f"  hint: {examined.hint}"]
     return "\n".join(lines)
+
+
+def _health(examined: Examined | None) -> str | None:
+    return None if examined is None else examined.health
 
 
 def _who(settings: Config) -> Identity | None:

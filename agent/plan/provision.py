@@ -41,7 +41,7 @@ from agent.plan.steps import (
 )
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
-from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
+from keybroker.wire.records import Device, Grant, Observation, Record, Refusal, SeenHeader
 
 
 def next_step(grant: Grant, here: Situation) -> Step | None:
@@ -55,7 +55,7 @@ def next_step(grant: Grant, here: Situation) -> Step | None:
     """
     record = grant.record
     if grant.refused is not None:
-        raise grant.refused.as_error()
+        raise _refused(grant, grant.refused, here)
     if here.mapping.obstacle:
         raise KeybrokerError(
             Problem.WRONG_DEVICE,
@@ -217,8 +217,21 @@ def no_header(record: Record, seen: Observation) -> KeybrokerError:
     return KeybrokerError(
         Problem.HEADER_REFUSED,
         f"{record.name}: no LUKS2 header can be read where there must be one: {seen.detail or seen.sight}",
-        hint="the broker has a copy of it; a volume that holds data is never formatted",
+        hint=_back(record),
     )
+
+
+def _refused(grant: Grant, refused: Refusal, here: Situation) -> KeybrokerError:
+    """Return what the broker refused it for; where that is a lost header, with the way back to it."""
+    is_lost = here.seen is not None and here.seen.device is not None and here.seen.header is None
+    hint = _back(grant.record) if is_lost and grant.record.stage == "ready" else None
+    return KeybrokerError(refused.problem, refused.detail, hint=hint)
+
+
+def _back(record: Record) -> str | None:
+    if record.is_swap:
+        return None
+    return f"the broker has a copy of the header: keybroker-agent restore-header {record.name}"
 
 
 def no_key(record: Record) -> KeybrokerError:
