@@ -53,6 +53,7 @@ class Purpose(Enum):
     HEADER_COPY = "header-backup"
     ADDON_KEY = "addon-key"
     KEY_CHECK = "key-check"
+    STATEMENT_KEY = "statement-key"
 
 
 class Failure(Enum):

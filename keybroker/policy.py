@@ -7,12 +7,36 @@ What ``release`` decides, by what stands at the volume's place and by the volume
 | absent | no device | no device | no device | no device |
 | blank | – | keys | – | refused: header lost |
 | luks2, the pinned one | not blank | not blank | keys | keys |
-| luks2, the pinned one, with requirements | not blank | not blank | – | refused |
-| luks2, another one | not blank | not blank | refused | refused |
+| luks2, the pinned one, with requirements | not blank | not blank | – | refused, but see below |
+| luks2, another one | not blank | not blank | refused | refused, but see below |
 | other, or a swap mark | not blank | not blank | – | refused |
 
 ``–``: neither keys nor a refusal, the agent has a step to do first; so it is for a volume that is not in the
-request. A device of another serial, or too small, is refused before anything else. A swap volume has no keys:
+request. A device of another serial, or too small, is refused before anything else. Volumes that others made:
+
+| sight | foreign | plain | plain, and its encryption in place has begun | erased |
+|---|---|---|---|---|
+| absent | no device | no device | no device | refused |
+| blank | refused | – | refused: its data is lost | refused |
+| luks2 with the volume's UUID | keys | refused | keys, by the table below | refused |
+| luks2, another one | refused | refused | refused | refused |
+| other, or a swap mark | refused | – | keys, for there is no header yet | refused |
+
+A successor goes by its own stage. A former volume gets no keys and no refusal: its disk is to be wiped, which
+takes none. Once a re-encryption (ready) or an encryption in place (plain) has begun, a header in between is
+expected; its UUID, data offset and sector size are what they were, or what the profile allows:
+
+| digests in the header | requirement | decision |
+|---|---|---|
+| the pinned one, the announced one, or both, and no other | one of ``ONGOING`` alone | keys |
+| the pinned one and any other, while none is announced yet | one of ``ONGOING`` alone | keys |
+| the announced one alone | none | keys: it is done |
+| the pinned one alone | none | keys: it was not begun on the disk yet |
+| any other | any | refused |
+
+A header at a lower sequence than the one known, with the same digest, is of a restored snapshot: the retired
+keys that are still there may leave too, and that is noted; where the volume blocks older headers, because its
+last rotation answered a compromise, it is refused. A swap volume has no keys:
 
 | sight | new | claimed | ready |
 |---|---|---|---|
@@ -40,17 +64,37 @@ Verb = Literal[
     "header.read",
     "ready",
     "renew",
+    "report",
+    "stage",
+    "promote",
+    "backup",
+    "retire",
+    "announce",
+    "finish",
+    "switch",
+    "erased",
+    "adopt",
     "addon.add",
     "addon.read",
     "volume.add",
     "volume.read",
+    "volume.rotate",
+    "volume.order",
+    "volume.cancel",
     "host.invite",
     "host.read",
     "host.revoke",
     "audit.read",
 ]
 
-_HOSTS_MAY = frozenset({"unlock", "claim", "deposit", "header.read", "ready", "renew"})
+_HOSTS_MAY = frozenset({
+    "unlock", "claim", "deposit", "header.read", "ready", "renew", "report", "stage", "promote", "backup",
+    "retire", "announce", "finish", "switch", "erased", "adopt",
+})  # fmt: skip
+
+ONGOING = frozenset({"online-reencrypt-v2", "online-reencrypt-v3"})
+"""The requirements that a re-encryption leaves in a header until it is done; cryptsetup 2.6 writes the first,
+newer ones the second where they need it, for an encryption in place as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +176,24 @@ def release(volume: Volume, seen: Observation | None) -> Release | Refusal | Non
     """
     if seen is None:
         return None
+    if volume.stage == "erased":
+        return Refusal(Problem.HEADER_REFUSED, "the volume is erased")
+    if volume.role == "former":
+        return None
     if seen.device is None:
         return Refusal(Problem.NO_DEVICE, f"no device with serial {volume.serial}")
     wrong = volume.wrong_device(seen.device)
     if wrong is not None:
         return Refusal(Problem.WRONG_DEVICE, wrong)
-    keys = volume.keyring
-    if keys is None:
+    if volume.is_swap:
         return _swap(volume, seen)
+    keys = volume.keyring
+    if volume.stage == "plain":
+        return _plain(volume, keys, seen)
+    if keys is None:
+        return Refusal(Problem.CORRUPT, "the volume has no keys")
+    if volume.stage == "foreign":
+        return _foreign(volume, keys, seen)
     if volume.stage in ("new", "claimed"):
         if seen.sight != "blank":
             return _not_blank(seen)
@@ -159,15 +213,99 @@ def _swap(volume: Volume, seen: Observation) -> Refusal | None:
 def _formatted(volume: Volume, keys: Keyring, seen: Observation) -> Release | Refusal | None:
     if seen.header is None:
         return None if volume.stage == "deposited" else Refusal(Problem.HEADER_REFUSED, _lost(seen))
+    if volume.begun is not None:
+        return _in_between(volume, keys, seen.header)
     differs = _differs(volume.pin, seen.header.pin)
     if differs is not None:
         return Refusal(Problem.HEADER_REFUSED, differs)
     if seen.header.requirements:
         if volume.stage == "deposited":
             return None
-        asks = ", ".join(seen.header.requirements)
-        return Refusal(Problem.HEADER_REFUSED, f"the header has requirements that nobody asked for: {asks}")
+        return _unasked(seen.header)
+    return _whole(volume, keys, seen.header)
+
+
+def _whole(volume: Volume, keys: Keyring, header: SeenHeader) -> Release | Refusal:
+    """Decide on a header that is the volume's own, and at rest."""
+    if volume.sequence is None or header.sequence >= volume.sequence:
+        return Release(keys.live, _notes(volume, header))
+    if volume.block_older:
+        return Refusal(
+            Problem.HEADER_REFUSED,
+            f"the header is an older one: sequence {header.sequence}, known is {volume.sequence}; the last"
+            " rotation answered a compromise",
+        )
+    return Release(keys.kept, _notes(volume, header))
+
+
+def _foreign(volume: Volume, keys: Keyring, seen: Observation) -> Release | Refusal:
+    if seen.header is None:
+        return Refusal(Problem.HEADER_REFUSED, f"the device has no LUKS2 header: {_words(seen)}")
+    if seen.header.pin.uuid != volume.luks_uuid:
+        what = f"the header's UUID is {seen.header.pin.uuid}, not {volume.luks_uuid}"
+        return Refusal(Problem.HEADER_REFUSED, what)
+    if seen.header.requirements:
+        return _unasked(seen.header)
     return Release(keys.live, _notes(volume, seen.header))
+
+
+def _plain(volume: Volume, keys: Keyring | None, seen: Observation) -> Release | Refusal | None:
+    if volume.begun is None or keys is None:
+        if seen.header is None:
+            return None
+        return Refusal(Problem.HEADER_REFUSED, "the device has a LUKS2 header that nobody asked for")
+    if seen.header is not None:
+        return _in_between(volume, keys, seen.header)
+    if seen.sight == "blank":
+        return Refusal(Problem.HEADER_REFUSED, "the device is blank: its data is lost")
+    return Release(keys.live)
+
+
+def _in_between(volume: Volume, keys: Keyring, header: SeenHeader) -> Release | Refusal:
+    """Decide on a header while a re-encryption that has begun is on record."""
+    misplaced = _misplaced(volume, header.pin)
+    if misplaced is not None:
+        return Refusal(Problem.HEADER_REFUSED, misplaced)
+    if header.requirements and not (len(header.requirements) == 1 and set(header.requirements) <= ONGOING):
+        return _unasked(header)
+    announced = volume.begun and volume.begun.digest
+    pinned = volume.pin and volume.pin.digest
+    known = {digest for digest in (announced, pinned) if digest is not None}
+    there = {header.pin.digest, *header.others}
+    # As long as the new volume key's digest is not announced, the header may hold one that nobody knows yet,
+    # beside the pinned one; of a disk that was plain there is none to be beside.
+    open_end = announced is None and bool(header.requirements)
+    strangers = there - known
+    if (strangers and not open_end) or not (there & known or (open_end and pinned is None)):
+        named = ", ".join(sorted(strangers)) or "none"
+        return Refusal(Problem.HEADER_REFUSED, f"the header has a volume key that nobody announced: {named}")
+    if header.requirements:
+        return Release(keys.live, ("a re-encryption is in progress", *_notes(volume, header)))
+    if header.others:
+        return Refusal(Problem.HEADER_REFUSED, "the header has two volume keys, and is at rest")
+    if header.pin.digest == announced:
+        return Release(keys.live, _notes(volume, header))
+    return _whole(volume, keys, header)
+
+
+def _misplaced(volume: Volume, seen: Pin) -> str | None:
+    """Say in what a header in between is not where the volume's is, its digest apart."""
+    pin = volume.pin
+    if pin is not None:
+        return _differs(pin, Pin(seen.uuid, pin.digest, seen.data_offset, seen.sector_size))
+    if seen.uuid != volume.luks_uuid:
+        return f"the header's UUID is {seen.uuid}, not {volume.luks_uuid}"
+    least, most = volume.profile.data_offsets
+    if not least <= seen.data_offset <= most:
+        return f"the header's data offset {seen.data_offset} is not from {least} to {most}"
+    if seen.sector_size not in volume.profile.sector_sizes:
+        return f"the header's sector size {seen.sector_size} is not allowed"
+    return None
+
+
+def _unasked(header: SeenHeader) -> Refusal:
+    asks = ", ".join(header.requirements)
+    return Refusal(Problem.HEADER_REFUSED, f"the header has requirements that nobody asked for: {asks}")
 
 
 def _not_blank(seen: Observation) -> Refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keybroker.audit import AuditEvent
@@ -10,6 +10,7 @@ from keybroker.envelope import EnvelopeError
 from keybroker.policy import Peer, release
 from keybroker.service.admission import Caller, admit, settle
 from keybroker.service.broker import Broker
+from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AddonKeyRow, VolumeRow
@@ -38,8 +39,9 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
         request: what stands at each volume's place; a volume it does not name comes back without keys.
 
     Returns:
-        Every volume of the host's add-on. A refused volume does not stop the others, nor does one whose
-        stored key does not open (CORRUPT). The receipt is the last of the audit records, all durable.
+        Every volume of the host's add-on, those that are erased only if it named them. A refused volume does
+        not stop the others, nor does one whose stored key does not open (CORRUPT). The receipt is the last of
+        the audit records, all durable.
 
     Raises:
         KeybrokerError: NOT_ALLOWED for an operator; NO_IDENTITY, REVOKED or CERTIFICATE for a host that this
@@ -56,12 +58,18 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     found = settle(broker, lambda: broker.store.read(look))
     seen = {observation.volume: observation for observation in request.observations}
     keys = AddonKeys(broker.masterkey, found.keys)
-    grants = tuple(_grant(row, seen.get(row.volume.id), keys) for row in found.volumes)
+    grants = tuple(
+        _grant(row, seen.get(row.volume.id), keys)
+        for row in found.volumes
+        if row.volume.stage != "erased" or row.volume.id in seen
+    )
     events = _events(found.caller, request, grants, seen)
 
     def note(writing: Writing) -> tuple[int, str]:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
-        admit(broker, writing, peer, "unlock", now)
+        caller = admit(broker, writing, peer, "unlock", now)
+        for grant, _notes in grants:
+            _call_off(writing, caller, grant)
         return writing.append(*events)
 
     receipt = settle(broker, lambda: broker.store.write(note))
@@ -91,6 +99,19 @@ def _grant(row: VolumeRow, seen: Observation | None, keys: AddonKeys) -> tuple[G
     return Grant(volume.record, unwrapped), decided.notes
 
 
+def _call_off(writing: Writing, caller: Caller, grant: Grant) -> None:
+    """Call the destruction of retired keys off that are handed out: something old needs them after all."""
+    record = grant.record
+    if not set(grant.keys) - {record.current, record.staged, record.retiring}:
+        return
+    row = writing.volume(record.volume)
+    if row is None or row.volume.keyring is None:
+        return
+    kept = row.volume.keyring.call_off(grant.keys)
+    if kept is not row.volume.keyring:
+        save(writing, caller, row, replace(row.volume, keyring=kept))
+
+
 def _events(
     caller: Caller,
     request: UnlockRequest,
@@ -114,6 +135,8 @@ def _events(
             )
         elif grant.keys:
             facts: dict[str, Any] = {"boot": request.boot_id, "versions": list(grant.keys)}
+            if grant.record.role != "holder":
+                facts["role"] = grant.record.role
             if notes:
                 facts["notes"] = list(notes)
             events.append(caller.event("released", volume=volume, **facts))

@@ -168,5 +168,5 @@ def _certified(
         certificate=certificate.pem,
         ca=broker.authority.pem,
         brokers=broker.settings.brokers,
-        records=tuple(row.volume.record for row in reading.volumes(addon)),
+        records=tuple(row.volume.record for row in reading.volumes(addon) if row.volume.stage != "erased"),
     )

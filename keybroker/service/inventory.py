@@ -10,10 +10,18 @@ from keybroker.audit import AuditEntry, verify
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
+from keybroker.service.directory import addon_named, view, volume_named
 from keybroker.service.enrolment import token_hash
 from keybroker.service.keys import new_addon_key
-from keybroker.service.views import AddonView, HostView, Invitation, VolumeSpec, VolumeView
-from keybroker.service.volumes import declared_alike, new_volume, random_suffix, read_spec
+from keybroker.service.views import (
+    AddonView,
+    HostView,
+    Invitation,
+    StatementView,
+    VolumeSpec,
+    VolumeView,
+)
+from keybroker.service.volumes import check_room, declared_alike, new_volume, random_suffix, read_spec
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AddonKeyRow, AddonRow, EnrolmentRow, HostRow, VolumeRow
 from keybroker.wire import names
@@ -44,9 +52,6 @@ __all__ = [
 DEFAULT_INVITATION_SECONDS: Final = 3600
 SHORTEST_INVITATION_SECONDS: Final = 60
 LONGEST_INVITATION_SECONDS: Final = 7 * 86400
-
-MOST_VOLUMES: Final = 64
-"""Of one add-on; what the messages of a boot hold."""
 
 MOST_AUDIT_RECORDS: Final = 1000
 
@@ -104,20 +109,13 @@ def addon(broker: Broker, peer: Peer, name: str) -> AddonView:
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
-    return consult(broker, peer, "addon.read", lambda reading: _addon_view(reading, _addon(reading, name)))
+    return consult(
+        broker, peer, "addon.read", lambda reading: _addon_view(reading, addon_named(reading, name))
+    )
 
 
 def _addon_view(reading: Reading, row: AddonRow) -> AddonView:
     return AddonView.of(row, reading.volumes(row.name), reading.hosts(row.name))
-
-
-def _addon(reading: Reading, name: str) -> AddonRow:
-    row = reading.addon(name)
-    if row is None:
-        raise KeybrokerError(
-            Problem.UNKNOWN, f"add-on {name[:40]}: there is none", hint="keybroker addon list"
-        )
-    return row
 
 
 def put_volume(
@@ -136,12 +134,12 @@ def put_volume(
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         read_spec(name, spec)
-        owner = _addon(writing, addon)
-        others = writing.volumes(owner.name)
+        owner = addon_named(writing, addon)
+        others = [row for row in writing.volumes(owner.name) if row.volume.stage != "erased"]
         for row in others:
-            if row.volume.name == name:
+            if row.volume.name == name and row.volume.role == "holder":
                 if declared_alike(row.volume, spec):
-                    return VolumeView.of(row), False
+                    return view(writing, row), False
                 raise KeybrokerError(Problem.EXISTS, f"volume {addon}/{name}: is there and differs")
         _free(others, addon, spec)
         keys = writing.addon_keys(owner.name)
@@ -164,27 +162,29 @@ def put_volume(
 
 def _free(others: list[VolumeRow], addon: str, spec: VolumeSpec) -> None:
     """Check that nothing of a new volume is another one's."""
-    if len(others) >= MOST_VOLUMES:
-        raise KeybrokerError(Problem.CONFLICT, f"add-on {addon}: has {MOST_VOLUMES} volumes already")
+    check_room(others, addon, spec.serial)
     for row in others:
-        if spec.mount is not None and row.volume.mount == spec.mount:
+        holds = row.volume.role == "holder"
+        if holds and spec.mount is not None and row.volume.mount == spec.mount:
             raise KeybrokerError(
                 Problem.EXISTS, f"mount point {spec.mount}: is that of volume {row.volume.name}"
             )
-        if spec.serial is not None and row.volume.serial == spec.serial:
-            raise KeybrokerError(Problem.EXISTS, f"serial {spec.serial}: is that of volume {row.volume.name}")
 
 
 def volumes(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[VolumeView, ...]:
-    """Return all volumes, or one add-on's, by add-on and name.
+    """Return all volumes, or one add-on's, by add-on and name; successors and former ones among them.
 
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN add-on.
     """
 
     def work(reading: Reading) -> tuple[VolumeView, ...]:
-        owner = None if addon is None else _addon(reading, addon).name
-        return tuple(VolumeView.of(row) for row in reading.volumes(owner))
+        owner = None if addon is None else addon_named(reading, addon).name
+        reports, proofs = reading.reports(owner), reading.proofs(owner)
+        return tuple(
+            VolumeView.of(row, reports.get(row.volume.id), proofs.get(row.volume.id))
+            for row in reading.volumes(owner)
+        )
 
     return consult(broker, peer, "volume.read", work)
 
@@ -196,15 +196,27 @@ def volume(broker: Broker, peer: Peer, addon: str, name: str) -> VolumeView:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
 
-    def work(reading: Reading) -> VolumeView:
-        for row in reading.volumes(_addon(reading, addon).name):
-            if row.volume.name == name:
-                return VolumeView.of(row)
-        raise KeybrokerError(
-            Problem.UNKNOWN,
-            f"volume {addon}/{name[:40]}: there is none",
-            hint="keybroker volume list",
-        )
+    return consult(
+        broker, peer, "volume.read", lambda reading: view(reading, volume_named(reading, addon, name))
+    )
+
+
+def statements(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[StatementView, ...]:
+    """Return the signed statements of destruction about all volumes of that name, the oldest first.
+
+    Raises:
+        KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
+    """
+
+    def work(reading: Reading) -> tuple[StatementView, ...]:
+        volume_named(reading, addon, name)
+        rows = [
+            statement
+            for row in reading.volumes(addon)
+            if row.volume.name == name
+            for statement in reading.statements(row.volume.id)
+        ]
+        return tuple(StatementView(row) for row in sorted(rows, key=lambda row: row.at))
 
     return consult(broker, peer, "volume.read", work)
 
@@ -227,7 +239,7 @@ def invite(
                 "lifetime_seconds",
                 f"must be from {SHORTEST_INVITATION_SECONDS} to {LONGEST_INVITATION_SECONDS}",
             )
-        owner = _addon(writing, addon)
+        owner = addon_named(writing, addon)
         host_id = HostId("kbh-" + random_suffix(broker.entropy))
         token = _new_token(broker)
         expires = caller.now + timedelta(seconds=lifetime_seconds)
@@ -255,7 +267,7 @@ def hosts(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[HostVie
     """
 
     def work(reading: Reading) -> tuple[HostView, ...]:
-        owner = None if addon is None else _addon(reading, addon).name
+        owner = None if addon is None else addon_named(reading, addon).name
         return tuple(HostView.of(row) for row in reading.hosts(owner))
 
     return consult(broker, peer, "host.read", work)

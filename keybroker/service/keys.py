@@ -16,6 +16,10 @@ KEY_CHECK = Context("", "", "", 1, Purpose.KEY_CHECK)
 """Where 32 zero bytes are wrapped, so that a wrong master key is found out before it does anything."""
 
 
+STATEMENT_KEY = Context("", "", "", 1, Purpose.STATEMENT_KEY)
+"""Where the key is wrapped that signs statements of destruction, by the master key itself."""
+
+
 def new_passphrase(entropy: Callable[[int], bytes]) -> Secret:
     """Make a passphrase: 256 random bits as 43 characters of unpadded base64url."""
     return passphrase(base64.urlsafe_b64encode(entropy(32)).rstrip(b"="))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from keybroker.audit import rfc3339
-from keybroker.store.rows import AddonRow, HostRow, VolumeRow
+from keybroker.model import Volume
+from keybroker.statement import public_pem
+from keybroker.store.rows import AddonRow, HeaderRow, HostRow, ProofRow, ReportRow, StatementRow, VolumeRow
 from keybroker.wire.names import AddonName, HostId
+from keybroker.wire.orders import AtBoot, OrderKind
 from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
 
@@ -47,6 +51,9 @@ class AddonView:
         }
 
 
+Origin = Literal["blank", "foreign", "plain"]
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
     """A volume as an operator asks for it.
@@ -57,6 +64,10 @@ class VolumeSpec:
         mount: None where nothing is mounted.
         filesystem: one of ``wire.records.FILESYSTEMS``; ``swap`` makes it a swap volume.
         serial: of the disk; None for a disk whose serial is the volume's id.
+        origin: what its disk holds now: nothing, a LUKS2 volume that somebody else made, or a filesystem in
+            the clear.
+        luks_uuid: of a foreign volume's header.
+        argon2_memory_kib: most memory that a foreign volume's keyslots may ask for; 0 for none with argon2.
     """
 
     size_bytes: int
@@ -64,23 +75,118 @@ class VolumeSpec:
     mount: str | None
     filesystem: str
     serial: str | None = None
+    origin: Origin = "blank"
+    luks_uuid: str | None = None
+    argon2_memory_kib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSpec:
+    """An order as an operator gives it; attributes as in ``wire.orders.Order``, and
+
+    Attributes:
+        size_bytes: of the successor's disk, of a migration; None for as large as the holder's.
+        serial: of the successor's disk, None where it is the successor's id.
+        disk_gone: erase what the broker has, for nobody will report from that disk any more.
+    """
+
+    kind: OrderKind
+    rate: int | None = None
+    at_boot: AtBoot = "beside"
+    offline: bool = False
+    drop_foreign: bool = False
+    backed_up: bool = False
+    size_bytes: int | None = None
+    serial: str | None = None
+    disk_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeView:
-    """A volume's record, and when it was made."""
+    """A volume's record, and what else is known of it.
+
+    Attributes:
+        current_since: when its current key was made; None where it has none.
+        report: what was last heard of it; None where nothing was.
+        proof: when a key was last seen to open it.
+        headers: the header copies that are kept, without the copies themselves, the newest last.
+        statements: how many statements of destruction there are about it.
+    """
 
     record: Record
     created: datetime
+    current_since: datetime | None
+    volume: Volume
+    report: ReportRow | None = None
+    proof: ProofRow | None = None
+    headers: tuple[HeaderRow, ...] = ()
+    statements: int = 0
 
     @classmethod
-    def of(cls, row: VolumeRow) -> VolumeView:
+    def of(
+        cls,
+        row: VolumeRow,
+        report: ReportRow | None = None,
+        proof: ProofRow | None = None,
+        headers: Iterable[HeaderRow] = (),
+        statements: int = 0,
+    ) -> VolumeView:
         """Return the view of a row."""
-        return cls(row.volume.record, row.created)
+        keys = row.volume.keyring
+        since = row.minted.get(keys.current) if keys is not None and keys.current is not None else None
+        return cls(
+            row.volume.record, row.created, since, row.volume, report, proof, tuple(headers), statements
+        )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the wire form: the record's fields and ``created``."""
-        return {**self.record.as_json(), "created": rfc3339(self.created)}
+        """Return the wire form: the record's fields, and what else is known."""
+        report, proof, keys = self.report, self.proof, self.volume.keyring
+        return {
+            **self.record.as_json(),
+            "created": rfc3339(self.created),
+            "current_since": self.current_since and rfc3339(self.current_since),
+            "born_encrypted": self.volume.born_encrypted,
+            "block_older": self.volume.block_older,
+            "retired": [
+                {
+                    "version": old.version,
+                    "destroy_after": old.destroy_after and rfc3339(old.destroy_after),
+                }
+                for old in (keys.retired if keys else ())
+            ],
+            "destroyed": list(keys.destroyed if keys else ()),
+            "report": report and {"at": rfc3339(report.at), "host": report.host, **report.report.as_json()},
+            "proof": proof
+            and {"at": rfc3339(proof.at), "version": proof.version, "sequence": proof.sequence},
+            "headers": [
+                {
+                    "number": copy.number,
+                    "sequence": copy.sequence,
+                    "key_version": copy.key_version,
+                    "created": rfc3339(copy.created),
+                }
+                for copy in self.headers
+            ],
+            "statements": self.statements,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StatementView:
+    """A signed statement, with all that checking it takes."""
+
+    row: StatementRow
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form: the very text that was signed, the signature in hex, the key in PEM."""
+        return {
+            "volume": self.row.volume,
+            "number": self.row.number,
+            "at": rfc3339(self.row.at),
+            "document": self.row.document,
+            "signature": self.row.signature.hex(),
+            "signer": public_pem(self.row.public),
+        }
 
 
 @dataclass(frozen=True, slots=True)

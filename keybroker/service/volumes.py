@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -15,10 +16,10 @@ from keybroker.service.views import VolumeSpec
 from keybroker.store.rows import AddonKeyRow, VolumeRow
 from keybroker.wire import names
 from keybroker.wire.fields import LARGEST_INTEGER
-from keybroker.wire.names import AddonName, VolumeId, VolumeName
+from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import CIPHERS, MIB, first_profile
-from keybroker.wire.records import FILESYSTEMS
+from keybroker.wire.profile import CIPHERS, MIB, Profile, first_profile
+from keybroker.wire.records import FILESYSTEMS, Stage
 
 SMALLEST_DATA: Final = 16 * MIB
 """Of a data volume, in bytes: the header takes 4 MiB of it, a filesystem some more."""
@@ -35,6 +36,14 @@ NEEDED: Final = frozenset({
 systemd breaks by dropping some job of the boot."""
 
 NEEDED_BELOW: Final = ("/boot/", "/dev/", "/etc/", "/proc/", "/run/", "/sys/")
+
+MOST_VOLUMES: Final = 64
+"""Of one add-on, the erased ones apart; what the messages of a boot hold."""
+
+FIRST: Final = KeyVersion(1)
+
+MOST_ARGON2_KIB: Final = 4 << 20
+"""What cryptsetup ever asks for itself is 1 GiB; a keyslot that asks for more than 4 only wastes a boot."""
 
 SWAP_CIPHER: Final = "aes-xts-plain64"
 
@@ -69,8 +78,32 @@ def read_spec(name: str, spec: VolumeSpec) -> None:
             raise _malformed("mount", f"must match {names.MOUNT_POINT.pattern}")
         if spec.mount in NEEDED or f"{spec.mount}/".startswith(NEEDED_BELOW):
             raise _malformed("mount", f"{spec.mount} is needed before volumes are opened")
+    if (spec.origin == "foreign") != (spec.luks_uuid is not None):
+        raise _malformed("luks_uuid", "must be given exactly for a volume that somebody else formatted")
+    if spec.luks_uuid is not None and names.UUID.fullmatch(spec.luks_uuid) is None:
+        raise _malformed("luks_uuid", f"must match {names.UUID.pattern}")
+    if spec.origin != "blank" and (is_swap or spec.serial is None):
+        raise _malformed("serial", "of a disk that holds data must be given, and swap has none")
+    if not 0 <= spec.argon2_memory_kib <= MOST_ARGON2_KIB or (
+        spec.argon2_memory_kib and spec.origin != "foreign"
+    ):
+        raise _malformed("argon2_memory_kib", f"must be from 0 to {MOST_ARGON2_KIB}, and 0 unless foreign")
     if spec.serial is not None and names.SERIAL.fullmatch(spec.serial) is None:
         raise _malformed("serial", f"must match {names.SERIAL.pattern}")
+
+
+def check_room(others: Iterable[VolumeRow], addon: str, serial: str | None) -> None:
+    """Check that an add-on may have one more volume, on a disk of that serial.
+
+    Raises:
+        KeybrokerError: CONFLICT where it has as many as it may; EXISTS for a serial that is another's.
+    """
+    there = [row.volume for row in others if row.volume.stage != "erased"]
+    if len(there) >= MOST_VOLUMES:
+        raise KeybrokerError(Problem.CONFLICT, f"add-on {addon}: has {MOST_VOLUMES} volumes already")
+    for volume in there:
+        if serial is not None and volume.serial == serial:
+            raise KeybrokerError(Problem.EXISTS, f"serial {serial}: is that of volume {volume.name}")
 
 
 def declared_alike(volume: Volume, spec: VolumeSpec) -> bool:
@@ -79,6 +112,27 @@ def declared_alike(volume: Volume, spec: VolumeSpec) -> bool:
         (volume.size_bytes, volume.profile.cipher, volume.mount, volume.filesystem)
         == (spec.size_bytes, spec.cipher, spec.mount, spec.filesystem)
     ) and volume.serial == (spec.serial or volume.id)
+
+
+def _profile(spec: VolumeSpec) -> Profile:
+    """Return the profile of a new volume; one that others formatted may have what they are known to write.
+
+    cryptsetup gives a header up to 32 keyslots and aligns the data to 16 MiB; LUKS1 converted has less.
+    """
+    profile = first_profile(spec.cipher)
+    if spec.origin != "foreign":
+        return profile
+    return replace(
+        profile,
+        data_offsets=(MIB, 64 * MIB),
+        argon2_memory_kib=spec.argon2_memory_kib,
+        most_keyslots=32,
+        flags=("allow-discards", "no-read-workqueue", "no-write-workqueue"),
+        foreign_tokens=True,
+    )
+
+
+_STAGES: Final[dict[str, Stage]] = {"blank": "new", "foreign": "foreign", "plain": "plain"}
 
 
 def new_volume(
@@ -91,27 +145,29 @@ def new_volume(
 ) -> VolumeRow:
     """Make a volume, not yet stored."""
     volume_id = VolumeId("kbv-" + random_suffix(broker.entropy))
+    keyless = spec.filesystem == "swap" or spec.origin == "plain"
+    keyring = None if keyless else Keyring.first()
     volume = Volume(
         id=volume_id,
         addon=addon,
         name=VolumeName(name),
-        stage="new",
+        stage=_STAGES[spec.origin],
         revision=1,
         size_bytes=spec.size_bytes,
         filesystem=spec.filesystem,
         mount=spec.mount,
         serial=spec.serial or volume_id,
-        luks_uuid=str(uuid.UUID(bytes=broker.entropy(16), version=4)),
-        profile=first_profile(spec.cipher),
-        keyring=None if spec.filesystem == "swap" else Keyring.first(),
+        luks_uuid=spec.luks_uuid or str(uuid.UUID(bytes=broker.entropy(16), version=4)),
+        profile=_profile(spec),
+        keyring=keyring,
+        born_encrypted=spec.origin == "blank",
     )
-    if volume.keyring is None:
+    if keyring is None:
         return VolumeRow(volume, now, {})
-    version = volume.keyring.current
     wrapped = AddonKeys(broker.masterkey, keys).wrap(
-        new_passphrase(broker.entropy), passphrase_context(volume, version), broker.entropy
+        new_passphrase(broker.entropy), passphrase_context(volume, FIRST), broker.entropy
     )
-    return VolumeRow(volume, now, {version: wrapped})
+    return VolumeRow(volume, now, {FIRST: wrapped}, {FIRST: now})
 
 
 def _malformed(field: str, what: str) -> KeybrokerError:

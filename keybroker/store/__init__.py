@@ -21,6 +21,10 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    ProofRow,
+    ReportRow,
+    SignerRow,
+    StatementRow,
     VolumeRow,
 )
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
@@ -63,6 +67,26 @@ class Reading(Protocol):
 
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
+        ...
+
+    def headers(self, volume: VolumeId) -> list[HeaderRow]:
+        """Return the header copies of a volume, the newest last."""
+        ...
+
+    def reports(self, addon: str | None = None) -> dict[VolumeId, ReportRow]:
+        """Return what was last heard of each volume, or of each of one add-on."""
+        ...
+
+    def proofs(self, addon: str | None = None) -> dict[VolumeId, ProofRow]:
+        """Return the last proof of each volume, or of each of one add-on."""
+        ...
+
+    def signer(self, master: str) -> SignerRow | None:
+        """Return the newest key that signs statements and is wrapped by that master key."""
+        ...
+
+    def statements(self, volume: VolumeId) -> list[StatementRow]:
+        """Return the statements about a volume, the newest last."""
         ...
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
@@ -128,6 +152,26 @@ class Writing(Reading, Protocol):
         """Add a header copy, and forget all but the newest ``keep``."""
         ...
 
+    def drop_headers(self, volume: VolumeId, *, below: int) -> None:
+        """Forget the header copies of a volume whose number is lower."""
+        ...
+
+    def put_report(self, row: ReportRow) -> None:
+        """Keep what was heard of a volume, instead of what was heard before."""
+        ...
+
+    def put_proof(self, row: ProofRow) -> None:
+        """Keep a proof, instead of the one before."""
+        ...
+
+    def add_signer(self, row: SignerRow) -> None:
+        """Add a key that signs statements."""
+        ...
+
+    def add_statement(self, row: StatementRow) -> None:
+        """Add a statement."""
+        ...
+
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""
         ...
@@ -176,6 +220,14 @@ class Store(Protocol):
 
     def audit_records(self) -> Iterator[AuditEntry]:
         """Yield every audit record, in pages, without a transaction around them all: they only ever grow."""
+        ...
+
+    def scrub(self) -> bool:
+        """Let no copy of what was overwritten stay in files beside the database.
+
+        Returns:
+            Whether that is done; False where somebody reading was in the way, and then try again later.
+        """
         ...
 
     @property

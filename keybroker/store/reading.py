@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from keybroker.audit import START, AuditEntry
-from keybroker.model import Keyring, Retired, Volume
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -20,6 +17,10 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    ProofRow,
+    ReportRow,
+    SignerRow,
+    StatementRow,
     VolumeRow,
     from_text,
 )
@@ -34,12 +35,14 @@ from keybroker.store.tables import (
     INSTALLATION,
     KEYS,
     OPERATORS,
+    PROOFS,
+    REPORTS,
+    SIGNERS,
+    STATEMENTS,
     VOLUMES,
 )
-from keybroker.wire.fields import Fields
-from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId, VolumeName
-from keybroker.wire.profile import Pin, Profile
-from keybroker.wire.records import Device
+from keybroker.store.values import addon_of, certificate_of, header_of, host_of, report_of, volumes_of
+from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 
 _INSTALLATION: Final = select(INSTALLATION)
 
@@ -67,15 +70,38 @@ _ADDON_KEYS: Final = (
 )
 
 _VOLUMES: Final = (
-    select(VOLUMES, KEYS.c.version, KEYS.c.state, KEYS.c.wrapped, KEYS.c.destroy_after)
+    select(
+        VOLUMES,
+        KEYS.c.version,
+        KEYS.c.state,
+        KEYS.c.wrapped,
+        KEYS.c.destroy_after,
+        KEYS.c.created.label("minted"),
+    )
     .select_from(VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume))
-    .order_by(VOLUMES.c.addon, VOLUMES.c.name, KEYS.c.version)
+    .order_by(VOLUMES.c.addon, VOLUMES.c.name, VOLUMES.c.created, VOLUMES.c.id, KEYS.c.version)
 )
 _VOLUMES_OF: Final = _VOLUMES.where(VOLUMES.c.addon == bindparam("addon"))
 _VOLUME: Final = _VOLUMES.where(VOLUMES.c.id == bindparam("volume"))
 
+_HEADERS: Final = select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number)
 _HEADER: Final = (
     select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number.desc()).limit(1)
+)
+
+_REPORTS: Final = select(REPORTS)
+_REPORTS_OF: Final = _REPORTS.join(VOLUMES, VOLUMES.c.id == REPORTS.c.volume).where(
+    VOLUMES.c.addon == bindparam("addon")
+)
+_PROOFS: Final = select(PROOFS)
+_PROOFS_OF: Final = _PROOFS.join(VOLUMES, VOLUMES.c.id == PROOFS.c.volume).where(
+    VOLUMES.c.addon == bindparam("addon")
+)
+_SIGNER: Final = (
+    select(SIGNERS).where(SIGNERS.c.master == bindparam("master")).order_by(SIGNERS.c.created.desc()).limit(1)
+)
+_STATEMENTS: Final = (
+    select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
 )
 
 _EXPIRES: Final = (
@@ -139,12 +165,12 @@ class SqlReading:
 
     def addons(self) -> list[AddonRow]:
         """Return all add-ons by name."""
-        return [_addon(row) for row in self._all(_ADDONS)]
+        return [addon_of(row) for row in self._all(_ADDONS)]
 
     def addon(self, name: str) -> AddonRow | None:
         """Return one add-on."""
         row = self._one(_ADDON, name=name)
-        return row and _addon(row)
+        return row and addon_of(row)
 
     def addon_keys(self, addon: AddonName) -> list[AddonKeyRow]:
         """Return the generations of an add-on's key, the newest last."""
@@ -156,35 +182,59 @@ class SqlReading:
     def volumes(self, addon: str | None = None) -> list[VolumeRow]:
         """Return all volumes, or one add-on's, by add-on and name."""
         if addon is None:
-            return _volumes(self._all(_VOLUMES))
-        return _volumes(self._all(_VOLUMES_OF, addon=addon))
+            return volumes_of(self._all(_VOLUMES))
+        return volumes_of(self._all(_VOLUMES_OF, addon=addon))
 
     def volume(self, volume: str) -> VolumeRow | None:
         """Return one volume."""
-        found = _volumes(self._all(_VOLUME, volume=volume))
+        found = volumes_of(self._all(_VOLUME, volume=volume))
         return found[0] if found else None
 
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
         row = self._one(_HEADER, volume=volume)
-        return row and HeaderRow(
-            volume,
-            row.number,
-            row.sequence,
-            KeyVersion(row.key_version),
-            row.wrapped,
-            from_text(row.created),
-        )
+        return row and header_of(row)
+
+    def headers(self, volume: VolumeId) -> list[HeaderRow]:
+        """Return the header copies of a volume, the newest last."""
+        return [header_of(row) for row in self._all(_HEADERS, volume=volume)]
+
+    def reports(self, addon: str | None = None) -> dict[VolumeId, ReportRow]:
+        """Return what was last heard of each volume, or of each of one add-on."""
+        rows = self._all(_REPORTS) if addon is None else self._all(_REPORTS_OF, addon=addon)
+        return {VolumeId(row.volume): report_of(row) for row in rows}
+
+    def proofs(self, addon: str | None = None) -> dict[VolumeId, ProofRow]:
+        """Return the last proof of each volume, or of each of one add-on."""
+        rows = self._all(_PROOFS) if addon is None else self._all(_PROOFS_OF, addon=addon)
+        return {
+            VolumeId(row.volume): ProofRow(
+                VolumeId(row.volume), KeyVersion(row.version), row.sequence, from_text(row.at)
+            )
+            for row in rows
+        }
+
+    def signer(self, master: str) -> SignerRow | None:
+        """Return the newest key that signs statements and is wrapped by that master key."""
+        row = self._one(_SIGNER, master=master)
+        return row and SignerRow(row.public, row.wrapped, row.master, from_text(row.created))
+
+    def statements(self, volume: VolumeId) -> list[StatementRow]:
+        """Return the statements about a volume, the newest last."""
+        return [
+            StatementRow(volume, row.number, from_text(row.at), row.document, row.signature, row.public)
+            for row in self._all(_STATEMENTS, volume=volume)
+        ]
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
         """Return all hosts, or one add-on's, oldest first."""
         rows = self._all(_HOSTS) if addon is None else self._all(_HOSTS_OF, addon=addon)
-        return [_host(row) for row in rows]
+        return [host_of(row) for row in rows]
 
     def host(self, host: str) -> HostRow | None:
         """Return one host."""
         row = self._one(_HOST, host=host)
-        return row and _host(row)
+        return row and host_of(row)
 
     def enrolment(self, token_hash: str) -> EnrolmentRow | None:
         """Return what a token was made for."""
@@ -201,12 +251,12 @@ class SqlReading:
     def certificate(self, fingerprint: str) -> CertificateRow | None:
         """Return one certificate."""
         row = self._one(_CERTIFICATE, fingerprint=fingerprint)
-        return row and _certificate(row)
+        return row and certificate_of(row)
 
     def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
         """Return a host's newest certificate for one public key."""
         row = self._one(_NEWEST_CERTIFICATE, host=host, spki=spki)
-        return row and _certificate(row)
+        return row and certificate_of(row)
 
     def audit(self, after: int, limit: int) -> list[AuditEntry]:
         """Return at most ``limit`` audit records with sequence numbers above ``after``, in order."""
@@ -216,85 +266,3 @@ class SqlReading:
         """Return the sequence number and hash of the last audit record."""
         row = self._one(_AUDIT_HEAD)
         return (0, START) if row is None else (row.sequence, row.hash)
-
-
-def _addon(row: Row[Any]) -> AddonRow:
-    return AddonRow(AddonName(row.name), row.engine, from_text(row.created))
-
-
-def _host(row: Row[Any]) -> HostRow:
-    return HostRow(
-        id=HostId(row.id),
-        addon=AddonName(row.addon),
-        invited=from_text(row.invited),
-        enrolled=row.enrolled and from_text(row.enrolled),
-        expires=row.expires and from_text(row.expires),
-        revoked=row.revoked and from_text(row.revoked),
-        reason=row.reason,
-    )
-
-
-def _certificate(row: Row[Any]) -> CertificateRow:
-    return CertificateRow(
-        fingerprint=row.fingerprint,
-        serial=row.serial,
-        host=row.host,
-        operator=row.operator,
-        spki=row.spki,
-        not_before=from_text(row.not_before),
-        not_after=from_text(row.not_after),
-        issued=from_text(row.issued),
-        pem=row.pem,
-    )
-
-
-@lru_cache(maxsize=256)
-def _profile(text: str) -> Profile:
-    return Profile.read(Fields.parse(text))
-
-
-def _volumes(rows: Iterable[Row[Any]]) -> list[VolumeRow]:
-    """Put volumes together from one row a key, or a lone row for a volume without keys."""
-    together: dict[str, list[Row[Any]]] = {}
-    for row in rows:
-        together.setdefault(row.id, []).append(row)
-    return [_volume(its_rows) for its_rows in together.values()]
-
-
-def _volume(rows: list[Row[Any]]) -> VolumeRow:
-    row = rows[0]
-    volume = Volume(
-        id=VolumeId(row.id),
-        addon=AddonName(row.addon),
-        name=VolumeName(row.name),
-        stage=row.stage,
-        revision=row.revision,
-        size_bytes=row.size_bytes,
-        filesystem=row.filesystem,
-        mount=row.mount,
-        serial=row.serial,
-        luks_uuid=row.luks_uuid,
-        profile=_profile(row.profile),
-        keyring=None if row.wanted is None else _keyring(rows),
-        device=None if row.device_serial is None else Device(row.device_serial, row.device_size_bytes),
-        pin=None if row.pin is None else Pin.read(Fields(json.loads(row.pin))),
-        sequence=row.sequence,
-    )
-    wrapped = {KeyVersion(key.version): key.wrapped for key in rows if key.wrapped is not None}
-    return VolumeRow(volume, from_text(row.created), wrapped)
-
-
-def _keyring(rows: list[Row[Any]]) -> Keyring:
-    live = {row.state: KeyVersion(row.version) for row in rows}
-    return Keyring(
-        current=live["current"],
-        wanted=KeyVersion(rows[0].wanted),
-        staged=live.get("staged"),
-        retiring=live.get("retiring"),
-        retired=tuple(
-            Retired(KeyVersion(row.version), row.destroy_after and from_text(row.destroy_after))
-            for row in rows
-            if row.state == "retired"
-        ),
-        destroyed=tuple(cast(KeyVersion, row.version) for row in rows if row.state == "destroyed"),
-    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.reports import VolumeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ class VolumeRow:
 
     Attributes:
         wrapped: of every version that the broker still has.
+        minted: when each version was made.
     """
 
     volume: Volume
     created: datetime
     wrapped: dict[KeyVersion, bytes]
+    minted: dict[KeyVersion, datetime] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,63 @@ class HeaderRow:
     key_version: KeyVersion
     wrapped: bytes
     created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """What was last heard of a volume.
+
+    Attributes:
+        host: that said it.
+    """
+
+    volume: VolumeId
+    host: HostId
+    at: datetime
+    report: VolumeReport
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRow:
+    """When a key was last seen to open a volume, and which header it opened, by sequence."""
+
+    volume: VolumeId
+    version: KeyVersion
+    sequence: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignerRow:
+    """A key that signs statements of destruction (Ed25519, RFC 8032).
+
+    Attributes:
+        public: 32 bytes.
+        wrapped: the private key, by the master key called ``master``.
+    """
+
+    public: bytes
+    wrapped: bytes
+    master: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRow:
+    """A signed statement of what was destroyed.
+
+    Attributes:
+        number: 1, 2, 3 … of one volume.
+        document: the very text that was signed.
+        public: of the key that signed it.
+    """
+
+    volume: VolumeId
+    number: int
+    at: datetime
+    document: str
+    signature: bytes
+    public: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,19 @@ class SqliteStore:
             yield from page
             after = page[-1].sequence
 
+    def scrub(self) -> bool:
+        """Let no copy of what was overwritten stay in the write-ahead log.
+
+        ``secure_delete`` overwrites in the database; in WAL mode the old pages stay in the log beside it
+        until that is cut to nothing (https://sqlite.org/pragma.html#pragma_wal_checkpoint).
+        """
+        try:
+            with self._engine.connect() as connection:
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        except DBAPIError as error:
+            raise translated(error) from None
+        return bool(busy == 0)
+
     @property
     def alive(self) -> bool:
         """Say whether writes are still answered."""

@@ -6,7 +6,7 @@ that a bug ends in an error and not in a lost key.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -19,9 +19,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
+
+
+def where(condition: str) -> dict[str, Any]:
+    """Return the arguments of an index over some rows only, for each engine there is."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -84,14 +89,32 @@ VOLUMES: Final = Table(
     Column("pin", Text),
     Column("sequence", BigInteger),
     Column("created", Text, nullable=False),
-    UniqueConstraint("addon", "name"),
-    UniqueConstraint("addon", "mount", name="uq_volumes_mount"),
-    UniqueConstraint("addon", "serial", name="uq_volumes_serial"),
-    CheckConstraint("stage IN ('new', 'claimed', 'deposited', 'ready')", name="stage"),
+    Column("role", Text, nullable=False),
+    Column("partner", Text),
+    Column("order", Text),
+    Column("last_order", BigInteger, nullable=False),
+    Column("born_encrypted", Integer, nullable=False),
+    Column("block_older", Integer, nullable=False),
+    CheckConstraint(
+        "stage IN ('new', 'claimed', 'deposited', 'ready', 'foreign', 'plain', 'erased')", name="stage"
+    ),
+    CheckConstraint("role IN ('holder', 'successor', 'former')", name="role"),
     CheckConstraint("(device_serial IS NULL) = (device_size_bytes IS NULL)", name="device"),
-    CheckConstraint("(device_serial IS NULL) = (stage = 'new')", name="claimed"),
+    CheckConstraint(
+        "device_serial IS NOT NULL OR stage IN ('new', 'foreign', 'plain', 'erased')", name="claimed"
+    ),
+    CheckConstraint("device_serial IS NULL OR stage <> 'new'", name="unclaimed"),
     CheckConstraint("(pin IS NULL) = (sequence IS NULL)", name="pinned"),
-    CheckConstraint("(wanted IS NULL) = (filesystem = 'swap')", name="keyless"),
+    CheckConstraint("wanted IS NULL OR filesystem <> 'swap'", name="keyless"),
+    CheckConstraint("last_order >= 0", name="last_order"),
+    CheckConstraint("role <> 'successor' OR partner IS NOT NULL", name="successor"),
+    CheckConstraint("born_encrypted IN (0, 1) AND block_older IN (0, 1)", name="flags"),
+    # two volumes that stand for the same data have its name and mount point; one of them is its holder
+    Index("uq_volumes_addon", "addon", "name", unique=True, **where("role = 'holder' AND stage <> 'erased'")),
+    Index(
+        "uq_volumes_mount", "addon", "mount", unique=True, **where("role = 'holder' AND stage <> 'erased'")
+    ),
+    Index("uq_volumes_serial", "addon", "serial", unique=True, **where("stage <> 'erased'")),
 )
 
 KEYS: Final = Table(
@@ -108,12 +131,7 @@ KEYS: Final = Table(
     CheckConstraint("destroy_after IS NULL OR state = 'retired'", name="scheduled"),
     # one current, one staged, one retiring key a volume
     Index(
-        "uq_keys_live",
-        "volume",
-        "state",
-        unique=True,
-        sqlite_where=text("state IN ('staged', 'current', 'retiring')"),
-        postgresql_where=text("state IN ('staged', 'current', 'retiring')"),
+        "uq_keys_live", "volume", "state", unique=True, **where("state IN ('staged', 'current', 'retiring')")
     ),
 )
 
@@ -127,6 +145,48 @@ HEADERS: Final = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("created", Text, nullable=False),
 )
+
+REPORTS: Final = Table(
+    "reports",
+    METADATA,
+    Column("volume", Text, ForeignKey("volumes.id"), primary_key=True),
+    Column("host", Text, ForeignKey("hosts.id"), nullable=False),
+    Column("at", Text, nullable=False),
+    Column("report", Text, nullable=False),
+)
+"""The last one of each volume; nothing is decided on it."""
+
+PROOFS: Final = Table(
+    "proofs",
+    METADATA,
+    Column("volume", Text, ForeignKey("volumes.id"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("at", Text, nullable=False),
+)
+"""When a key was last seen to open each volume."""
+
+SIGNERS: Final = Table(
+    "signers",
+    METADATA,
+    Column("public", LargeBinary, primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("master", Text, nullable=False),
+    Column("created", Text, nullable=False),
+)
+"""What signs the statements; each key stays, for what it signed."""
+
+STATEMENTS: Final = Table(
+    "statements",
+    METADATA,
+    Column("volume", Text, ForeignKey("volumes.id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
+)
+"""Of destruction; append-only by triggers (migration 0002)."""
 
 HOSTS: Final = Table(
     "hosts",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlalchemy import delete as sql_delete
 
 from keybroker.audit import AuditEvent, link
@@ -21,6 +21,10 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    ProofRow,
+    ReportRow,
+    SignerRow,
+    StatementRow,
     VolumeRow,
     to_text,
 )
@@ -35,9 +39,13 @@ from keybroker.store.tables import (
     INSTALLATION,
     KEYS,
     OPERATORS,
+    PROOFS,
+    REPORTS,
+    SIGNERS,
+    STATEMENTS,
     VOLUMES,
 )
-from keybroker.wire.names import HostId, KeyVersion
+from keybroker.wire.names import HostId, KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _APPEND: Final = insert(AUDIT)
@@ -86,6 +94,7 @@ class SqlWriting(SqlReading):
             "serial": volume.serial,
             "luks_uuid": volume.luks_uuid,
             "created": to_text(row.created),
+            "born_encrypted": int(volume.born_encrypted),
         }
         self._connection.execute(insert(VOLUMES), {**fixed, **_changeable(volume)})
         for version, state, destroy_after in _states(volume):
@@ -152,6 +161,39 @@ class SqlWriting(SqlReading):
         self._connection.execute(
             sql_delete(HEADERS).where(HEADERS.c.volume == row.volume, HEADERS.c.number.not_in(newest))
         )
+
+    def drop_headers(self, volume: VolumeId, *, below: int) -> None:
+        """Forget the header copies of a volume whose number is lower."""
+        self._connection.execute(
+            sql_delete(HEADERS).where(HEADERS.c.volume == volume, HEADERS.c.number < below)
+        )
+
+    def put_report(self, row: ReportRow) -> None:
+        """Keep what was heard of a volume, instead of what was heard before."""
+        self._replace(
+            REPORTS,
+            row.volume,
+            {"host": row.host, "at": to_text(row.at), "report": json.dumps(row.report.as_json())},
+        )
+
+    def put_proof(self, row: ProofRow) -> None:
+        """Keep a proof, instead of the one before."""
+        columns = {"version": row.version, "sequence": row.sequence, "at": to_text(row.at)}
+        self._replace(PROOFS, row.volume, columns)
+
+    def _replace(self, table: Table, volume: VolumeId, columns: dict[str, Any]) -> None:
+        """Write the one row of a volume in a table that has one of each."""
+        changed = self._connection.execute(update(table).where(table.c.volume == volume).values(columns))
+        if changed.rowcount == 0:
+            self._connection.execute(insert(table), {"volume": volume, **columns})
+
+    def add_signer(self, row: SignerRow) -> None:
+        """Add a key that signs statements."""
+        self._connection.execute(insert(SIGNERS), _columns(row))
+
+    def add_statement(self, row: StatementRow) -> None:
+        """Add a statement."""
+        self._connection.execute(insert(STATEMENTS), _columns(row))
 
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""
@@ -234,6 +276,11 @@ def _changeable(volume: Volume) -> dict[str, Any]:
         "device_size_bytes": volume.device and volume.device.size_bytes,
         "pin": None if volume.pin is None else json.dumps(volume.pin.as_json()),
         "sequence": volume.sequence,
+        "role": volume.role,
+        "partner": volume.partner,
+        "order": None if volume.order is None else json.dumps(volume.order.as_json()),
+        "last_order": volume.last_order,
+        "block_older": int(volume.block_older),
     }
 
 
@@ -242,7 +289,9 @@ def _states(volume: Volume) -> list[tuple[KeyVersion, str, str | None]]:
     keys = volume.keyring
     if keys is None:
         return []
-    states: list[tuple[KeyVersion, str, str | None]] = [(keys.current, "current", None)]
+    states: list[tuple[KeyVersion, str, str | None]] = []
+    if keys.current is not None:
+        states.append((keys.current, "current", None))
     if keys.staged is not None:
         states.append((keys.staged, "staged", None))
     if keys.retiring is not None:

@@ -1,28 +1,35 @@
-"""The main listener's app: what hosts call, and what operators call, each with its certificate."""
+"""The main listener's app, and what hosts call there; what operators call is in ``operators``."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from flask import Blueprint, Flask, Response, current_app
+from flask import Blueprint, Flask, Response
 
 from keybroker.config import LARGEST_BODY, LARGEST_DEPOSIT
-from keybroker.service import boot, enrolment, inventory, provisioning
+from keybroker.service import boot, enrolment, moving, orders, provisioning, reports, rotation
 from keybroker.service.broker import Broker
-from keybroker.service.inventory import VolumeSpec
-from keybroker.web.app import body, broker, create_app, peer, query, say
+from keybroker.web.app import body, broker, create_app, peer, say
+from keybroker.web.operators import ENROLMENT_URL, operators
 from keybroker.wire import names
-from keybroker.wire.fields import Fields
+from keybroker.wire.changes import (
+    AdoptionRequest,
+    ErasedRequest,
+    PhaseRequest,
+    PromoteRequest,
+    StageRequest,
+    SwitchRequest,
+)
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, RenewalRequest, UnlockRequest
-from keybroker.wire.names import VolumeId
+from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.reports import ReportRequest
 
-_DEPOSIT: Final = re.compile(r"/v1/volumes/[^/]+/header")
-_ENROLMENT_URL: Final = "keybroker.enrolment-url"
+_DEPOSIT: Final = re.compile(r"/v1/volumes/[^/]+/(header|adoption)")
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 
 hosts = Blueprint("hosts", __name__)
-operators = Blueprint("operators", __name__)
 
 
 def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
@@ -32,7 +39,7 @@ def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
         enrolment_url: base URL of the enrolment listener, told with each token.
     """
     app = create_app(__name__, broker)
-    app.extensions[_ENROLMENT_URL] = enrolment_url
+    app.extensions[ENROLMENT_URL] = enrolment_url
     app.register_blueprint(hosts)
     app.register_blueprint(operators)
     return app
@@ -79,92 +86,53 @@ def _ready(volume: str) -> Response:
     return say(provisioning.ready(broker(), peer(), _volume(volume), ReadyRequest.read(body())).as_json())
 
 
-@operators.put("/v1/addons/<name>")
-def _put_addon(name: str) -> Response:
-    who, fields = peer(), body()
-    engine = fields.text("engine")
-    fields.end()
-    view, created = inventory.put_addon(broker(), who, name, engine)
-    return say(view.as_json(), 201 if created else 200)
+@hosts.post("/v1/report")
+def _report() -> Response:
+    return say(reports.report(broker(), peer(), ReportRequest.read(body())).as_json())
 
 
-@operators.get("/v1/addons")
-def _addons() -> Response:
-    return say({"addons": [view.as_json() for view in inventory.addons(broker(), peer())]})
+@hosts.put("/v1/volumes/<volume>/staged")
+def _stage(volume: str) -> Response:
+    return say(rotation.stage(broker(), peer(), _volume(volume), StageRequest.read(body())).as_json())
 
 
-@operators.get("/v1/addons/<name>")
-def _addon(name: str) -> Response:
-    return say(inventory.addon(broker(), peer(), name).as_json())
+@hosts.put("/v1/volumes/<volume>/current")
+def _promote(volume: str) -> Response:
+    return say(rotation.promote(broker(), peer(), _volume(volume), PromoteRequest.read(body())).as_json())
 
 
-@operators.put("/v1/addons/<addon>/volumes/<name>")
-def _put_volume(addon: str, name: str) -> Response:
-    view, created = inventory.put_volume(broker(), peer(), addon, name, _spec(body()))
-    return say(view.as_json(), 201 if created else 200)
+@hosts.delete("/v1/volumes/<volume>/keys/<version>")
+def _retire(volume: str, version: str) -> Response:
+    number = KeyVersion(_number("key version", version))
+    return say(rotation.retire(broker(), peer(), _volume(volume), number).as_json())
 
 
-def _spec(fields: Fields) -> VolumeSpec:
-    spec = VolumeSpec(
-        size_bytes=fields.number("size_bytes", least=1),
-        cipher=fields.text("cipher"),
-        mount=fields.optional("mount", fields.text),
-        filesystem=fields.text("filesystem"),
-        serial=fields.optional("serial", fields.text),
-    )
-    fields.end()
-    return spec
+@hosts.put("/v1/volumes/<volume>/adoption")
+def _adopt(volume: str) -> Response:
+    return say(rotation.adopt(broker(), peer(), _volume(volume), AdoptionRequest.read(body())).as_json())
 
 
-@operators.get("/v1/volumes")
-def _volumes() -> Response:
-    who, addon = peer(), query("addon").get("addon")
-    return say({"volumes": [view.as_json() for view in inventory.volumes(broker(), who, addon)]})
+@hosts.put("/v1/volumes/<volume>/order")
+def _announce(volume: str) -> Response:
+    return say(orders.announce(broker(), peer(), _volume(volume), PhaseRequest.read(body())).as_json())
 
 
-@operators.get("/v1/addons/<addon>/volumes/<name>")
-def _show_volume(addon: str, name: str) -> Response:
-    return say(inventory.volume(broker(), peer(), addon, name).as_json())
+@hosts.delete("/v1/volumes/<volume>/order/<number>")
+def _finish(volume: str, number: str) -> Response:
+    return say(orders.finish(broker(), peer(), _volume(volume), _number("order", number)).as_json())
 
 
-@operators.post("/v1/addons/<addon>/enrolments")
-def _invite(addon: str) -> Response:
-    who, fields = peer(), body()
-    lifetime = fields.optional("lifetime_seconds", fields.number)
-    fields.end()
-    seconds = inventory.DEFAULT_INVITATION_SECONDS if lifetime is None else lifetime
-    invitation = inventory.invite(broker(), who, addon, seconds)
-    return say({**invitation.as_json(), "enrolment": current_app.extensions[_ENROLMENT_URL]}, 201)
+@hosts.put("/v1/volumes/<volume>/holder")
+def _switch(volume: str) -> Response:
+    return say(moving.switch(broker(), peer(), _volume(volume), SwitchRequest.read(body())).as_json())
 
 
-@operators.get("/v1/hosts")
-def _hosts() -> Response:
-    who, addon = peer(), query("addon").get("addon")
-    return say({"hosts": [view.as_json() for view in inventory.hosts(broker(), who, addon)]})
+@hosts.put("/v1/volumes/<volume>/erased")
+def _erased(volume: str) -> Response:
+    return say(moving.erased(broker(), peer(), _volume(volume), ErasedRequest.read(body())).as_json())
 
 
-@operators.get("/v1/hosts/<host>")
-def _host(host: str) -> Response:
-    return say(inventory.host(broker(), peer(), host).as_json())
-
-
-@operators.put("/v1/hosts/<host>/revocation")
-def _revoke(host: str) -> Response:
-    who, fields = peer(), body()
-    reason = fields.text("reason", most=500)
-    fields.end()
-    return say(inventory.revoke(broker(), who, host, reason).as_json())
-
-
-@operators.get("/v1/audit")
-def _audit() -> Response:
-    who, asked = peer(), query("after", "limit")
-    after, limit = _whole("after", asked.get("after", "0")), _whole("limit", asked.get("limit", "100"))
-    entries = inventory.audit_tail(broker(), who, after, limit)
-    return say({"audit": [entry.as_json() for entry in entries]})
-
-
-def _whole(name: str, text: str) -> int:
-    if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
-        raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be a whole number")
+def _number(what: str, text: str) -> int:
+    if _NUMBER.fullmatch(text) is None:
+        raise KeybrokerError(Problem.UNKNOWN, f"{what}: that is not a number")
     return int(text)

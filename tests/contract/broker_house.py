@@ -14,9 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from keybroker.ca import new_key
 from keybroker.policy import Peer
-from keybroker.service import boot, enrolment, inventory, provisioning
+from keybroker.service import boot, enrolment, inventory, orders, provisioning, rotation
 from keybroker.service.broker import Broker, BrokerSettings
+from keybroker.service.custody import unwrap
 from keybroker.service.installation import Created, Installation, Plan, create, open_broker
+from keybroker.store import Reading
+from keybroker.wire.changes import PromoteRequest, StageRequest
 from keybroker.wire.messages import (
     Certified,
     ClaimRequest,
@@ -26,8 +29,9 @@ from keybroker.wire.messages import (
     UnlockReply,
     UnlockRequest,
 )
-from keybroker.wire.names import HostId, Identity
+from keybroker.wire.names import HostId, Identity, KeyVersion, VolumeId
 from keybroker.wire.profile import MIB, Pin
+from keybroker.wire.proof import GivenProof, prove
 from keybroker.wire.records import Device, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
 
@@ -142,6 +146,56 @@ class House:
         ).record
         deposited = provisioning.deposit(self.broker, peer, record.volume, deposit_request(claimed))
         return provisioning.ready(self.broker, peer, record.volume, ReadyRequest(deposited.revision))
+
+    def record(self, volume: VolumeId) -> Record:
+        """Return a volume's record as it is now."""
+        row = self.broker.store.read(lambda reading: reading.volume(volume))
+        assert row is not None
+        return row.volume.record
+
+    def keys(self, volume: VolumeId) -> dict[KeyVersion, Secret]:
+        """Return every key that the broker still has of a volume."""
+
+        def look(reading: Reading) -> dict[KeyVersion, Secret]:
+            row = reading.volume(volume)
+            assert row is not None
+            return unwrap(self.broker, reading, row, row.wrapped)
+
+        return self.broker.store.read(look)
+
+    def proof(self, volume: VolumeId, version: int, seen: SeenHeader) -> GivenProof:
+        """Return the proof that a key opens a header."""
+        key, number = self.keys(volume)[KeyVersion(version)], KeyVersion(version)
+        digest, sequence = seen.pin.digest, seen.sequence
+        made = prove(key, volume=volume, version=number, digest=digest, sequence=sequence)
+        return GivenProof(number, digest, sequence, made)
+
+    def back_up(self, peer: Peer, volume: VolumeId, seen: SeenHeader) -> Record:
+        """Leave a header copy, with the proof that the current key opens it."""
+        record = self.record(volume)
+        assert record.current is not None
+        proof = self.proof(volume, record.current, seen)
+        copy = Secret(b"KBH1 copy %d" % seen.sequence)
+        return provisioning.deposit(
+            self.broker, peer, volume, DepositRequest(record.revision, seen, copy, proof)
+        )
+
+    def rotated(self, peer: Peer, volume: VolumeId, sequence: int) -> Record:
+        """Have a ready volume's key rotated, all the way; its header is at ``sequence`` afterwards."""
+        record = self.record(volume)
+        orders.rotate(self.broker, self.operator, record.addon, record.name)
+        revision = self.record(volume).revision
+        grant = rotation.stage(self.broker, peer, volume, StageRequest(revision))
+        assert grant.record.staged is not None
+        assert record.pin is not None
+        retiring = grant.record.current
+        assert retiring is not None
+        between = SeenHeader(record.pin, sequence - 1)
+        proof = self.proof(volume, grant.record.staged, between)
+        revision = self.back_up(peer, volume, between).revision
+        rotation.promote(self.broker, peer, volume, PromoteRequest(revision, proof))
+        self.back_up(peer, volume, SeenHeader(record.pin, sequence))
+        return rotation.retire(self.broker, peer, volume, retiring)
 
     def audit(self) -> list[tuple[str, str, str | None]]:
         """Return verb, outcome and volume of every audit record."""

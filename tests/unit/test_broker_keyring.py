@@ -102,7 +102,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(keys.kept) == len(set(keys.kept))
         assert keys.newest == max(self.minted)
         assert keys.staged in (None, keys.wanted)
-        assert keys.wanted == keys.current or keys.wanted > max(self.minted - {keys.staged or 0})
+        assert keys.wanted == keys.current or (keys.wanted or 0) > max(self.minted - {keys.staged or 0})
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -10,7 +10,7 @@ import pytest
 
 from keybroker.model import Keyring, Volume
 from keybroker.policy import Peer, Release, Standing, Verb, may, release
-from keybroker.wire.names import Identity
+from keybroker.wire.names import Identity, KeyVersion
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import SIGHTS, Device, Observation, Refusal, SeenHeader
@@ -125,11 +125,11 @@ def test_a_header_that_differs_in_anything_is_refused_with_what_differs(pin: obj
 
 def test_all_live_keys_are_handed_out_and_no_retired_one() -> None:
     when = datetime(2026, 1, 1, tzinfo=UTC)
-    keys = Keyring.first().want().stage()
-    keys = keys.promote(keys.wanted).retire(keys.current, when).want().stage()
-    assert release(replace(READY, keyring=keys), PINNED) == Release((keys.current, keys.wanted))
-    promoted = keys.promote(keys.wanted)
-    assert release(replace(READY, keyring=promoted), PINNED) == Release((keys.current, keys.wanted))
+    one, two, three = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+    keys = Keyring.first().want().stage().promote(two).retire(one, when).want().stage()
+    assert release(replace(READY, keyring=keys), PINNED) == Release((two, three))
+    promoted = keys.promote(three)
+    assert release(replace(READY, keyring=promoted), PINNED) == Release((two, three))
 
 
 def test_an_older_and_a_newer_header_boot_but_the_older_one_is_noted() -> None:
@@ -164,7 +164,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 HOST = Standing("host", "kbh-q3m5x7abcdef", NOW - DAY, NOW + DAY, None)
 OPERATOR = Standing("operator", "alice", NOW - DAY, NOW + DAY, None)
-HOSTS_VERBS = {"unlock", "claim", "deposit", "header.read", "ready", "renew"}
+HOSTS_VERBS = {
+    *("unlock", "claim", "deposit", "header.read", "ready", "renew", "report", "stage", "promote", "backup"),
+    *("retire", "announce", "finish", "switch", "erased", "adopt"),
+}
 
 
 def peer(standing: Standing, trust_domain: str = "example.org") -> Peer:

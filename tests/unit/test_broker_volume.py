@@ -9,7 +9,7 @@ import pytest
 
 from keybroker.model import Keyring, Volume
 from keybroker.wire.fields import Fields
-from keybroker.wire.names import AddonName, VolumeId, VolumeName
+from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin, first_profile
 from keybroker.wire.records import Device, Record, SeenHeader
@@ -128,5 +128,5 @@ def test_its_record_goes_over_the_wire_whole(volume: Volume) -> None:
 
 def test_its_record_names_the_keys_of_a_rotation() -> None:
     keys = Keyring.first().want().stage()
-    record = replace(READY, keyring=keys.promote(keys.wanted)).record
+    record = replace(READY, keyring=keys.promote(KeyVersion(2))).record
     assert (record.current, record.wanted, record.staged, record.retiring) == (2, 2, None, 1)

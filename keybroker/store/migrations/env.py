@@ -6,6 +6,7 @@ from alembic import context
 
 from keybroker.store.sqlite import engine
 from keybroker.store.tables import METADATA
+from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def run() -> None:
@@ -15,9 +16,14 @@ def run() -> None:
         # Inside SQLAlchemy's transaction Alembic commits nothing by itself; the real one is ours to begin,
         # for our connections are in autocommit. SQLite's DDL obeys it: a cut migration leaves nothing.
         with opened.connect() as connection, connection.begin():
+            # A table that others refer to cannot be made anew with foreign keys on; inside a transaction the
+            # pragma does nothing. What they would have refused is looked for before the commit.
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             context.configure(connection=connection, target_metadata=METADATA)
             context.run_migrations()
+            if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                raise KeybrokerError(Problem.CORRUPT, "database: after migrating, a row refers to nothing")
     finally:
         opened.dispose()
 

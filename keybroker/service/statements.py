@@ -1,0 +1,94 @@
+"""Statements of destruction: composed, signed by a key of their own, and kept with the volume."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from keybroker import statement
+from keybroker.audit import rfc3339
+from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES
+from keybroker.model import Volume
+from keybroker.service.broker import Broker
+from keybroker.service.keys import STATEMENT_KEY
+from keybroker.store import Writing
+from keybroker.store.rows import SignerRow, StatementRow
+from keybroker.wire.secret import Secret
+
+
+def state(broker: Broker, writing: Writing, volume: Volume, now: datetime, **facts: Any) -> int:
+    """Sign a statement about a volume and keep it; return its number.
+
+    Args:
+        volume: as it is after what is stated.
+        facts: JSON values; what is known of the volume itself is added.
+
+    Raises:
+        KeybrokerError: CORRUPT where the signing key does not open.
+    """
+    keys = volume.keyring
+    document = statement.compose(
+        {
+            "at": rfc3339(now),
+            "broker": broker.settings.trust_domain,
+            "addon": volume.addon,
+            "volume": volume.id,
+            "name": volume.name,
+            "luks_uuid": volume.luks_uuid,
+            "device": volume.device and volume.device.as_json(),
+            "born_encrypted": volume.born_encrypted,
+            "keys_kept": [
+                {"version": old.version, "until": old.destroy_after and rfc3339(old.destroy_after)}
+                for old in (keys.retired if keys else ())
+            ]
+            + [{"version": version, "until": None} for version in (keys.live if keys else ())],
+            "keys_destroyed": list(keys.destroyed if keys else ()),
+            **facts,
+        }
+    )
+    signer = _signer(broker, writing, now)
+    private = broker.masterkey.unwrap(signer.wrapped, STATEMENT_KEY)
+    number = len(writing.statements(volume.id)) + 1
+    signature = statement.sign(private, document)
+    writing.add_statement(StatementRow(volume.id, number, now, document, signature, signer.public))
+    return number
+
+
+def _signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
+    """Return the key that signs, made on first need."""
+    master = broker.masterkey.identity
+    found = writing.signer(master)
+    if found is not None:
+        return found
+    private = Secret(broker.entropy(KEY_BYTES))
+    wrapped = broker.masterkey.wrap(private, STATEMENT_KEY, broker.entropy(ENTROPY_BYTES))
+    made = SignerRow(statement.public_key(private), wrapped, master, now)
+    writing.add_signer(made)
+    return made
+
+
+def remains(volume: Volume, wiped: int | None = None) -> list[str]:
+    """Say in words what a destruction does not reach.
+
+    Args:
+        wiped: bytes from the start of the disk; None where no disk was touched.
+    """
+    words = [
+        "snapshots and backups of the disk from before: a key that is still kept, or that is in a backup"
+        " of the broker, opens them",
+        "backups of the broker's database from before: with the master key they open what they hold",
+    ]
+    keys = volume.keyring
+    for old in keys.retired if keys else ():
+        until = (
+            "until it is destroyed by an operator"
+            if old.destroy_after is None
+            else (f"until {rfc3339(old.destroy_after)}")
+        )
+        words.append(f"key version {old.version}, wrapped, at the broker {until}")
+    if wiped is None and volume.device is not None:
+        words.append(f"the disk {volume.device.serial} itself, which was not touched")
+    if not volume.born_encrypted:
+        beyond = "" if wiped is None else f" beyond its first {wiped} bytes"
+        words.append(f"on the disk{beyond}: what was ever written to it before it was encrypted by us")
+    return words

@@ -1,0 +1,158 @@
+"""What operators call: add-ons, volumes and what is to be done to them, hosts, and the audit trail."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, cast
+
+from flask import Blueprint, Response, current_app
+
+from keybroker.service import inventory, orders
+from keybroker.service.views import OrderSpec, Origin, VolumeSpec
+from keybroker.web.app import body, broker, peer, query, say
+from keybroker.wire.fields import Fields
+from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
+from keybroker.wire.problems import KeybrokerError, Problem
+
+ENROLMENT_URL: Final = "keybroker.enrolment-url"
+
+_ORIGINS: Final = frozenset({"blank", "foreign", "plain"})
+
+operators = Blueprint("operators", __name__)
+
+
+@operators.put("/v1/addons/<name>")
+def _put_addon(name: str) -> Response:
+    who, fields = peer(), body()
+    engine = fields.text("engine")
+    fields.end()
+    view, created = inventory.put_addon(broker(), who, name, engine)
+    return say(view.as_json(), 201 if created else 200)
+
+
+@operators.get("/v1/addons")
+def _addons() -> Response:
+    return say({"addons": [view.as_json() for view in inventory.addons(broker(), peer())]})
+
+
+@operators.get("/v1/addons/<name>")
+def _addon(name: str) -> Response:
+    return say(inventory.addon(broker(), peer(), name).as_json())
+
+
+@operators.put("/v1/addons/<addon>/volumes/<name>")
+def _put_volume(addon: str, name: str) -> Response:
+    view, created = inventory.put_volume(broker(), peer(), addon, name, _spec(body()))
+    return say(view.as_json(), 201 if created else 200)
+
+
+def _spec(fields: Fields) -> VolumeSpec:
+    spec = VolumeSpec(
+        size_bytes=fields.number("size_bytes", least=1),
+        cipher=fields.text("cipher"),
+        mount=fields.optional("mount", fields.text),
+        filesystem=fields.text("filesystem"),
+        serial=fields.optional("serial", fields.text),
+        origin=cast(Origin, fields.optional("origin", lambda key: fields.choice(key, _ORIGINS)) or "blank"),
+        luks_uuid=fields.optional("luks_uuid", fields.text),
+        argon2_memory_kib=fields.optional("argon2_memory_kib", fields.number) or 0,
+    )
+    fields.end()
+    return spec
+
+
+@operators.get("/v1/volumes")
+def _volumes() -> Response:
+    who, addon = peer(), query("addon").get("addon")
+    return say({"volumes": [view.as_json() for view in inventory.volumes(broker(), who, addon)]})
+
+
+@operators.get("/v1/addons/<addon>/volumes/<name>")
+def _show_volume(addon: str, name: str) -> Response:
+    return say(inventory.volume(broker(), peer(), addon, name).as_json())
+
+
+@operators.put("/v1/addons/<addon>/volumes/<name>/wanted")
+def _rotate(addon: str, name: str) -> Response:
+    who, fields = peer(), body()
+    compromised = fields.optional("compromised", fields.flag) or False
+    fields.end()
+    view, _changed = orders.rotate(broker(), who, addon, name, compromised=compromised)
+    return say(view.as_json())
+
+
+@operators.put("/v1/addons/<addon>/volumes/<name>/order")
+def _order(addon: str, name: str) -> Response:
+    view, created = orders.order(broker(), peer(), addon, name, _order_spec(body()))
+    return say(view.as_json(), 201 if created else 200)
+
+
+@operators.delete("/v1/addons/<addon>/volumes/<name>/order")
+def _cancel(addon: str, name: str) -> Response:
+    view, _changed = orders.cancel(broker(), peer(), addon, name)
+    return say(view.as_json())
+
+
+def _order_spec(fields: Fields) -> OrderSpec:
+    spec = OrderSpec(
+        kind=cast(OrderKind, fields.choice("kind", ORDER_KINDS)),
+        rate=fields.optional("rate", lambda key: fields.number(key, least=SLOWEST)),
+        at_boot=cast(AtBoot, fields.optional("at_boot", lambda key: fields.choice(key, AT_BOOT)) or "beside"),
+        offline=fields.optional("offline", fields.flag) or False,
+        drop_foreign=fields.optional("drop_foreign", fields.flag) or False,
+        backed_up=fields.optional("backed_up", fields.flag) or False,
+        size_bytes=fields.optional("size_bytes", lambda key: fields.number(key, least=1)),
+        serial=fields.optional("serial", fields.text),
+        disk_gone=fields.optional("disk_gone", fields.flag) or False,
+    )
+    fields.end()
+    return spec
+
+
+@operators.get("/v1/addons/<addon>/volumes/<name>/statements")
+def _statements(addon: str, name: str) -> Response:
+    found = inventory.statements(broker(), peer(), addon, name)
+    return say({"statements": [view.as_json() for view in found]})
+
+
+@operators.post("/v1/addons/<addon>/enrolments")
+def _invite(addon: str) -> Response:
+    who, fields = peer(), body()
+    lifetime = fields.optional("lifetime_seconds", fields.number)
+    fields.end()
+    seconds = inventory.DEFAULT_INVITATION_SECONDS if lifetime is None else lifetime
+    invitation = inventory.invite(broker(), who, addon, seconds)
+    return say({**invitation.as_json(), "enrolment": current_app.extensions[ENROLMENT_URL]}, 201)
+
+
+@operators.get("/v1/hosts")
+def _hosts() -> Response:
+    who, addon = peer(), query("addon").get("addon")
+    return say({"hosts": [view.as_json() for view in inventory.hosts(broker(), who, addon)]})
+
+
+@operators.get("/v1/hosts/<host>")
+def _host(host: str) -> Response:
+    return say(inventory.host(broker(), peer(), host).as_json())
+
+
+@operators.put("/v1/hosts/<host>/revocation")
+def _revoke(host: str) -> Response:
+    who, fields = peer(), body()
+    reason = fields.text("reason", most=500)
+    fields.end()
+    return say(inventory.revoke(broker(), who, host, reason).as_json())
+
+
+@operators.get("/v1/audit")
+def _audit() -> Response:
+    who, asked = peer(), query("after", "limit")
+    after, limit = _whole("after", asked.get("after", "0")), _whole("limit", asked.get("limit", "100"))
+    entries = inventory.audit_tail(broker(), who, after, limit)
+    return say({"audit": [entry.as_json() for entry in entries]})
+
+
+def _whole(name: str, text: str) -> int:
+    if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
+        raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be a whole number")
+    return int(text)

@@ -1,0 +1,358 @@
+"""Orders as the broker sees them: re-encryption, migration, encryption in place, adoption, erasure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keybroker import statement
+from keybroker.policy import Peer
+from keybroker.service import endings, inventory, moving, orders, provisioning, rotation
+from keybroker.service.views import OrderSpec, VolumeSpec
+from keybroker.wire.changes import (
+    AdoptionRequest,
+    ErasedRequest,
+    PhaseRequest,
+    StageRequest,
+    SwitchRequest,
+)
+from keybroker.wire.messages import ClaimRequest
+from keybroker.wire.names import KeyVersion, VolumeId
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import MIB, Pin
+from keybroker.wire.records import Device, Observation, Record, SeenHeader
+from keybroker.wire.secret import Secret
+from tests.contract.broker_house import GIB, House, deposit_request, device, header, luks2
+
+NEW_DIGEST = "sha256:" + "ef" * 32
+BUSY = ("online-reencrypt-v2",)
+
+
+def problem(ask: Callable[[], object]) -> Problem:
+    with pytest.raises(KeybrokerError) as caught:
+        ask()
+    return caught.value.problem
+
+
+@pytest.fixture
+def peer(house: House) -> Peer:
+    house.addon()
+    record = house.volume()
+    peer, _ = house.enrol()
+    house.provision(peer, record)
+    return peer
+
+
+@pytest.fixture
+def data(house: House, peer: Peer) -> VolumeId:
+    return inventory.volume(house.broker, house.operator, "shop-db", "data").record.volume
+
+
+def order(house: House, kind: str, name: str = "data", **options: Any) -> Record:
+    spec = OrderSpec(kind, **options)  # type: ignore[arg-type]
+    return orders.order(house.broker, house.operator, "shop-db", name, spec)[0].record
+
+
+def reencrypted(record: Record, sequence: int) -> SeenHeader:
+    return replace(header(record, sequence), pin=replace(header(record).pin, digest=NEW_DIGEST))
+
+
+def finish_rotation(house: House, peer: Peer, data: VolumeId) -> Record:
+    return house.rotated(peer, data, 7)
+
+
+def test_a_re_encryption_rotates_first_then_begins_and_ends_with_the_announced_volume_key(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    ordered = order(house, "reencrypt")
+    assert ordered.order is not None
+    number = ordered.order.number
+    assert (ordered.wanted, ordered.order.phase) == (2, "ordered")
+    begin = PhaseRequest(ordered.revision, number)
+    assert problem(lambda: orders.announce(house.broker, peer, data, begin)) is Problem.CONFLICT
+    rotated = finish_rotation(house, peer, data)
+    begun = orders.announce(house.broker, peer, data, PhaseRequest(rotated.revision, number))
+    assert orders.announce(house.broker, peer, data, PhaseRequest(rotated.revision, number)) == begun
+    assert problem(lambda: rotation.stage(house.broker, peer, data, StageRequest(begun.revision))) is (
+        Problem.CONFLICT
+    )
+    told = PhaseRequest(begun.revision, number, NEW_DIGEST)
+    announced = orders.announce(house.broker, peer, data, told)
+    assert orders.announce(house.broker, peer, data, told) == announced
+    assert problem(lambda: orders.finish(house.broker, peer, data, number)) is Problem.CONFLICT
+    pinned = house.back_up(peer, data, reencrypted(announced, 20))
+    assert pinned.pin is not None
+    assert pinned.pin.digest == NEW_DIGEST
+    copies = house.broker.store.read(lambda reading: reading.headers(data))
+    assert [copy.sequence for copy in copies] == [20]
+    done = orders.finish(house.broker, peer, data, number)
+    assert done.order is None
+    assert orders.finish(house.broker, peer, data, number) == done
+
+
+def test_a_volume_key_that_nobody_announced_is_not_pinned(house: House, peer: Peer, data: VolumeId) -> None:
+    record = house.record(data)
+    ask = lambda: house.back_up(peer, data, reencrypted(record, 20))  # noqa: E731
+    assert problem(ask) is Problem.HEADER_REFUSED
+    order(house, "reencrypt")
+    rotated = finish_rotation(house, peer, data)
+    orders.announce(house.broker, peer, data, PhaseRequest(rotated.revision, 1))
+    assert problem(ask) is Problem.HEADER_REFUSED
+
+
+def test_the_same_order_again_is_the_same_and_another_one_is_a_conflict(house: House, data: VolumeId) -> None:
+    first = order(house, "reencrypt", rate=1 << 20)
+    assert order(house, "reencrypt", rate=1 << 20) == first
+    assert problem(lambda: order(house, "reencrypt")) is Problem.CONFLICT
+    assert problem(lambda: order(house, "erase")) is Problem.CONFLICT
+    assert problem(lambda: order(house, "reencrypt", rate=1)) is Problem.MALFORMED
+
+
+def test_an_order_is_cancelled_until_it_has_begun(house: House, peer: Peer, data: VolumeId) -> None:
+    before = house.record(data)
+    order(house, "reencrypt")
+    cancelled = orders.cancel(house.broker, house.operator, "shop-db", "data")[0].record
+    assert (cancelled.order, cancelled.wanted) == (None, before.wanted)
+    again = order(house, "reencrypt")
+    assert again.order is not None
+    assert again.order.number == 2
+    rotated = finish_rotation(house, peer, data)
+    orders.announce(house.broker, peer, data, PhaseRequest(rotated.revision, 2))
+    assert problem(lambda: orders.cancel(house.broker, house.operator, "shop-db", "data")) is Problem.CONFLICT
+
+
+def migration(house: House, peer: Peer, data: VolumeId) -> tuple[Record, Record]:
+    """Order a migration, and take its successor as far as it goes before Switch; return holder, successor."""
+    holder = order(house, "migrate", serial="new-disk", size_bytes=2 * GIB)
+    assert holder.partner is not None
+    successor = house.record(holder.partner)
+    claim = ClaimRequest(successor.revision, device(successor))
+    claimed = provisioning.claim(house.broker, peer, successor.volume, claim).record
+    deposited = provisioning.deposit(house.broker, peer, successor.volume, deposit_request(claimed))
+    return holder, deposited
+
+
+def test_a_migration_makes_a_successor_with_a_key_and_an_id_of_its_own(house: House, data: VolumeId) -> None:
+    holder = order(house, "migrate", serial="new-disk", size_bytes=2 * GIB)
+    assert holder.partner is not None
+    successor = house.record(holder.partner)
+    assert (successor.role, successor.stage, successor.partner) == ("successor", "new", data)
+    assert (successor.name, successor.mount, successor.serial) == (holder.name, holder.mount, "new-disk")
+    assert successor.luks_uuid != holder.luks_uuid
+    assert successor.profile.sector_sizes == (4096,)
+    assert house.keys(successor.volume)[KeyVersion(1)].reveal() != house.keys(data)[KeyVersion(1)].reveal()
+    assert order(house, "migrate", serial="new-disk", size_bytes=2 * GIB) == holder
+    assert problem(lambda: order(house, "migrate", serial="third")) is Problem.CONFLICT
+
+
+def test_a_successor_that_is_too_small_or_on_a_known_disk_is_refused(house: House, data: VolumeId) -> None:
+    assert problem(lambda: order(house, "migrate", size_bytes=GIB - 1)) is Problem.MALFORMED
+    assert problem(lambda: order(house, "migrate", serial=data)) is Problem.EXISTS
+    assert house.record(data).order is None
+
+
+def test_switch_moves_the_name_at_both_revisions_or_not_at_all(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    for wrong, says in (
+        (replace(ask, revision=ask.revision - 1), Problem.CONFLICT),
+        (replace(ask, holder_revision=ask.holder_revision + 1), Problem.CONFLICT),
+        (replace(ask, compared=MIB), Problem.MISMATCH),
+    ):
+        broken = lambda wrong=wrong: moving.switch(house.broker, peer, successor.volume, wrong)  # noqa: E731
+        assert problem(broken) is says
+    assert house.record(data) == holder
+    reply = moving.switch(house.broker, peer, successor.volume, ask)
+    assert moving.switch(house.broker, peer, successor.volume, ask) == reply
+    assert (reply.holder.role, reply.holder.stage, reply.holder.order) == ("holder", "ready", None)
+    assert reply.former.role == "former"
+    assert reply.former.order is not None
+    assert reply.former.order.kind == "erase"
+    shown = inventory.volume(house.broker, house.operator, "shop-db", "data").record
+    assert shown.volume == successor.volume
+    boot = house.unlock(peer, luks2(reply.former), luks2(reply.holder))
+    keys = {grant.record.volume: set(grant.keys) for grant in boot.grants}
+    assert keys == {data: set(), successor.volume: {1}}
+
+
+def test_what_was_moved_away_is_wiped_and_its_keys_wait_out_the_retention(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    former = moving.switch(house.broker, peer, successor.volume, ask).former
+    wiped = ErasedRequest(former.revision, device(former), 4 * MIB, "zeros, read back")
+    for wrong, says in (
+        (replace(wiped, wiped=MIB), Problem.MISMATCH),
+        (replace(wiped, device=Device("another", GIB)), Problem.WRONG_DEVICE),
+        (replace(wiped, revision=1), Problem.CONFLICT),
+    ):
+        broken = lambda wrong=wrong: moving.erased(house.broker, peer, data, wrong)  # noqa: E731
+        assert problem(broken) is says
+    gone = moving.erased(house.broker, peer, data, wiped)
+    assert moving.erased(house.broker, peer, data, wiped) == gone
+    assert (gone.stage, gone.current, gone.order) == ("erased", None, None)
+    assert house.broker.store.read(lambda reading: reading.headers(data)) == []
+    assert house.record(successor.volume).partner is None
+    house.clock.forward(days=31)
+    assert endings.sweep(house.broker) == ((data, KeyVersion(1)),)
+    assert house.keys(data) == {}
+    stated = inventory.statements(house.broker, house.operator, "shop-db", "data")
+    assert [json.loads(each.row.document)["what"] for each in stated] == ["erased", "keys destroyed"]
+    for each in stated:
+        facts = statement.check(each.row.document, each.row.signature, each.row.public)
+        assert facts["volume"] == data
+        forged = each.row.document.replace("keys", "toys")
+        with pytest.raises(KeybrokerError):
+            statement.check(forged, each.row.signature, each.row.public)
+
+
+def test_a_cancelled_migration_leaves_the_holder_alone_and_its_successor_to_be_wiped(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    _, successor = migration(house, peer, data)
+    cancelled = orders.cancel(house.broker, house.operator, "shop-db", "data")[0].record
+    assert (cancelled.order, cancelled.partner, cancelled.role) == (None, None, "holder")
+    dropped = house.record(successor.volume)
+    assert dropped.role == "former"
+    assert dropped.order is not None
+    assert dropped.order.kind == "erase"
+    ask = SwitchRequest(dropped.revision, cancelled.revision, 2 * GIB)
+    assert problem(lambda: moving.switch(house.broker, peer, successor.volume, ask)) is Problem.CONFLICT
+
+
+def test_a_migration_that_is_cancelled_before_anything_was_written_leaves_nothing(
+    house: House, data: VolumeId
+) -> None:
+    partner = order(house, "migrate").partner
+    assert partner is not None
+    orders.cancel(house.broker, house.operator, "shop-db", "data")
+    assert house.record(partner).stage == "erased"
+    again = order(house, "migrate").partner
+    assert again not in (None, partner)
+
+
+def test_erasing_is_ordered_done_and_stated_and_frees_the_name(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    ordered = order(house, "erase")
+    ask = ErasedRequest(ordered.revision, device(ordered), 4 * MIB, "zeros, read back")
+    assert moving.erased(house.broker, peer, data, ask).stage == "erased"
+    assert house.unlock(peer).grants == ()
+    refused = house.unlock(peer, luks2(ordered)).grants[0]
+    assert refused.refused is not None
+    assert not refused.keys
+    made = house.volume()
+    assert made.volume != data
+
+
+def test_a_volume_whose_disk_is_gone_is_erased_at_the_broker_alone(house: House, data: VolumeId) -> None:
+    erased = order(house, "erase", disk_gone=True)
+    assert (erased.stage, erased.current) == ("erased", None)
+    (said,) = inventory.statements(house.broker, house.operator, "shop-db", "data")
+    assert "disk is gone" in json.loads(said.row.document)["method"]
+
+
+def test_nobody_erases_what_was_not_ordered(house: House, peer: Peer, data: VolumeId) -> None:
+    record = house.record(data)
+    ask = ErasedRequest(record.revision, device(record), 4 * MIB, "zeros")
+    assert problem(lambda: moving.erased(house.broker, peer, data, ask)) is Problem.CONFLICT
+
+
+FOREIGN_UUID = "0c7a2c1e-7d0b-4f57-9a3c-52b1b7a6a001"
+
+
+def foreign(house: House) -> Record:
+    spec = VolumeSpec(
+        GIB, "aes-xts-plain64", "/srv/old", "ext4", "old-disk", "foreign", FOREIGN_UUID, 1 << 20
+    )
+    return inventory.put_volume(house.broker, house.operator, "shop-db", "old", spec)[0].record
+
+
+def test_a_foreign_volume_gets_a_key_for_its_own_header_and_is_adopted_on_a_proof(
+    house: House, peer: Peer
+) -> None:
+    record = foreign(house)
+    assert (record.stage, record.profile.foreign_tokens, record.profile.most_keyslots) == (
+        "foreign",
+        True,
+        32,
+    )
+    seen = SeenHeader(Pin(FOREIGN_UUID, "sha256:" + "12" * 32, 16 * MIB, 512), 9)
+    disk = Device("old-disk", GIB)
+    grant = {
+        each.record.volume: each
+        for each in house.unlock(peer, Observation(record.volume, "luks2", disk, seen)).grants
+    }[record.volume]
+    assert set(grant.keys) == {1}
+    proof = house.proof(record.volume, 1, seen)
+    ask = AdoptionRequest(record.revision, disk, seen, Secret(b"KBH1"), proof)
+    bad = replace(ask, proof=replace(proof, proof="0" * 64))
+    adopt = rotation.adopt
+    assert problem(lambda: adopt(house.broker, peer, record.volume, bad)) is Problem.HEADER_REFUSED
+    adopted = adopt(house.broker, peer, record.volume, ask)
+    assert (adopted.stage, adopted.pin, adopted.sequence) == ("ready", seen.pin, 9)
+    assert adopt(house.broker, peer, record.volume, ask) == adopted
+    assert house.record(record.volume) == adopted
+
+
+def plain(house: House) -> Record:
+    spec = VolumeSpec(GIB, "aes-xts-plain64", "/srv/old", "ext4", "old-disk", "plain")
+    return inventory.put_volume(house.broker, house.operator, "shop-db", "old", spec)[0].record
+
+
+def test_a_plain_disk_moves_to_a_new_one_and_says_what_remains(house: House, peer: Peer) -> None:
+    record = plain(house)
+    assert (record.stage, record.current) == ("plain", None)
+    assert problem(lambda: order(house, "encrypt", "old", serial="new", size_bytes=GIB)) is Problem.MALFORMED
+    holder = order(house, "encrypt", "old", serial="new", size_bytes=2 * GIB)
+    assert holder.order is not None
+    assert holder.order.kind == "migrate"
+    assert holder.partner is not None
+    successor = house.record(holder.partner)
+    claim = ClaimRequest(successor.revision, device(successor))
+    claimed = provisioning.claim(house.broker, peer, successor.volume, claim).record
+    request = deposit_request(claimed)
+    fits = replace(request, header=replace(request.header, pin=replace(request.header.pin, sector_size=512)))
+    successor = provisioning.deposit(house.broker, peer, successor.volume, fits)
+    ask = SwitchRequest(successor.revision, holder.revision, GIB)
+    former = moving.switch(house.broker, peer, successor.volume, ask).former
+    wiped = ErasedRequest(former.revision, Device("old-disk", GIB), GIB, "zeros")
+    assert moving.erased(house.broker, peer, record.volume, wiped).stage == "erased"
+    (said,) = inventory.statements(house.broker, house.operator, "shop-db", "old")
+    assert json.loads(said.row.document)["born_encrypted"] is False
+
+
+def test_encrypting_in_place_asks_for_a_backup_and_mints_the_key_with_the_order(
+    house: House, peer: Peer
+) -> None:
+    record = plain(house)
+    assert problem(lambda: order(house, "encrypt", "old")) is Problem.MALFORMED
+    ordered = order(house, "encrypt", "old", backed_up=True)
+    assert ordered.current == 1
+    disk = Device("old-disk", GIB)
+    cleartext = Observation(record.volume, "other", disk, detail="ext4")
+
+    def keys(seen: Observation) -> set[KeyVersion]:
+        grants = {grant.record.volume: grant for grant in house.unlock(peer, seen).grants}
+        return set(grants[record.volume].keys)
+
+    assert keys(cleartext) == set()
+    begun = orders.announce(house.broker, peer, record.volume, PhaseRequest(ordered.revision, 1))
+    assert keys(cleartext) == {1}
+    pin = Pin(record.luks_uuid, NEW_DIGEST, 16 * MIB, 512)
+    between = Observation(record.volume, "luks2", disk, SeenHeader(pin, 2, BUSY))
+    assert keys(between) == {1}
+    told = PhaseRequest(begun.revision, 1, NEW_DIGEST)
+    orders.announce(house.broker, peer, record.volume, told)
+    assert keys(between) == {1}
+    ready = house.back_up(peer, record.volume, SeenHeader(pin, 5))
+    assert (ready.stage, ready.pin) == ("ready", pin)
+    assert orders.finish(house.broker, peer, record.volume, 1).order is None
+    assert keys(Observation(record.volume, "luks2", disk, SeenHeader(pin, 5))) == {1}
