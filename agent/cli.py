@@ -66,6 +66,8 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
             return _enrol(settings, options)
         case "renew":
             return _renew(settings, options)
+        case "settle" | "plan" | "prove":
+            return _change(settings, options)
         case "status":
             return _status(settings, as_json=options.json)
         case "restore-header":
@@ -195,6 +197,28 @@ def _restore_header(settings: Config, options: argparse.Namespace) -> int:
     for line in restoration.told(restoration.restore(bench, options.volume, sure=options.yes)):
         print(line)
     return 0
+
+
+def _change(settings: Config, options: argparse.Namespace) -> int:
+    from agent.change.broker import SECONDS
+
+    patience = SECONDS if options.deadline is None else options.deadline
+
+    def tell(line: str, priority: int) -> None:
+        say(f"{PROGRAM}: {line}", priority)
+
+    if options.verb == "plan":
+        from agent.change import outlook
+
+        print(outlook.report(settings, patience=patience, as_json=options.json, tell=tell))
+        return 0
+    if options.verb == "prove":
+        from agent.change import proving
+
+        return proving.prove_all(settings, patience=patience, tell=tell)
+    from agent.change import settlement
+
+    return settlement.settle(settings, patience=patience, if_due=options.if_due, tell=tell)
 
 
 def _status(settings: Config, *, as_json: bool) -> int:

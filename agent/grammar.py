@@ -51,6 +51,31 @@ keybroker-agent-unlock.service runs it; run again, it opens what is still closed
   keybroker-agent unlock --mount              check and mount too, where no systemd does
 """
 
+_SETTLE = """\
+Reports to the broker, does what is wanted of each volume (a new passphrase, a new volume key, another disk),
+and reports again. keybroker-agent-settle.timer runs it about once a minute; run by hand, it does it at once.
+
+  broker#  keybroker volume rotate shop-db data
+  vm#      keybroker-agent settle
+
+It may be cut at any moment: the next run looks at what there is and goes on. Volumes stay in use meanwhile.
+"""
+
+_PLAN = """\
+Says of each volume what is wanted of it, what the next step would be, and why; changes nothing. It asks the
+broker for the volumes, and for keys where something is wanted: to see which keyslot each of them opens.
+
+  keybroker-agent plan
+  keybroker-agent plan --json | jq '.volumes[] | select(.next)'
+"""
+
+_PROVE = """\
+Fetches the current key of each open volume anew and sees it open the header on the disk; the broker hears of
+it. keybroker-agent-prove.timer runs it once a day. Exit status 80 if a key does not open its volume.
+
+  keybroker-agent prove
+"""
+
 _LOCK = """\
 Unmounts, takes swap out of use and closes, volume by volume. One that is in use stays open, and is named.
 
@@ -143,6 +168,14 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("volume", metavar="VOLUME", help="its name")
     restore.add_argument("--yes", action="store_true", help="write")
     _deadline(restore, "how long to try to reach a broker; 60 by default")
+    settle = verb("settle", "do what the broker wants done to the volumes", _SETTLE)
+    settle.add_argument("--if-due", action="store_true", help="only if the broker wants a report by now")
+    _deadline(settle, "how long each call of the broker may take; 60 by default")
+    plan = verb("plan", "say what settle would do next, and why", _PLAN)
+    _json(plan)
+    _deadline(plan, "how long each call of the broker may take; 60 by default")
+    prove = verb("prove", "see the broker's keys open the volumes' headers", _PROVE)
+    _deadline(prove, "how long each call of the broker may take; 60 by default")
     return parser
 
 

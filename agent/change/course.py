@@ -6,7 +6,7 @@ The decisions are all in ``agent.plan``; what a step does is in ``agent.change.d
 effects are all in ``agent.change.workshop``. What is here joins them, as ``agent.passage`` does for a boot.
 
 Who adds a change adds: a planner (``agent.plan.settling``), a deed a step (``agent.change.deeds``), what the
-planner looks at (``Course._look``), and what it acts on (``Workshop``). A deed of long work calls
+planner looks at (``Course.look``), and what it acts on (``Workshop``). A deed of long work calls
 ``Course.progress`` every second or so: that is what is reported, and how an operator's bar moves.
 """
 
@@ -106,10 +106,10 @@ class Course:
         Raises:
             KeybrokerError: as ``agent.plan.settling.next_step``, and as ``Broker.unlock``.
         """
-        step = settling.next_step(self._look())
+        step = settling.next_step(self.look())
         if isinstance(step, steps.Ask):
             self.ask()
-            step = settling.next_step(self._look())
+            step = settling.next_step(self.look())
         return step
 
     def hear(self, record: Record) -> None:
@@ -159,7 +159,7 @@ class Course:
 
     def _go(self) -> None:
         for _ in range(LIMIT):
-            step = settling.next_step(self._look())
+            step = settling.next_step(self.look())
             if step is None:
                 return
             self._take(step)
@@ -168,7 +168,7 @@ class Course:
             Problem.INTERNAL, f"{self.record.name}: {LIMIT} steps led nowhere; the last ones: {taken}"
         )
 
-    def _look(self) -> Survey:
+    def look(self) -> Survey:
         """Look at everything; who adds a planner adds what it looks at here."""
         world, record = self.workshop.world, self.record
         mapping = world.mappings.look(record)

@@ -45,12 +45,17 @@ class Machine:
     enrolment: Listener
     broker: Listener
     unlocked: Any = field(default_factory=lambda: dict(NO_VOLUMES))
+    wanted: Any = field(default_factory=lambda: {"records": [], "again_seconds": 60})
+    reports: list[Any] = field(default_factory=list)
     refused: bytes = b""
     settings: str = ""
 
     def answer(self, asked: Asked) -> bytes:
         if self.refused:
             return self.refused
+        if asked.path == "/v1/report":
+            self.reports.append(json.loads(asked.body))
+            return reply(self.wanted)
         return reply(self.unlocked) if asked.path == "/v1/unlock" else self.office.answer(asked)
 
     @property
@@ -114,7 +119,9 @@ def test_version_is_the_projects() -> None:
     assert done.stdout == f"keybroker-agent {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["enrol", "unlock", "lock", "status", "doctor", "renew"])
+@pytest.mark.parametrize(
+    "verb", ["enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove"]
+)
 def test_every_verb_teaches_by_example(verb: str) -> None:
     done = subprocess.run([PROGRAM, verb, "--help"], capture_output=True, text=True, timeout=60, check=True)
     assert f"\n  keybroker-agent {verb}" in done.stdout or f"keybroker-agent {verb}\n" in done.stdout

@@ -20,7 +20,9 @@ BROKER = (
     "volume list", "volume show", "host", "host enrol", "host list", "host show", "host revoke", "audit",
     "audit tail",
 )  # fmt: skip
-AGENT = ("", "enrol", "unlock", "lock", "status", "doctor", "renew", "restore-header")
+AGENT = (
+    "", "enrol", "unlock", "lock", "status", "doctor", "renew", "restore-header", "settle", "plan", "prove",
+)  # fmt: skip
 
 
 def help_of(module: str, verb: str) -> str:

@@ -1,0 +1,62 @@
+"""The real workshop, put together: this machine's disks, and the way to its broker."""
+
+from __future__ import annotations
+
+import time
+
+from agent import contact, hygiene, identity, layout
+from agent.broker import Clockwork
+from agent.change.broker import ChangeClient
+from agent.change.headers import MachineHeaders
+from agent.change.workshop import Broker, Workshop
+from agent.config import Config
+from agent.contact import Tell
+from agent.machine import machine
+from agent.places import Places
+from keybroker.wire.records import Record
+
+
+def client(config: Config, *, patience: float, tell: Tell) -> ChangeClient:
+    """Return the way to this machine's broker; nothing is asked yet.
+
+    Args:
+        patience: seconds that each call may take until a broker answers.
+
+    Raises:
+        KeybrokerError: CERTIFICATE or CONFIGURATION, where this machine has no identity.
+    """
+    mine = identity.load(config.state_directory)
+    return ChangeClient(
+        config.brokers or mine.brokers,
+        contact.credentials(mine),
+        patience=patience,
+        clockwork=Clockwork(tell=lambda line: tell(line, 4)),
+    )
+
+
+def workshop(config: Config, broker: Broker, tell: Tell) -> Workshop:
+    """Put it together.
+
+    Args:
+        broker: as ``client`` returns it.
+    """
+    for failed in hygiene.harden():  # before a key is read
+        tell(f"memory: {failed}", 4)
+    places = Places(config.devices)
+    world = machine(
+        broker,
+        places=places,
+        runtime=config.runtime_directory,
+        deadline=time.monotonic(),  # a change waits for no disk
+        clock=time.time,
+        mounts=None,
+    )
+    return Workshop(world, broker, MachineHeaders(places, config.runtime_directory))
+
+
+def keep(config: Config, records: tuple[Record, ...], tell: Tell) -> None:
+    """Remember for the next boot what the broker said; a full /var is no reason to stop."""
+    try:
+        layout.save(config.state_directory, records)
+    except OSError as error:
+        tell(f"layout: not kept for the next boot: {error}", 4)
