@@ -118,16 +118,13 @@ def _check_opened(record: Record, keyslots: Keyslots, current: KeyVersion) -> No
 def _clean(survey: Survey, keyslots: Keyslots, current: KeyVersion) -> Ask | Clear | None:
     """Clear what opens nothing that anybody still has a key for."""
     record = survey.record
-    given_up = [
-        each
-        for each in keyslots.all
-        if each.opened_by is None and each.tagged is not None and each.tagged not in live(record)
-    ]
+    versions = {each: each.opened_by or each.tagged for each in keyslots.all}
+    given_up = [each for each, version in versions.items() if version not in (None, *live(record))]
     if keyslots.debris:
         reason = "our token names it and its own key does not open it: a kill was cut"
         return _clear(survey, keyslots.debris[0], current, reason)
     if given_up:
-        reason = f"it was filled with version {given_up[0].tagged}, which was given up"
+        reason = f"it was filled with version {versions[given_up[0]]}, which is retired or was given up"
         return _clear(survey, given_up[0], current, reason)
     return None
 

@@ -236,6 +236,19 @@ def test_a_version_that_was_given_up_is_cleared(world: MemoryWorld) -> None:
     settle(world, 3)
 
 
+def test_a_retired_key_that_an_older_snapshot_brings_back_is_cleared_again(world: MemoryWorld) -> None:
+    """The disk is set back to the middle of a rotation that is long over."""
+    world.broker.rotate(DATA.volume)
+    run_until_death(world, Death(ROTATION.index(Clear), "before"))
+    snapshot = dict(world.disk(DATA).header)
+    settle(world)
+    world.disk(DATA).header = dict(snapshot)
+    outcome = run(world)
+    assert outcome.error is None
+    assert [type(step) for step in outcome.steps] == [Ask, Clear, Backup]
+    check_rotated(world, 2)
+
+
 def test_a_header_that_others_changed_is_backed_up_and_one_damaged_copy_mended(world: MemoryWorld) -> None:
     foreign(world, 1)
     assert [type(step) for step in run(world).steps] == [Ask, Backup]

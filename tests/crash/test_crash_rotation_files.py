@@ -1,9 +1,13 @@
-"""The cuts of a rotation on real LUKS2 headers, with cryptsetup's own keyslots, tokens and kills."""
+"""The cuts of a rotation on real LUKS2 headers and the real broker's database.
+
+cryptsetup's own keyslots, tokens and kills; ``keybroker.service`` on SQLite.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,32 +15,34 @@ import pytest
 from agent.change.course import Course, CourseOutcome
 from agent.driver import Driver
 from agent.luks import copy, cryptsetup
+from agent.plan.rotation import live
 from agent.plan.steps import Ask, Clear
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import Problem
 from keybroker.wire.records import Record
-from tests.crash import memory_keys
+from keybroker.wire.secret import Secret
 from tests.crash.file_world import FileWorld
-from tests.crash.memory_broker import MemoryBroker
 from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.service_broker import ServiceBroker, Wanted
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_rotation import ROTATION
-from tests.crash.volumes import key_of, record
-
-DATA = record()
+from tests.crash.volumes import SIZE
 
 
 class Rotated:
-    """A volume in use on a real header, and a broker in memory."""
+    """A volume in use, on a real header and at a real broker."""
 
     def __init__(self, directory: Path) -> None:
-        self.broker = MemoryBroker([DATA])
-        self.world = FileWorld(directory, self.broker, [DATA])
+        self.broker = ServiceBroker(directory / "broker", Wanted("data", SIZE, "ext4", "/srv/data"))
+        self.world = FileWorld(directory, self.broker, self.broker.records)
         self.boot()
 
     @property
     def record(self) -> Record:
-        return self.broker.records[DATA.volume]
+        return self.broker.record("data")
+
+    def key(self, version: int) -> Secret:
+        return self.broker.keys(self.record.volume)[KeyVersion(version)]
 
     def boot(self) -> None:
         self.world.power_cut()
@@ -57,16 +63,16 @@ class Rotated:
         return mortal
 
     def header(self) -> bytes:
-        with self.world.disk(DATA).open("rb") as disk:
+        with self.world.disk(self.record).open("rb") as disk:
             return disk.read(4 << 20)
 
     def opens(self, version: int) -> bool:
-        key, keyslots = key_of(DATA.name, version), self.world.luks(DATA).keyslots
-        with self.world.open(DATA) as disk:
+        key, keyslots = self.key(version), self.world.luks(self.record).keyslots
+        with self.world.open(self.record) as disk:
             return any(cryptsetup.opens(disk.fd, keyslot=keyslot, key=key) for keyslot in keyslots)
 
     def check_rotated(self, version: int) -> None:
-        kept, luks = self.record, self.world.luks(DATA)
+        kept, luks = self.record, self.world.luks(self.record)
         assert (kept.current, kept.wanted, kept.staged, kept.retiring) == (version, version, None, None)
         assert len(luks.keyslots) == 1
         assert self.opens(version)
@@ -76,7 +82,7 @@ class Rotated:
         assert len(luks.tokens) == 1
         assert not luks.degraded
         assert kept.sequence == luks.sequence
-        whole = copy.unpack(self.broker.copies[DATA.volume])
+        whole = copy.unpack(self.broker.header_copy(kept.volume).copy)
         header = self.header()
         assert all(header[offset : offset + len(held)] == held for offset, held in whole.extents)
         self.boot()
@@ -89,12 +95,14 @@ class Rotated:
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Rotated:
-    return Rotated(tmp_path)
+def volume(tmp_path: Path) -> Iterator[Rotated]:
+    rotated = Rotated(tmp_path)
+    yield rotated
+    rotated.broker.close()
 
 
 def test_a_rotation_takes_each_step_once(volume: Rotated) -> None:
-    volume.broker.rotate(DATA.volume)
+    volume.broker.rotate()
     outcome = volume.run()
     assert outcome.error is None
     assert tuple(type(step) for step in outcome.steps) == ROTATION
@@ -106,16 +114,16 @@ def test_a_rotation_takes_each_step_once(volume: Rotated) -> None:
 def test_a_rotation_that_is_cut_anywhere_is_finished_by_the_next_run(
     volume: Rotated, effect: int, moment: str
 ) -> None:
-    volume.broker.rotate(DATA.volume)
+    volume.broker.rotate()
     assert not volume.run_until_death(Death(effect, moment)).survived
-    assert any(volume.opens(version) for version in memory_keys.live(volume.record))
+    assert any(volume.opens(version) for version in live(volume.record))
     volume.boot()
     volume.settle()
 
 
 def test_forty_rotations_leave_one_keyslot_and_one_token(volume: Rotated) -> None:
     for version in range(2, 42):
-        volume.broker.rotate(DATA.volume)
+        volume.broker.rotate()
         outcome = volume.run()
         assert outcome.error is None, (version, outcome.error)
     volume.check_rotated(41)
@@ -123,33 +131,33 @@ def test_forty_rotations_leave_one_keyslot_and_one_token(volume: Rotated) -> Non
 
 def test_a_current_key_that_opens_nothing_changes_no_byte(volume: Rotated) -> None:
     snapshot = volume.header()
-    volume.broker.rotate(DATA.volume)
+    volume.broker.rotate()
     volume.settle()
-    with volume.world.disk(DATA).open("r+b") as disk:
+    with volume.world.disk(volume.record).open("r+b") as disk:
         disk.write(snapshot)
-    volume.broker.rotate(DATA.volume)
-    before = hashlib.sha256(volume.world.disk(DATA).read_bytes()).digest()
+    volume.broker.rotate()
+    before = hashlib.sha256(volume.world.disk(volume.record).read_bytes()).digest()
     outcome = volume.run()
     assert outcome.error is not None
     assert outcome.error.problem is Problem.LOCKED_OUT
     assert "older snapshot" in outcome.error.detail
-    assert hashlib.sha256(volume.world.disk(DATA).read_bytes()).digest() == before
+    assert hashlib.sha256(volume.world.disk(volume.record).read_bytes()).digest() == before
     assert volume.record.staged is None
 
 
 def test_a_keyslot_of_somebody_else_still_opens_after_a_rotation(volume: Rotated, tmp_path: Path) -> None:
-    (tmp_path / "ours").write_bytes(key_of(DATA.name, 1).reveal())
+    (tmp_path / "ours").write_bytes(volume.key(1).reveal())
     (tmp_path / "theirs").write_bytes(b"a recovery passphrase")
     subprocess.run(
         ["cryptsetup", "luksAddKey", "--batch-mode", "--key-file", tmp_path / "ours", "--pbkdf", "pbkdf2",
-         "--pbkdf-force-iterations", "1000", volume.world.disk(DATA), tmp_path / "theirs"],
+         "--pbkdf-force-iterations", "1000", volume.world.disk(volume.record), tmp_path / "theirs"],
         check=True,
     )  # fmt: skip
-    volume.broker.rotate(DATA.volume)
+    volume.broker.rotate()
     outcome = volume.run()
     assert outcome.error is None
     assert volume.record.current == KeyVersion(2)
     assert sum(isinstance(step, Clear) for step in outcome.steps) == 1
     assert not volume.opens(1)
     theirs = ["--test-passphrase", "--key-file", str(tmp_path / "theirs")]
-    subprocess.run(["cryptsetup", "open", *theirs, volume.world.disk(DATA)], check=True)
+    subprocess.run(["cryptsetup", "open", *theirs, volume.world.disk(volume.record)], check=True)
