@@ -10,6 +10,7 @@
 | retiring | current | **Backup**, then **Retire** |
 | at rest | current, and debris of a cut kill | Ask, then **Clear** |
 | at rest | current; the broker's copy is of another header | **Backup** |
+| any | current; the header is older than the broker's copy | **Backup**, before any change |
 
 After each of them, and in the middle of each, some keyslot is opened by a key that the broker still hands
 out: no key is promoted before it was seen to open the header, and no keyslot is cleared before another one
@@ -57,6 +58,9 @@ def next_step(survey: Survey) -> Rotating | None:
         raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at its keyslots")
     _check_ahead(record, survey.keyslots)
     _check_opened(record, survey.keyslots, current)
+    if _is_set_back(survey):
+        # First of all: one change more, and its sequence could be the newest copy's, of another header.
+        return Backup("the header is older than the broker's newest copy, and the current key opens it")
     return _clean(survey, survey.keyslots, current) or _rotate(survey, survey.keyslots, current)
 
 
@@ -88,6 +92,12 @@ def _look(survey: Survey) -> None:
     if record.pin is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin")
     check_pinned(record, record.pin, seen.header)
+
+
+def _is_set_back(survey: Survey) -> bool:
+    """Say whether the disk is an older snapshot, of a time since when ``current`` has been current."""
+    header, known = survey.seen.header, survey.record.sequence
+    return header is not None and known is not None and header.sequence < known and not header.degraded
 
 
 def _check_ahead(record: Record, keyslots: Keyslots) -> None:

@@ -245,7 +245,7 @@ def test_a_retired_key_that_an_older_snapshot_brings_back_is_cleared_again(world
     world.disk(DATA).header = dict(snapshot)
     outcome = run(world)
     assert outcome.error is None
-    assert [type(step) for step in outcome.steps] == [Ask, Clear, Backup]
+    assert [type(step) for step in outcome.steps] == [Ask, Backup, Clear, Backup]
     check_rotated(world, 2)
 
 
