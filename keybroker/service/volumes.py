@@ -24,8 +24,8 @@ from keybroker.wire.records import FILESYSTEMS, Stage
 SMALLEST_DATA: Final = 16 * MIB
 """Of a data volume, in bytes: the header takes 4 MiB of it, a filesystem some more."""
 
-SMALLEST_SWAP: Final = 2 * MIB
-"""Of a swap volume, in bytes: its mark takes 1 MiB."""
+SMALLEST_SWAP: Final = 16 * MIB
+"""Of a swap volume, in bytes: a smaller disk is none that an agent marks (agent/blank.py)."""
 
 NEEDED: Final = frozenset({
     "/boot", "/etc", "/opt", "/opt/keybroker", "/usr", "/var", "/var/lib", "/var/lib/keybroker-agent",

@@ -1,6 +1,7 @@
 """The root disk of the test machines: the tree, with this checkout's agent installed as an operator would.
 
     image, tree = build(print)
+    image, tree = build_bare(print)     # both programs, and nothing of README.md's systemd commands done yet
 
 Third-party packages are fetched once, as the hash-pinned requirements say; the project's own wheel is built
 whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled.
@@ -22,25 +23,42 @@ from tests.machine.tree import Tree
 ROOT: Final = Path(__file__).parents[2]
 RECIPE: Final = "1"
 SIZE: Final = "3G"
-KEPT: Final = 4
+KEPT: Final = 6
 """Images in the cache; the least recently built go first."""
 
-SOURCES: Final = ("agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt")
+SOURCES: Final = (
+    "agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt", "requirements/broker.txt",
+)  # fmt: skip
 HOME: Final = "opt/keybroker"
 UNITS: Final = "etc/systemd/system"
 EXAMPLES: Final = "keybroker-agent-examples"
 PRESETS: Final = "etc/systemd/system-preset"
+CHECKOUT: Final = "root/keybroker"
+"""Where a bare machine has what README.md's commands copy."""
 
 
 def build(say: Callable[[str], None]) -> tuple[Path, Tree]:
     """Return the raw image and the tree it is made from; both come from the cache where they can."""
+    return _build(say, "agent", _install_agent)
+
+
+def build_bare(say: Callable[[str], None]) -> tuple[Path, Tree]:
+    """Return an image, and its tree, where README.md's first commands were carried out and no others.
+
+    Broker and agent are in one virtual environment; no unit is there, no user, no directory of theirs.
+    """
+    return _build(say, "bare", _install_bare)
+
+
+def _build(say: Callable[[str], None], kind: str, install: Callable[[Path], None]) -> tuple[Path, Tree]:
     base = tree.build(say)
-    name = f"image-{_digest(base)}.raw"
+    name = f"image-{_digest(base, kind)}.raw"
     image = cache.directory() / name
     with cache.lock("image"):
         if not image.exists():
-            say("installing the agent into the tree")
-            _install_agent(base.root)
+            say(f"installing into the tree ({kind})")
+            _clear(base.root)
+            install(base.root)
             say("making the root image")
             _make(base.root, image)
             for old in sorted(cache.directory().glob("image-*.raw"), key=_age)[:-KEPT]:
@@ -52,8 +70,8 @@ def _age(image: Path) -> float:
     return image.stat().st_mtime
 
 
-def _digest(base: Tree) -> str:
-    digest = hashlib.sha256(f"{RECIPE} {base.key}".encode())
+def _digest(base: Tree, kind: str) -> str:
+    digest = hashlib.sha256(f"{RECIPE} {kind} {base.key}".encode())
     for file in _sources():
         digest.update(f"\0{file.relative_to(ROOT)}\0".encode())
         digest.update(file.read_bytes())
@@ -66,13 +84,13 @@ def _sources() -> Iterator[Path]:
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
-def _packages() -> Path:
-    """Return the directory of the agent's third-party packages, from the hash-pinned requirements.
+def _packages(program: str) -> Path:
+    """Return the directory of a program's third-party packages, from its hash-pinned requirements.
 
     They are installed, not made into wheels: systemd-python has none, and making one takes a package that
     nothing here pins.
     """
-    pinned = ROOT / "requirements/agent.txt"
+    pinned = ROOT / f"requirements/{program}.txt"
     place = cache.directory() / f"packages-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:16]}"
     if not place.exists():
         fresh = place.with_suffix(".new")
@@ -89,16 +107,38 @@ def _pip(*arguments: str | Path) -> None:
         raise RuntimeError(f"pip {arguments[0]}: status {done.returncode}\n{done.stdout}{done.stderr}")
 
 
-def _install_agent(root: Path) -> None:
-    """Make /opt/keybroker: a virtual environment of the tree's own Python, every module compiled."""
+def _clear(root: Path) -> None:
+    """Take away what another image had installed into the tree."""
     shutil.rmtree(root / HOME, ignore_errors=True)
+    shutil.rmtree(root / CHECKOUT, ignore_errors=True)
+    for place in (UNITS, f"{UNITS}/*.wants", PRESETS, "etc/tmpfiles.d", "etc/sysusers.d", "usr/local/bin"):
+        for old in root.glob(f"{place}/*keybroker*"):
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for old in root.glob(f"{UNITS}/postgresql*.d"):
+        shutil.rmtree(old)
+
+
+def _install_agent(root: Path) -> None:
+    _install_programs(root, "agent")
+    _install_units(root)
+
+
+def _install_bare(root: Path) -> None:
+    _install_programs(root, "agent", "broker")
+    shutil.copytree(ROOT / "systemd", root / CHECKOUT / "systemd")
+
+
+def _install_programs(root: Path, *programs: str) -> None:
+    """Make /opt/keybroker: a virtual environment of the tree's own Python, every module compiled."""
     wheels = root / "opt/wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")
     inside = ["chroot", str(root)]
     python = f"/{HOME}/bin/python"
     subprocess.run([*inside, "python3", "-m", "venv", f"/{HOME}"], check=True)
-    shutil.copytree(_packages(), root / HOME / "lib/python3.11/site-packages", dirs_exist_ok=True)
+    for program in programs:
+        into = root / HOME / "lib/python3.11/site-packages"
+        shutil.copytree(_packages(program), into, dirs_exist_ok=True)
     subprocess.run(
         [*inside, python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install",
          "--no-index", "--no-deps", *(f"/opt/wheels/{file.name}" for file in wheels.iterdir())],
@@ -106,16 +146,13 @@ def _install_agent(root: Path) -> None:
     )  # fmt: skip
     subprocess.run([*inside, python, "-m", "compileall", "-q", f"/{HOME}/lib"], check=True)
     shutil.rmtree(wheels)
-    command = root / "usr/local/bin/keybroker-agent"
-    command.unlink(missing_ok=True)
-    command.symlink_to(f"/{HOME}/bin/keybroker-agent")
-    _install_units(root)
+    for program in programs:
+        name = "keybroker-agent" if program == "agent" else "keybroker"
+        (root / "usr/local/bin" / name).symlink_to(f"/{HOME}/bin/{name}")
 
 
 def _install_units(root: Path) -> None:
     """Put the agent's files where README.md puts them, and have the presets decide what is enabled."""
-    for old in (root / UNITS).glob("keybroker*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
     units = []
     for file in sorted((ROOT / "systemd").rglob("*")):
         shown = file.relative_to(ROOT / "systemd")

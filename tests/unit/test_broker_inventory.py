@@ -109,7 +109,7 @@ def test_two_volumes_of_an_add_on_share_neither_mount_point_nor_serial(house: Ho
         ("data", replace(SPEC, filesystem="none")),
         ("data", replace(SPEC, serial="a b")),
         ("swap", replace(SPEC, filesystem="swap")),
-        ("swap", replace(SPEC, filesystem="swap", mount=None, size_bytes=1 << 20)),
+        ("swap", replace(SPEC, filesystem="swap", mount=None, size_bytes=(16 << 20) - 1)),
         ("swap", replace(SPEC, filesystem="swap", mount=None, cipher="aes-cbc-essiv:sha256")),
     ],
 )

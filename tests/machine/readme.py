@@ -1,0 +1,33 @@
+"""README.md's commands, in its order, so that what a test types is what a reader types.
+
+[command for command in commands("Install a broker") if not is_done(command)]
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+README: Final = Path(__file__).parents[2] / "README.md"
+
+DONE: Final = re.compile(r"apt-get |python3 -m venv |/opt/keybroker/bin/pip |ln -s /opt/keybroker/bin/")
+
+
+def commands(section: str) -> list[str]:
+    """Return the commands of a section, without their comments; one that goes on over lines is one.
+
+    Raises:
+        LookupError: there is no such section, or no command in it.
+    """
+    text = README.read_text().replace("\\\n", " ")
+    found = re.search(rf"^## {re.escape(section)}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^    (\S.*?)(?:\s+#.*)?$", found[1] if found else "", re.MULTILINE)
+    if not lines:
+        raise LookupError(f"README.md: no command under {section!r}")
+    return lines
+
+
+def is_done(command: str) -> bool:
+    """Say whether tests.machine.image did it when it made the bare image: the machine has no network."""
+    return DONE.match(command) is not None

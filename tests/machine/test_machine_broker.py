@@ -1,0 +1,144 @@
+"""README.md's two installations, typed on one fresh machine: the broker's unit under a real systemd.
+
+One machine is both: the agent's requests go over TLS to the broker's unit. Each test leaves it serving.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.machine import image, readme
+from tests.machine.vm import Machine
+
+ADDRESS: Final = "192.0.2.10"
+NAME: Final = "broker.example"
+UNIT: Final = "keybroker.service"
+READY: Final = "curl -fsS --unix-socket /run/keybroker/health.sock http://localhost/readyz"
+EXPOSURE: Final = 1.5
+"""What systemd-analyze may say of the unit as it runs; tests/unit holds the same for the file."""
+
+
+@dataclass(slots=True)
+class House:
+    """A machine on which README.md's first installation was typed."""
+
+    machine: Machine
+    disks: dict[str, Path]
+    said: dict[str, str]
+
+    def type(self, command: str) -> str:
+        """Run one of README.md's commands where its reader is."""
+        self.said[command] = self.machine.run(f"cd /{image.CHECKOUT} && {command}", limit_seconds=180)
+        return self.said[command]
+
+    def shown(self, name: str) -> str:
+        """Return a property of the broker's unit."""
+        return self.machine.run(f"systemctl show {UNIT} --property={name} --value").strip()
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    root, tree = image.build_bare(print)
+    directory = Path(tempfile.mkdtemp(prefix="kbb-"))  # short: sockets live in it
+    try:
+        with Machine(directory / "vm", root, tree) as machine:
+            machine.start()
+            machine.wait_for_login(limit_seconds=240)
+            _give_name_and_address(machine)
+            house = House(machine, {}, {})
+            for command in readme.commands("Install a broker"):
+                if not readme.is_done(command):
+                    house.type(command)
+            yield house
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _give_name_and_address(machine: Machine) -> None:
+    """Be broker.example at 192.0.2.10, also after a reboot."""
+    drop_in = "/etc/systemd/network/10-machine.network.d"
+    machine.run(
+        f"echo '{ADDRESS} {NAME}' >>/etc/hosts && mkdir -p {drop_in}"
+        f" && printf '[Network]\\nAddress={ADDRESS}/32\\n' >{drop_in}/broker.conf && networkctl reload"
+    )
+    machine.wait_until(f"ip -o address | grep -qF {ADDRESS}")
+
+
+def test_what_the_readme_says_makes_a_broker_that_is_ready_and_closed(house: House) -> None:
+    assert '"ready"' in house.machine.run(READY)
+    assert READY.replace(" -fsS", "") in readme.README.read_text()
+    assert house.shown("StatusText") == "serving"
+    assert house.machine.run(f"stat -c %U /proc/{house.shown('MainPID')}").strip() == "keybroker"
+    assert " wrong " not in house.said["keybroker check"]
+    journal = house.machine.journal(UNIT)
+    assert "main: refuses clients without a certificate" in journal.splitlines()
+    assert "WARNING" not in journal
+    rated = house.machine.run(f"systemd-analyze security --no-pager {UNIT} | tail -1")
+    overall = re.search(r"exposure level for \S+: ([0-9.]+)", rated)
+    assert overall is not None, rated
+    assert float(overall[1]) <= EXPOSURE
+
+
+def test_a_reload_takes_a_good_certificate_and_leaves_a_bad_one(house: House) -> None:
+    process, machine = house.shown("MainPID"), house.machine
+    machine.run(f"systemctl reload {UNIT}")
+    machine.wait_until(f"journalctl -b -u {UNIT} | grep -q 'certificates are read again'", limit_seconds=60)
+    machine.run(f"cd /etc/keybroker && mv server.crt away && cp ca.crt server.crt && systemctl reload {UNIT}")
+    machine.wait_until(
+        f"systemctl show {UNIT} -p StatusText | grep -q 'the last reload was refused'", limit_seconds=60
+    )
+    assert '"ready"' in machine.run(READY)
+    machine.run(f"cd /etc/keybroker && mv -f away server.crt && systemctl reload {UNIT}")
+    machine.wait_until(f"systemctl show {UNIT} -p StatusText | grep -qx StatusText=serving", limit_seconds=60)
+    assert house.shown("MainPID") == process
+
+
+def test_what_the_readme_says_makes_an_agent_that_opens_its_disks(house: House) -> None:
+    machine = house.machine
+    for volume in json.loads(machine.run("keybroker volume list --json"))["volumes"]:
+        disk = house.machine.directory / f"{volume['name']}.raw"
+        subprocess.run(["truncate", "--size", str(volume["size_bytes"]), disk], check=True)
+        house.disks[volume["serial"]] = disk
+        machine.plug(volume["serial"], disk)
+    invited = house.said["keybroker host enrol shop-db"]
+    token = re.search(r"^token +(kbe1\.\S+)$", invited, re.MULTILINE)
+    assert token is not None, invited
+    for command in readme.commands("Install an agent"):
+        if not readme.is_done(command):
+            house.type(f"echo {token[1]} | {command}" if command.endswith("--token-file -") else command)
+    states = {
+        one["name"]: one["state"]
+        for one in json.loads(machine.run("keybroker-agent status --json"))["volumes"]
+    }
+    assert states == {"data": "open", "swap": "open"}
+    assert machine.run("findmnt -no SOURCE /var/lib/postgresql").strip() == "/dev/mapper/kb-data"
+    assert "released" in machine.run("keybroker audit tail")
+
+
+def test_a_broker_that_hangs_is_started_again(house: House) -> None:
+    process = house.shown("MainPID")
+    house.machine.run(f"kill -STOP {process}")
+    house.machine.wait_until(
+        f"test $(systemctl show {UNIT} -p NRestarts --value) -ge 1 && {READY}", limit_seconds=180
+    )
+    assert house.shown("MainPID") != process
+    assert "Watchdog timeout" in house.machine.run(f"journalctl -b --no-pager -u {UNIT}")
+
+
+def test_after_a_reboot_both_are_there_with_nobody_typing(house: House) -> None:
+    house.machine.power_off()
+    house.machine.start(disks=house.disks)
+    house.machine.wait_for_login(limit_seconds=240)
+    house.machine.wait_until(READY, limit_seconds=180)
+    house.machine.wait_until("findmnt /var/lib/postgresql", limit_seconds=180)
+    assert house.shown("NRestarts") == "0"
