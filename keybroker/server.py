@@ -32,6 +32,7 @@ from typing import Final
 from tornado.netutil import bind_sockets, bind_unix_socket
 
 from keybroker.config import Address, Limits, Settings
+from keybroker.service import endings
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.gate import Gate
@@ -40,6 +41,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 _BACKLOG: Final = 2048
 _NOTIFY_SECONDS: Final = 2
+_SWEEP_SECONDS: Final = 3600
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
@@ -125,6 +127,7 @@ class _Server:
             await self._self_test(doors[0])
             await _notify("READY=1\nSTATUS=serving")
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
+            tasks.add(loop.create_task(self._sweep()))
             await self._stopping.wait()
             await self._stop(doors)
             for task in tasks:
@@ -181,6 +184,19 @@ class _Server:
                     Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
                 )
             _log.info("%s: refuses clients without a certificate", door.gate.name)
+
+    async def _sweep(self) -> None:
+        """Destroy what is due, at once and then every hour; what goes wrong is logged and tried again."""
+        while True:
+            try:
+                destroyed = await asyncio.to_thread(endings.sweep, self._broker)
+            except KeybrokerError as error:
+                for line in error.lines("sweep"):
+                    _log.error("%s", line)
+            else:
+                for volume, version in destroyed:
+                    _log.info("sweep: key %d of volume %s is destroyed", version, volume)
+            await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""

@@ -1,8 +1,8 @@
 """A signed statement of what was destroyed: JSON text, and an Ed25519 signature over its very bytes.
 
-Anybody can check one without us, with the three files that ``keybroker volume record --to`` writes:
+Anybody can check one without us, with the files that ``keybroker volume record --to`` writes:
 
-    openssl pkeyutl -verify -pubin -inkey signer.pem -rawin -in statement.json -sigfile statement.sig
+    openssl pkeyutl -verify -pubin -inkey F.pem -rawin -in F.json -sigfile F.sig
 
 Source: RFC 8032 (Ed25519), RFC 8410 (its keys in PEM).
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -42,6 +42,21 @@ def public_pem(public: bytes) -> str:
     """Return a public key as ``openssl`` reads it."""
     key = Ed25519PublicKey.from_public_bytes(public)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def public_from_pem(pem: str) -> bytes:
+    """Return the public key that a PEM file holds.
+
+    Raises:
+        KeybrokerError: MALFORMED where it is no Ed25519 key.
+    """
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeybrokerError(Problem.MALFORMED, "signer: is no Ed25519 public key in PEM")
+    return key.public_bytes_raw()
 
 
 def check(document: str, signature: bytes, public: bytes) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def save(
     """
     if changed is row.volume:
         return row
-    kept = VolumeRow(changed, row.created, {**row.wrapped, **(minted or {})}, row.minted)
+    times = {**row.minted, **dict.fromkeys(minted or {}, caller.now)}
+    kept = VolumeRow(changed, row.created, {**row.wrapped, **(minted or {})}, times)
     writing.change_volume(kept, row.volume.revision, minted or {}, caller.now)
     return kept
 

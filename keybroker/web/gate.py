@@ -50,7 +50,7 @@ _SMALL: Final = 64 << 10
 _HELD: Final = 256 << 20
 """Of bodies that are not small, so many bytes in memory at once: whoever sends them is known only later."""
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT"})
+_METHODS: Final = frozenset({"DELETE", "GET", "POST", "PUT"})
 
 _log = logging.getLogger("keybroker.access")
 
@@ -182,7 +182,7 @@ class Exchange(HTTPMessageDelegate):
                 Problem.MALFORMED, "request: Transfer-Encoding is not taken, Content-Length is"
             )
         if self._method not in _METHODS:
-            return KeybrokerError(Problem.METHOD, "request: only GET, POST and PUT are taken")
+            return KeybrokerError(Problem.METHOD, "request: only DELETE, GET, POST and PUT are taken")
         if not (self._path.isascii() and self._query.isascii()):
             # RFC 3986 section 2; Werkzeug fails to decode such a query.
             return KeybrokerError(Problem.MALFORMED, "request: its target is not ASCII")

@@ -248,11 +248,32 @@ class Broker:
         assert len(passphrase) == 43
         return passphrase
 
+    def make_ready(self, host: Host, volume: dict[str, Any]) -> str:
+        """Take a new volume all the way to ready, and return its passphrase."""
+        passphrase = self.claim(host, volume)
+        path = f"/v1/volumes/{volume['volume']}"
+        deposit = {"revision": 2, "header": header(volume), "copy": "S0JIMQ==", "proof": None}
+        for part, body in (("header", deposit), ("ready", {"revision": 3})):
+            reply = self.ask("PUT", f"{path}/{part}", body, who=host.files)
+            assert reply.status == 200, reply.body
+        return passphrase
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
     id: str
     files: Files
+
+
+def header(volume: dict[str, Any], sequence: int = 3) -> dict[str, Any]:
+    """Return a header that fits a volume, as an agent would describe it."""
+    pin = {
+        "uuid": volume["luks_uuid"],
+        "digest": "sha256:" + "ab" * 32,
+        "data_offset": 4 << 20,
+        "sector_size": 4096,
+    }
+    return {"pin": pin, "sequence": sequence, "requirements": [], "degraded": False, "others": []}
 
 
 def device(volume: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.tls.running import Broker, Host, device, unlock_request
+from tests.tls.test_tls_roles import CHANGES
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def test_unlock_does_not_speak_of_it(broker: Broker, host: Host, theirs: dict[st
         ("PUT", "device", {"revision": 2}),
         ("GET", "header", None),
         ("PUT", "ready", {"revision": 2}),
+        *CHANGES,
     ],
 )
 def test_its_calls_are_not_there(

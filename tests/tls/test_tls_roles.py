@@ -10,6 +10,45 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.tls.forging import Files, signing_request
 from tests.tls.running import Broker, Host, unlock_request
 
+DIGEST = "sha256:" + "ab" * 32
+PROOF = {"version": 1, "digest": DIGEST, "sequence": 3, "proof": "0" * 64}
+DEVICE = {"serial": "a", "size_bytes": 1}
+SEEN = {
+    "pin": {
+        "uuid": "5f0e63b1-3c0f-4f0a-9d3e-2f6d3c9b1a77",
+        "digest": DIGEST,
+        "data_offset": 4 << 20,
+        "sector_size": 4096,
+    },
+    "sequence": 3,
+    "requirements": [],
+    "degraded": False,
+    "others": [],
+}
+CHANGES: list[tuple[str, str, Any]] = [
+    ("PUT", "staged", {"revision": 1}),
+    ("PUT", "current", {"revision": 1, "proof": PROOF}),
+    ("DELETE", "keys/1", None),
+    ("PUT", "header", {"revision": 1, "header": SEEN, "copy": "S0JIMQ==", "proof": PROOF}),
+    ("PUT", "order", {"revision": 1, "number": 1, "digest": None}),
+    ("DELETE", "order/1", None),
+    ("PUT", "holder", {"revision": 1, "holder_revision": 1, "compared": 1}),
+    ("PUT", "erased", {"revision": 1, "device": DEVICE, "wiped": 1, "method": "zeros"}),
+    (
+        "PUT",
+        "adoption",
+        {"revision": 1, "device": DEVICE, "header": SEEN, "copy": "S0JIMQ==", "proof": PROOF},
+    ),
+]
+"""Every call by which a volume in use changes: method, the end of its path, a body that is well formed."""
+
+REPORT = {
+    "boot_id": "00000000-0000-4000-8000-000000000000",
+    "machine_id": "0" * 32,
+    "agent_version": "0.1.0",
+    "volumes": [],
+}
+
 HOST_CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/unlock", unlock_request()),
     ("POST", "/v1/renewal", {"csr": signing_request(ec.generate_private_key(ec.SECP256R1()))}),
@@ -20,6 +59,8 @@ HOST_CALLS: list[tuple[str, str, Any]] = [
     ),
     ("GET", "/v1/volumes/kbv-aaaaaaaaaaaa/header", None),
     ("PUT", "/v1/volumes/kbv-aaaaaaaaaaaa/ready", {"revision": 1}),
+    ("POST", "/v1/report", REPORT),
+    *((method, f"/v1/volumes/kbv-aaaaaaaaaaaa/{part}", body) for method, part, body in CHANGES),
 ]
 VOLUME = {"size_bytes": 1, "cipher": "aes-xts-plain64", "mount": None, "filesystem": "none", "serial": None}
 OPERATOR_CALLS: list[tuple[str, str, Any]] = [
@@ -29,6 +70,10 @@ OPERATOR_CALLS: list[tuple[str, str, Any]] = [
     ("PUT", "/v1/addons/shop/volumes/more", VOLUME),
     ("GET", "/v1/addons/shop/volumes/data", None),
     ("GET", "/v1/volumes", None),
+    ("PUT", "/v1/addons/shop/volumes/data/wanted", {}),
+    ("PUT", "/v1/addons/shop/volumes/data/order", {"kind": "erase", "disk_gone": True}),
+    ("DELETE", "/v1/addons/shop/volumes/data/order", None),
+    ("GET", "/v1/addons/shop/volumes/data/statements", None),
     ("POST", "/v1/addons/shop/enrolments", {"lifetime_seconds": 600}),
     ("GET", "/v1/hosts", None),
     ("GET", "/v1/audit", None),
