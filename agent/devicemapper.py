@@ -1,7 +1,7 @@
-"""What is mapped under /dev/mapper: asked of the kernel itself, changed by ``dmsetup``.
+"""What is mapped under /dev/mapper: asked of the kernel itself, made by it, and removed by ``dmsetup``.
 
-dmsetup says status 1 for everything, so nothing is asked of it; but it makes and removes devices in step with
-udev, by a semaphore that udev's rules release, which is not worth doing again.
+dmsetup says status 1 for everything, so nothing is asked of it; but it removes devices in step with udev, by
+a semaphore that udev's rules release, which is not worth doing again.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agent import dmcontrol
+from agent import dmcontrol, dmlinear
 from agent.dmcontrol import Mapped as Mapped
 from agent.mountinfo import mounts
 from agent.process import ToolFailed, run
@@ -26,6 +27,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}")
 DM_UUID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 UDEV_RUNS: Final = Path("/run/udev/control")
 NODE_SECONDS: Final = 10.0
+LET_GO_SECONDS: Final = 3.0
+"""For how long a device that is to go may still be looked into by udev, which nobody waited for."""
 
 SECTOR: Final = 512
 """Bytes; the unit of every table, whatever the device's own sector size."""
@@ -47,7 +50,7 @@ def device(name: str) -> Path:
         KeybrokerError: NO_DEVICE where nothing of that name is mapped; WRONG_DEVICE where the path leads
             elsewhere and cannot be put right; TOOL_FAILED.
     """
-    there = mapped().get(_checked(name))
+    there = dmcontrol.device(_checked(name))
     if there is None:
         raise KeybrokerError(Problem.NO_DEVICE, f"{MAPPER / name}: is not mapped")
     deadline = time.monotonic() + (NODE_SECONDS if UDEV_RUNS.exists() else 0.0)
@@ -89,13 +92,22 @@ def holders(device: Mapped, *, sys: Path = SYS) -> tuple[str, ...]:
         return ()
 
 
+def find(name: str) -> Mapped | None:
+    """Return the device of that name, None where there is no such device.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    return dmcontrol.device(_checked(name))
+
+
 def uuid(name: str) -> str | None:
     """Return the DM UUID of the device of that name, None where there is no such device.
 
     Raises:
         KeybrokerError: TOOL_FAILED.
     """
-    there = mapped().get(_checked(name))
+    there = find(name)
     return there.uuid if there else None
 
 
@@ -121,12 +133,10 @@ def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
     if DM_UUID.fullmatch(uuid) is None or re.fullmatch(r"\d+:\d+", below) is None or sectors <= 0:
         raise ValueError(f"no linear device is made of {uuid!r}, {below!r}, {sectors}")
     _checked(name)
-    for other in mapped().values():
-        if name == other.name or uuid == other.uuid:
-            raise KeybrokerError(
-                Problem.EXISTS, f"{MAPPER / name}: is mapped already", hint=f"dmsetup info {other.name}"
-            )
-    run("dmsetup", "create", name, "--uuid", uuid, "--table", f"0 {sectors} linear {below} 0")
+    node = dmlinear.create(name, uuid=uuid, below=below, sectors=sectors)
+    if not _leads_to(path(name), node):
+        with suppress(OSError):  # where /dev is another file system's than the kernel's
+            dmlinear.lead(path(name), node)
     device(name)
 
 
@@ -137,11 +147,12 @@ def remove(name: str) -> None:
         KeybrokerError: WRONG_DEVICE where it is in use, naming by whom as far as that can be known;
             TOOL_FAILED.
     """
-    there = mapped().get(_checked(name))
+    there = dmcontrol.device(_checked(name))
     if there is None:
         return
     if holders(there):
         raise in_use(name)
+    _let_go(there)
     try:
         run("dmsetup", "remove", name)
     except ToolFailed as error:
@@ -150,6 +161,15 @@ def remove(name: str) -> None:
         if dmcontrol.open_count(name):
             raise in_use(name) from error
         raise
+
+
+def _let_go(there: Mapped) -> None:
+    """Wait for those who open a device for a moment: udev looks into every new one, and into changed ones."""
+    until = time.monotonic() + LET_GO_SECONDS
+    while dmcontrol.open_count(there.name) and time.monotonic() < until:
+        if any(mount.node == there.node for mount in mounts()):
+            return
+        time.sleep(0.02)
 
 
 def in_use(name: str) -> KeybrokerError:

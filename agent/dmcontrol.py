@@ -1,10 +1,10 @@
-"""What the kernel says of its mapped devices, asked through /dev/mapper/control; nothing here changes any.
+"""What the kernel says of its mapped devices, asked through /dev/mapper/control.
 
     devices()         ->  [Mapped("kb-data", "KEYBROKER-data", "254:1"), …]
     table("kb-data")  ->  "0 40960 linear 254:0 0"; None where there is no such device
 
 One ioctl(2) instead of a ``dmsetup`` process or a walk over sysfs: with eight volumes those were half of the
-agent's time. What changes devices stays with dmsetup and cryptsetup, which keep in step with udev.
+agent's time. ``agent.dmlinear`` commands it, too; nothing here changes a device.
 
 Source: linux/dm-ioctl.h, version 4.0.0 of the interface, which every kernel with device-mapper answers.
 """
@@ -27,16 +27,17 @@ _VERSION: Final = (4, 0, 0)
 # version[3] data_size data_start target_count open_count flags event_nr padding dev name uuid data
 _HEAD: Final = struct.Struct("=3I3Ii3IQ128s129s7s")
 # sector_start length status next target_type
-_TARGET: Final = struct.Struct("=QQiI16s")
+TARGET: Final = struct.Struct("=QQiI16s")
 # dev next; then the name, and event_nr flags, and the UUID, each from a multiple of 8 on
 _LISTED: Final = struct.Struct("=QI")
 _AFTER_NAME: Final = struct.Struct("=II")
 
-# _IOWR(0xfd, command, struct dm_ioctl)
-_REQUEST: Final = 3 << 30 | _HEAD.size << 16 | 0xFD << 8
-_LIST_DEVICES: Final = _REQUEST | 2
-_DEV_STATUS: Final = _REQUEST | 7
-_TABLE_STATUS: Final = _REQUEST | 12
+REQUEST: Final = 3 << 30 | _HEAD.size << 16 | 0xFD << 8
+"""_IOWR(0xfd, command, struct dm_ioctl), without the command."""
+
+_LIST_DEVICES: Final = REQUEST | 2
+_DEV_STATUS: Final = REQUEST | 7
+_TABLE_STATUS: Final = REQUEST | 12
 
 _STATUS_TABLE_FLAG: Final = 1 << 4
 _BUFFER_FULL_FLAG: Final = 1 << 8
@@ -48,6 +49,9 @@ _HAS_NO_UUID: Final = 2
 
 _ROOM: Final = 16 << 10
 """Bytes for an answer at first. Above 1024 fcntl.ioctl works in place, and no copy of a key stays behind."""
+
+_LITTLE_ROOM: Final = 2 << 10
+"""For an answer that is only the head."""
 
 _MOST_ROOM: Final = 1 << 20
 
@@ -80,17 +84,28 @@ def devices() -> list[Mapped]:
         if dev == 0:  # the list is empty
             break
         name, end = _word(said, at + _LISTED.size)
-        _, flags = _AFTER_NAME.unpack_from(said, _aligned(end))
+        _, flags = _AFTER_NAME.unpack_from(said, aligned(end))
         uuid = ""
         if flags & _HAS_UUID:
-            uuid, _ = _word(said, _aligned(end) + _AFTER_NAME.size)
+            uuid, _ = _word(said, aligned(end) + _AFTER_NAME.size)
         elif not flags & _HAS_NO_UUID:  # a kernel before 5.12 does not list UUIDs
-            uuid = _uuid(name)
+            there = device(name)
+            uuid = there.uuid if there else ""
         found.append(Mapped(name, uuid, f"{os.major(dev)}:{os.minor(dev)}"))
         if following == 0:
             break
         at += following
     return found
+
+
+def device(name: str) -> Mapped | None:
+    """Return the device of that name, None where there is none.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
+    """
+    said = _ask(_DEV_STATUS, name, 0, _LITTLE_ROOM)
+    return None if said is None else Mapped(name, _text(_HEAD.unpack_from(said)[12]), node_of(said))
 
 
 def open_count(name: str) -> int:
@@ -99,13 +114,8 @@ def open_count(name: str) -> int:
     Raises:
         KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
     """
-    said = _ask(_DEV_STATUS, name, 0)
+    said = _ask(_DEV_STATUS, name, 0, _LITTLE_ROOM)
     return 0 if said is None else int(_HEAD.unpack_from(said)[6])
-
-
-def _uuid(name: str) -> str:
-    said = _ask(_DEV_STATUS, name, 0)
-    return "" if said is None else _text(_HEAD.unpack_from(said)[12])
 
 
 def table(name: str) -> str | None:
@@ -127,8 +137,8 @@ def _targets(said: bytearray) -> list[str]:
     _, _, _, _, data_start, count, *_ = _HEAD.unpack_from(said)
     lines, at = [], data_start
     for _ in range(count):
-        start, length, _, following, kind = _TARGET.unpack_from(said, at)
-        begin = at + _TARGET.size
+        start, length, _, following, kind = TARGET.unpack_from(said, at)
+        begin = at + TARGET.size
         end = said.index(0, begin)
         if kind.rstrip(b"\0") == b"crypt":
             _hide_key(said, begin, end)
@@ -148,22 +158,14 @@ def _hide_key(said: bytearray, begin: int, end: int) -> None:
 
 def _ask(request: int, name: str, flags: int, room: int = _ROOM) -> bytearray | None:
     """Return the kernel's answer, None where it has no such device."""
-    said = bytearray(room)
-    _HEAD.pack_into(said, 0, *_VERSION, room, _HEAD.size, 0, 0, flags, 0, 0, 0, name.encode(), b"", b"")
     try:
-        control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
+        said = command(request, name, flags=flags, room=room)
     except OSError as error:
+        if error.filename is None and error.errno == errno.ENXIO:
+            return None
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) and not os.path.exists(DRIVER):
             return None  # a kernel without device-mapper has mapped nothing
         raise _unanswered(error) from error
-    try:
-        fcntl.ioctl(control, request, said)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return None
-        raise _unanswered(error) from error
-    finally:
-        os.close(control)
     if _HEAD.unpack_from(said)[7] & _BUFFER_FULL_FLAG:
         said[:] = bytes(room)
         if room >= _MOST_ROOM:
@@ -172,13 +174,55 @@ def _ask(request: int, name: str, flags: int, room: int = _ROOM) -> bytearray | 
     return said
 
 
+def command(
+    request: int,
+    name: str,
+    *,
+    uuid: str = "",
+    flags: int = 0,
+    event: int = 0,
+    target: bytes = b"",
+    room: int = _ROOM,
+) -> bytearray:
+    """Give the kernel one command and return its answer, all of the buffer.
+
+    Args:
+        request: ``REQUEST`` with the command.
+        event: what the uevent that follows carries.
+        target: the one line of a table, in the kernel's form.
+        room: bytes for the answer.
+
+    Raises:
+        OSError: as ioctl(2) fails; with a file name where the control node cannot be opened.
+    """
+    said = bytearray(room)
+    _HEAD.pack_into(
+        said, 0, *_VERSION, room, _HEAD.size, 1 if target else 0, 0, flags, event, 0, 0,
+        name.encode(), uuid.encode(), b"",
+    )  # fmt: skip
+    said[_HEAD.size : _HEAD.size + len(target)] = target
+    control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(control, request, said)
+    finally:
+        os.close(control)
+    return said
+
+
+def node_of(said: bytearray) -> str:
+    """Return ``major:minor`` of the device that an answer is about."""
+    dev = _HEAD.unpack_from(said)[10]
+    return f"{os.major(dev)}:{os.minor(dev)}"
+
+
 def _word(said: bytearray, at: int) -> tuple[str, int]:
     """Return the text from ``at`` up to the next NUL, and where what follows that begins."""
     end = said.index(0, at)
     return said[at:end].decode(errors="replace"), end + 1
 
 
-def _aligned(at: int) -> int:
+def aligned(at: int) -> int:
+    """Return the next multiple of 8."""
     return -(-at // 8) * 8
 
 

@@ -21,6 +21,10 @@ def test_a_machine_boots_to_its_rows_with_nobody_typing(scenario: Scenario) -> N
     machine = scenario.machine
     assert machine.run(f"findmnt -no SOURCE {MOUNT_POINT}").strip() == "/dev/mapper/kb-data"
     assert "crypt aes-xts-plain64" in machine.run("dmsetup table kb-swap")
+    # udev takes the device that it did not see dmsetup make for one that is in use, also when it looks again
+    machine.run("udevadm trigger --subsystem-match=block --action=add --settle; test -b /dev/mapper/kb-data")
+    assert "SYSTEMD_READY=1" in machine.run("udevadm info --query=property /dev/mapper/kb-data")
+    assert machine.run(f"findmnt -no SOURCE {MOUNT_POINT}").strip() == "/dev/mapper/kb-data"
     volumes = json.loads(machine.run("keybroker-agent status --json"))["volumes"]
     assert {volume["name"]: volume["state"] for volume in volumes} == {"data": "open", "swap": "open"}
     assert machine.wait_for_boot() == "running"

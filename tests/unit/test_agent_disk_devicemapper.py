@@ -8,7 +8,7 @@ import pytest
 
 from agent import devicemapper
 from agent.devicemapper import Mapped
-from agent.process import ToolFailed
+from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def test_what_is_mapped_from_a_device_is_read_from_sysfs(tmp_path: Path) -> None:
@@ -51,5 +51,6 @@ def test_what_is_not_mapped_has_no_table_and_needs_no_removal() -> None:
 
 def test_a_kernel_that_refuses_a_table_is_a_failure() -> None:
     # no device has this number, so it fails with device-mapper as well as without
-    with pytest.raises(ToolFailed, match="dmsetup create"):
+    with pytest.raises(KeybrokerError, match="kb-refused") as caught:
         devicemapper.create_linear("kb-refused", uuid="KEYBROKER-refused", below="4095:1", sectors=8)
+    assert caught.value.problem is Problem.TOOL_FAILED

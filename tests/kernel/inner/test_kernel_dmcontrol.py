@@ -1,13 +1,15 @@
-"""What the control device answers, against what dmsetup makes of the very same devices."""
+"""What the control device answers and does, against what dmsetup makes of the very same devices."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from agent import dmcontrol
+from agent import devicemapper, dmcontrol, dmlinear
+from keybroker.wire.problems import KeybrokerError, Problem
 
 pytestmark = pytest.mark.kernel
 
@@ -77,3 +79,46 @@ def test_what_is_not_there_has_neither_table_nor_anything_else() -> None:
     assert dmcontrol.devices() == []
     assert dmcontrol.table("kb-none") is None
     assert dmcontrol.open_count("kb-none") == 0
+
+
+@pytest.mark.usefixtures("made")
+def test_a_linear_device_is_as_dmsetup_would_make_it() -> None:
+    below = next(each.node for each in dmcontrol.devices() if each.name == "zero")
+    node = dmlinear.create("kb-data", uuid="KEYBROKER-kbv-2", below=below, sectors=40)
+    try:
+        assert dmsetup("table", "kb-data") == f"0 40 linear {below} 0"
+        columns = ("--columns", "--noheadings", "--separator", "|", "-o")
+        said = dmsetup("info", *columns, "uuid,suspended,tables_loaded,open", "kb-data")
+        assert said == "KEYBROKER-kbv-2|Active|Live|0"
+        assert dmcontrol.Mapped("kb-data", "KEYBROKER-kbv-2", node) in dmcontrol.devices()
+        for name, uuid in (("kb-data", "KEYBROKER-kbv-3"), ("kb-other", "KEYBROKER-kbv-2")):
+            with pytest.raises(KeybrokerError) as caught:
+                dmlinear.create(name, uuid=uuid, below=below, sectors=40)
+            assert caught.value.problem is Problem.EXISTS
+    finally:
+        dmsetup("remove", "kb-data")
+
+
+@pytest.mark.usefixtures("made")
+def test_a_table_that_the_kernel_refuses_leaves_no_device() -> None:
+    before = dmcontrol.devices()
+    for below in ("4095:1", "x"):
+        with pytest.raises(KeybrokerError, match="load kb-data") as caught:
+            dmlinear.create("kb-data", uuid="KEYBROKER-kbv-2", below=below, sectors=8)
+        assert caught.value.problem is Problem.TOOL_FAILED
+    assert dmcontrol.devices() == before
+
+
+@pytest.mark.usefixtures("made")
+def test_a_path_that_leads_elsewhere_is_led_right_at_once() -> None:
+    place = devicemapper.path("zero")
+    node = next(each.node for each in dmcontrol.devices() if each.name == "zero")
+    try:
+        dmlinear.lead(place, "254:77")
+        assert not place.exists()
+        dmlinear.lead(place, node)
+        number = place.stat().st_rdev
+        assert f"{os.major(number)}:{os.minor(number)}" == node
+        assert not list(place.parent.glob(".*"))
+    finally:
+        place.unlink()
