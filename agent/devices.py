@@ -21,7 +21,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -129,15 +129,19 @@ class Finder(Protocol):
 
 
 def find(serial: str, *, sys: Path = SYS, dev: Path = DEV) -> Path | None:
-    """Return the path of the one disk with that serial, or None where there is none.
+    """Return the path of the one disk with that serial, None where there is none (Raises: as ``choose``)."""
+    return choose(serial, serials(sys), sys=sys, dev=dev)
+
+
+def choose(serial: str, disks: Iterable[tuple[str, str]], *, sys: Path = SYS, dev: Path = DEV) -> Path | None:
+    """Return the path of the one disk with that serial among ``disks`` (``serials`` names them), or None.
 
     Raises:
-        KeybrokerError: WRONG_DEVICE, where several have it, or where udev says that another disk has it;
-            MALFORMED for a serial that could not be one.
+        KeybrokerError: WRONG_DEVICE, several have it, or udev says that another disk has it; MALFORMED.
     """
     if names.SERIAL.fullmatch(serial) is None:
         raise KeybrokerError(Problem.MALFORMED, f"serial {serial[:80]!r}: must match {names.SERIAL.pattern}")
-    found = sorted(name for name, other in _serials(sys) if other == serial)
+    found = sorted(name for name, other in disks if other == serial)
     if len(found) > 1:
         raise KeybrokerError(
             Problem.WRONG_DEVICE,
@@ -150,7 +154,7 @@ def find(serial: str, *, sys: Path = SYS, dev: Path = DEV) -> Path | None:
     return dev / found[0]
 
 
-def _serials(sys: Path) -> Iterator[tuple[str, str]]:
+def serials(sys: Path = SYS) -> Iterator[tuple[str, str]]:
     """Name each whole disk that tells a serial, and the serial."""
     block = f"{sys}/class/block"
     try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from agent import devices
 from agent.devices import Finder, OpenDevice
+from agent.search import Search
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
@@ -38,6 +39,8 @@ class Places:
         Raises:
             KeybrokerError: NO_DEVICE; WRONG_DEVICE where it is ambiguous, in use (``writable``), or another.
         """
+        if writable:
+            self._forget()  # a clone of it that came since must be seen before anything is written
         path = self._path(record)
         if path is None:
             raise KeybrokerError(
@@ -46,10 +49,19 @@ class Places:
                 hint="lsblk --nodeps --output NAME,SERIAL,SIZE",
             )
         overridden = record.volume in self.overrides
-        with devices.open_device(
-            path, serial=serial(record), overridden=overridden, writable=writable
-        ) as disk:
+        with ExitStack() as held:
+            try:
+                disk = held.enter_context(
+                    devices.open_device(path, serial=serial(record), overridden=overridden, writable=writable)
+                )
+            except KeybrokerError:
+                self._forget()  # it is there no more
+                raise
             yield disk
+
+    def _forget(self) -> None:
+        if isinstance(self.find, Search):
+            self.find.forget()
 
     def wait(self, records: Sequence[Record], *, deadline: float) -> None:
         """Return when a disk of one of ``records`` is there, or at the deadline (of ``time.monotonic``)."""

@@ -19,6 +19,7 @@ from agent.machine import machine
 from agent.mounts import Mounts
 from agent.places import Places
 from agent.process import run
+from agent.search import Search
 from agent.world import Broker
 from keybroker import __version__
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -51,13 +52,13 @@ def unlock(config: Config, broker: Broker, *, deadline: float, mount: bool, begu
     by_systemd = config.mounts == "systemd" and not mount and supervisor.is_running()
     world = machine(
         broker,
-        places=Places(config.devices),
+        places=Places(config.devices, Search()),
         runtime=config.runtime_directory,
         deadline=deadline,
         clock=time.time,
         mounts=Mounts() if mount or config.mounts == "agent" else None,
     )
-    keeper = _Keeper(config.state_directory, by_systemd, tell)
+    keeper = _Keeper(config.state_directory, known.records, by_systemd, tell)
     report = Driver(world, boot(), keep=keeper.keep).unlock(known.records)
     status = judge(report)
     _hand_over(report, config.runtime_directory, status, keeper.changed, by_systemd, tell)
@@ -70,8 +71,10 @@ def unlock(config: Config, broker: Broker, *, deadline: float, mount: bool, begu
 class _Keeper:
     """Keeps what the broker said for the next boot; a full or broken /var is no reason to stop this one."""
 
-    def __init__(self, state: Path, by_systemd: bool, tell: Tell) -> None:
+    def __init__(self, state: Path, known: tuple[Record, ...], by_systemd: bool, tell: Tell) -> None:
         self._state = state
+        self._kept = known
+        self._installed: tuple[Record, ...] | None = None
         self._by_systemd = by_systemd
         self._tell = tell
         self.changed = False
@@ -80,9 +83,12 @@ class _Keeper:
         if not self._state.is_dir():
             return  # never enrolled: there is nothing to keep
         try:
-            layout.save(self._state, records)
-            if self._by_systemd:
+            if records != self._kept:
+                layout.save(self._state, records)
+                self._kept = records
+            if self._by_systemd and records != self._installed:
                 self.changed |= mountunits.install(records)
+                self._installed = records
         except OSError as error:
             self._tell(f"layout: not kept for the next boot: {error}", 4)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent import devices
 from agent.devices import BlockDevice, find, open_device
+from agent.places import Places
+from agent.search import Search
 from keybroker.wire.problems import KeybrokerError, Problem
+from tests.crash.volumes import record
 from tests.kernel.disks import MIB, image, loop
 
 SERIAL = "kbv-q3m5x7abcdef"
@@ -87,6 +92,47 @@ def test_two_disks_of_one_serial_are_refused_and_both_named(machine: Machine) ->
         machine.find()
     assert caught.value.problem is Problem.WRONG_DEVICE
     assert f"{machine.dev}/sdc and {machine.dev}/vdb both have it" in caught.value.detail
+
+
+def test_a_search_looks_at_all_disks_once_and_anew_for_what_it_does_not_know(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    serials = devices.serials
+
+    def look(sys: Path) -> Iterator[tuple[str, str]]:
+        looks.append(sys)
+        return serials(sys)
+
+    monkeypatch.setattr(devices, "serials", look)
+    search = Search(sys=machine.sys, dev=machine.dev)
+    assert search(SERIAL) is None
+    machine.virtio("vdb")
+    machine.virtio("vdc", "kbv-anotherdisk2")
+    for _ in range(3):
+        assert search(SERIAL) == machine.dev / "vdb"
+        assert search("kbv-anotherdisk2") == machine.dev / "vdc"
+    assert len(looks) == 2
+    search.forget()
+    machine.virtio("vdd")
+    for _ in range(2):
+        with pytest.raises(KeybrokerError, match=r"vdb and .*vdd both have it"):
+            search(SERIAL)
+    assert len(looks) == 4
+
+
+def test_a_disk_that_moved_is_refused_and_then_found_where_it_is(machine: Machine) -> None:
+    data = replace(record(), device=None, serial=SERIAL)
+    machine.virtio("vdb")
+    places = Places(find=Search(sys=machine.sys, dev=machine.dev))
+    assert places.find(SERIAL) == machine.dev / "vdb"
+    (machine.dev / "vdb").unlink()
+    shutil.rmtree(machine.sys / "class/block/vdb")
+    machine.virtio("vdc")
+    for problem, name in ((Problem.NO_DEVICE, "vdb"), (Problem.WRONG_DEVICE, "vdc")):
+        with pytest.raises(KeybrokerError, match=name) as caught, places.open(data):
+            pass
+        assert caught.value.problem is problem  # vdc is a plain file here: found, and no block device
 
 
 def test_a_partition_is_never_found_though_it_shows_its_disks_serial(machine: Machine) -> None:
