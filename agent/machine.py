@@ -191,10 +191,10 @@ class MachineMappings:
         if self._stands(record, "crypt", "open"):
             return ()
         self._clear(record)
-        if seen.copy is None:
+        if seen.held is None:
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
         with self.places.open(record) as disk:
-            way = opening.open_crypt(record, disk, keys, seen.copy)
+            way = opening.open_crypt(record, disk, keys, seen.held)
         crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
         self._compared.add((crypt.name, crypt.uuid, crypt.node))
         since = int(self.clock())
@@ -284,7 +284,7 @@ class MachineFilesystems:
 
 
 def _mapped(name: str) -> devicemapper.Mapped:
-    there = devicemapper.mapped().get(name)
+    there = devicemapper.find(name)
     if there is None:
         raise KeybrokerError(Problem.WRONG_DEVICE, f"{devicemapper.path(name)}: was taken away meanwhile")
     return there

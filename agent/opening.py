@@ -20,7 +20,8 @@ from agent.devicemapper import Mapped
 from agent.devices import BlockDevice, OpenDevice
 from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import accept
-from agent.luks.header import Header, read_header
+from agent.luks.copy import Held
+from agent.luks.header import Header
 from agent.luks.table import FLAGS, CryptTable, LinearTable, check_crypt_table, check_linear_table, meant
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
@@ -72,13 +73,15 @@ def ours(record: Record) -> dict[str, str]:
     }
 
 
-def open_crypt(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], held: Secret) -> Way:
+def open_crypt(
+    record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], held: Secret | Held
+) -> Way:
     """Make the dm-crypt device of a volume from a copy of its header.
 
     Args:
         disk: not exclusive, or cryptsetup could not claim it.
         keys: that the broker gave.
-        held: the header copy (KBH1).
+        held: the header copy, in KBH1 or as it was read; nothing is read from the disk again.
 
     Raises:
         KeybrokerError: HEADER_REFUSED; LOCKED_OUT where no key fits; WRONG_DEVICE where the kernel was led to
@@ -86,13 +89,13 @@ def open_crypt(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secre
 
     Source: DESIGN section 5, 3 and 4.
     """
-    image = copy.unpack(held)
-    header = read_header(image.read, image.total)
+    held = copy.unpacked(held) if isinstance(held, Secret) else held
+    header = held.header
     if record.pin is None:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
     accept(header, record.profile, record.pin)
     name = names.crypt_name(record.name, record.luks_uuid)
-    fd = copy.memfd(image)
+    fd = copy.memfd(held.image)
     try:
         version, keyslot = _unlock(record, header, disk, name, keys, fd)
     finally:

@@ -46,7 +46,7 @@ def _data(record: Record, disk: OpenDevice) -> Sighting:
         return _other(record, disk, f"LUKS2 header: {error.detail}")
     seen = Observation(record.volume, "luks2", _device(disk), header.seen())
     try:
-        return Sighting(seen, copy.pack(header, read))
+        return Sighting(seen, copy.hold(header, read))
     except KeybrokerError:  # of no use for opening; what is wrong with it is in its requirements
         return Sighting(seen)
 

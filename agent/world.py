@@ -10,6 +10,7 @@ from collections.abc import Mapping as Keys
 from collections.abc import Sequence
 from typing import Protocol
 
+from agent.luks.copy import Held
 from agent.plan.situation import Content, Mapping
 from keybroker.wire.messages import (
     ClaimRequest,
@@ -30,12 +31,17 @@ class Sighting:
     """What stands on a disk, and the bytes of its header as they were read, once.
 
     Attributes:
-        copy: the header in KBH1 form (``agent.luks.copy``), from which the volume is opened: what was
-            checked is what is used, whatever the disk says a moment later. None where there is no header.
+        held: the header, in KBH1 form or not yet (``agent.luks.copy``), from which the volume is opened: what
+            was checked is what is used, whatever the disk says a moment later. None where there is no header.
     """
 
     observation: Observation
-    copy: Secret | None = None
+    held: Secret | Held | None = None
+
+    @property
+    def copy(self) -> Secret | None:
+        """The header in KBH1 form, None where there is none."""
+        return self.held.packed() if isinstance(self.held, Held) else self.held
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from agent.luks.header import Header, Read
+from agent.luks.header import Header, Read, read_header
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -61,6 +61,36 @@ class HeaderImage:
             if low < high:
                 found[low - offset : high - offset] = held[low - start : high - start]
         return bytes(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A header as it was parsed, with the very bytes that it was parsed from: a copy that was never packed.
+
+    With eight volumes, packing and unpacking what this process itself had just read was a fifth of its time.
+    """
+
+    header: Header
+    image: HeaderImage
+
+    def packed(self) -> Secret:
+        """Return it in ``KBH1``."""
+        return _written(self.image)
+
+
+def hold(header: Header, read: Read) -> Held:
+    """Keep a header of a device for opening from it (Args, Raises: as ``pack``).
+
+    Where one of its copies was made anew from the other, it is parsed once more, as it is written now.
+    """
+    image = image_of(header, read)
+    return Held(read_header(image.read, image.total) if header.degraded else header, image)
+
+
+def unpacked(copy: Secret) -> Held:
+    """Read a header copy, and the header in it (Raises: as ``unpack`` and ``read_header``)."""
+    image = unpack(copy)
+    return Held(read_header(image.read, image.total), image)
 
 
 def pack(header: Header, read: Read) -> Secret:
