@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agent import config
@@ -53,6 +54,15 @@ def main(words: list[str] | None = None) -> int:
         traceback.print_exc()
         say(f"{PROGRAM}: a mistake in this program; please report the lines above", 3)
         return Problem.INTERNAL.exit_status
+
+
+def program() -> None:
+    """Run this process's command line and end it at once: taking an interpreter apart takes a boot 30 ms."""
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
 
 
 def _dispatch(options: argparse.Namespace, begun: float) -> int:

@@ -12,6 +12,10 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+from keybroker.wire.messages import UnlockRequest
+from keybroker.wire.names import VolumeId
+from keybroker.wire.profile import Pin
+from keybroker.wire.records import Device, Observation, SeenHeader
 from tests.machine.broker import HostBroker
 from tests.machine.site import UNLOCK
 from tests.machine.vm import Machine
@@ -134,24 +138,13 @@ class Unlocking:
 
 def _request(volumes: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the very request that the agent sends at a boot."""
-    observations = [
-        {
-            "volume": volume["volume"],
-            "sight": "luks2",
-            "device": volume["device"],
-            "header": {
-                "pin": volume["pin"],
-                "sequence": volume["sequence"],
-                "requirements": [],
-                "degraded": False,
-            },
-            "detail": "",
-        }
+    observations = tuple(
+        Observation(
+            VolumeId(volume["volume"]),
+            "luks2",
+            Device(**volume["device"]),
+            SeenHeader(Pin(**volume["pin"]), volume["sequence"], (), degraded=False),
+        )
         for volume in volumes
-    ]
-    return {
-        "boot_id": "00000000-0000-4000-8000-000000000000",
-        "machine_id": "0" * 32,
-        "agent_version": "0.1.0",
-        "observations": observations,
-    }
+    )
+    return UnlockRequest("00000000-0000-4000-8000-000000000000", "0" * 32, "0.1.0", observations).as_json()
