@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -138,6 +140,81 @@ def create_linear(name: str, *, uuid: str, below: str, sectors: int) -> None:
         with suppress(OSError):  # where /dev is another file system's than the kernel's
             dmlinear.lead(path(name), node)
     device(name)
+
+
+def status(name: str) -> str | None:
+    """Return what a device's targets say of themselves, a line each; None where there is no device.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    return dmcontrol.status(_checked(name))
+
+
+def exchange(name: str, table: str) -> None:
+    """Put another table under a device that is in use; whoever writes to it waits for a moment.
+
+    One ioctl(2) suspends, exchanges and resumes (``do_resume`` in linux/drivers/md/dm-ioctl.c), so that no
+    kill of ours leaves the device suspended. What was begun under the old table ends before it goes, flags
+    or no flags; the two that are given are for the rest:
+
+    * without a flush, a write that dm-mirror holds back because a leg failed is written again through the
+      new table; with one it would fail, under a database that has done nothing wrong;
+    * without freezing the filesystem: both tables lead to the same bytes, so there is nothing for it to put
+      in order, and it would first write all that it has in memory, for as long as that takes.
+
+    Args:
+        table: one line, of the device's present length or more.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED, and the old table is live.
+    """
+    run("dmsetup", "load", _checked(name), "--table", table)
+    try:
+        run("dmsetup", "resume", "--noflush", "--nolockfs", name)
+    finally:
+        clear(name)
+
+
+def clear(name: str) -> None:
+    """Take away a table that was loaded and never made live: it would hold devices open, and be next.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    if dmcontrol.has_inactive_table(_checked(name)):
+        run("dmsetup", "clear", name)
+
+
+@contextmanager
+def suspended(name: str) -> Iterator[None]:
+    """Let what was begun on a device end, and hold back all else while the block runs; keep it short.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    clear(name)  # or the resume would make it live
+    # A polite end (SIGTERM, ^C) waits; for the impolite ones there is ``revive``.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", _checked(name))
+        try:
+            yield
+        finally:
+            run("dmsetup", "resume", name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def revive(name: str) -> None:
+    """Resume a device that an agent left suspended because it was killed; any other is left as it is.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    if dmcontrol.is_suspended(_checked(name)):
+        clear(name)
+        run("dmsetup", "resume", name)
 
 
 def remove(name: str) -> None:

@@ -39,7 +39,9 @@ _LIST_DEVICES: Final = REQUEST | 2
 _DEV_STATUS: Final = REQUEST | 7
 _TABLE_STATUS: Final = REQUEST | 12
 
+_SUSPEND_FLAG: Final = 1 << 1
 _STATUS_TABLE_FLAG: Final = 1 << 4
+_INACTIVE_PRESENT_FLAG: Final = 1 << 6
 _BUFFER_FULL_FLAG: Final = 1 << 8
 _UUID_FLAG: Final = 1 << 14
 _SECURE_DATA_FLAG: Final = 1 << 15
@@ -118,29 +120,65 @@ def open_count(name: str) -> int:
     return 0 if said is None else int(_HEAD.unpack_from(said)[6])
 
 
+def is_suspended(name: str) -> bool:
+    """Say whether what is written to a device waits until it is resumed.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
+    """
+    return bool(_flags(name) & _SUSPEND_FLAG)
+
+
+def has_inactive_table(name: str) -> bool:
+    """Say whether a device has a second table, loaded and not live: the next ``resume`` would make it so.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
+    """
+    return bool(_flags(name) & _INACTIVE_PRESENT_FLAG)
+
+
+def _flags(name: str) -> int:
+    said = _ask(_DEV_STATUS, name, 0)
+    return 0 if said is None else int(_HEAD.unpack_from(said)[7])
+
+
 def table(name: str) -> str | None:
     """Return the live table as ``dmsetup table`` prints it, keys as zeros; None where there is no device.
 
     Raises:
         KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
     """
-    said = _ask(_TABLE_STATUS, name, _STATUS_TABLE_FLAG | _SECURE_DATA_FLAG)
+    return _lines(name, _STATUS_TABLE_FLAG | _SECURE_DATA_FLAG)
+
+
+def status(name: str) -> str | None:
+    """Return what a device's targets say of themselves, a line each; None where there is no device.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where the kernel cannot be asked.
+    """
+    return _lines(name, _SECURE_DATA_FLAG)
+
+
+def _lines(name: str, flags: int) -> str | None:
+    said = _ask(_TABLE_STATUS, name, flags)
     if said is None:
         return None
     try:
-        return "\n".join(_targets(said))
+        return "\n".join(_targets(said, hide=bool(flags & _STATUS_TABLE_FLAG)))
     finally:
         said[:] = bytes(len(said))
 
 
-def _targets(said: bytearray) -> list[str]:
+def _targets(said: bytearray, *, hide: bool) -> list[str]:
     _, _, _, _, data_start, count, *_ = _HEAD.unpack_from(said)
     lines, at = [], data_start
     for _ in range(count):
         start, length, _, following, kind = TARGET.unpack_from(said, at)
         begin = at + TARGET.size
         end = said.index(0, begin)
-        if kind.rstrip(b"\0") == b"crypt":
+        if hide and kind.rstrip(b"\0") == b"crypt":
             _hide_key(said, begin, end)
         lines.append(f"{start} {length} {_text(kind)} {said[begin:end].decode(errors='replace')}".rstrip())
         at = data_start + following

@@ -41,7 +41,8 @@ GRACE_SECONDS: Final = 5.0
 PACKAGES: Final = {
     "blkid": "util-linux", "cryptsetup": "cryptsetup-bin", "dmsetup": "dmsetup", "fsck": "util-linux",
     "mkfs": "util-linux", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkswap": "util-linux",
-    "mount": "mount", "swapoff": "mount", "swapon": "mount", "systemctl": "systemd", "umount": "mount",
+    "mount": "mount", "resize2fs": "e2fsprogs", "swapoff": "mount", "swapon": "mount", "systemctl": "systemd",
+    "umount": "mount", "xfs_growfs": "xfsprogs",
 }  # fmt: skip
 
 Argument = str | Path | Secret

@@ -164,6 +164,24 @@ def open_volume(disk: OpenDevice, name: str, *, header_fd: int, keyslot: int, ke
     return done.status == 0
 
 
+def resize(name: str, *, header_fd: int, keyslot: int, key: Secret) -> bool:
+    """Have a mapping reach to the end of its disk; say whether the key fitted.
+
+    Args:
+        header_fd, keyslot: as of ``open_volume``.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED.
+    """
+    done = run(
+        "cryptsetup", "resize", "--batch-mode", "--header", f"/proc/self/fd/{header_fd}",
+        "--key-slot", str(keyslot), "--key-file", "-", *NO_TOKENS,
+        devicemapper.path(name).name,
+        stdin=key, pass_fds=[header_fd], expect=(0, NO_KEY), timeout_seconds=OPEN_SECONDS,
+    )  # fmt: skip
+    return done.status == 0
+
+
 def open_swap(disk: OpenDevice, name: str, *, sector_size: int) -> None:
     """Map ``name`` onto a marked swap disk by a random key that exists only in the kernel.
 
