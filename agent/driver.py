@@ -54,6 +54,7 @@ class Driver:
         self._boot = boot
         self._keep = keep
         self._paged: frozenset[VolumeId] = frozenset()
+        self._others: dict[VolumeId, Record] = {}
 
     def unlock(self, known: Sequence[Record]) -> Report:
         """Open all volumes: at once those whose disks are there, then those that take waiting for.
@@ -65,7 +66,8 @@ class Driver:
             The report. Every KeybrokerError is in it: the refusal of one volume concerns that one, and a
             broker that cannot be asked leaves what needs none (swap, and what is open already) in use.
         """
-        volumes = {record.volume: self._passage(record) for record in known}
+        self._others = {record.volume: record for record in known if not _is_opened(record)}
+        volumes = {record.volume: self._passage(record) for record in known if _is_opened(record)}
         at_once(Passage.observe, volumes.values())
         swaps = {name: volume for name, volume in volumes.items() if volume.local}
         others = {name: volume for name, volume in volumes.items() if name not in swaps}
@@ -77,11 +79,14 @@ class Driver:
             _without_broker(list(others.values()), error)
         join(paging)  # last: a swap disk that is missing is waited for until the deadline
         _compare(swaps, heard)
-        volumes |= others
+        volumes = {
+            name: volume for name, volume in volumes.items() if name in swaps or name in others
+        } | others
         if (
             known or heard
         ):  # a lost cache and a broker that is down are no reason to forget what systemd knows
-            self._keep(tuple(volume.record for volume in volumes.values() if not volume.gone))
+            kept = tuple(volume.record for volume in volumes.values() if not volume.gone)
+            self._keep((*kept, *self._others.values()))
         return Report(tuple(volume.outcome() for volume in volumes.values()), error)
 
     def _passage(self, record: Record) -> Passage:
@@ -118,6 +123,10 @@ class Driver:
         """Tell the broker of some volumes, and, once more, of those that its reply was the first to name."""
         grants = tell(self._world, self._boot, about)
         self._keep(tuple(grant.record for grant in grants.values()))
+        self._others = {name: each.record for name, each in grants.items() if not _is_opened(each.record)}
+        grants = {name: grant for name, grant in grants.items() if name not in self._others}
+        for name in self._others.keys() & volumes.keys():  # the holder's data has moved since the last boot
+            del volumes[name]
         for name in volumes.keys() - grants.keys():
             volumes[name].dismiss()
         unknown = grants.keys() - volumes.keys() - self._paged
@@ -135,6 +144,14 @@ class Driver:
             self._world.disks.wait([volume.record])
             volume.observe()
         volume.settle()
+
+
+def _is_opened(record: Record) -> bool:
+    """Say whether a boot opens it: the holder of the data alone.
+
+    A migration's other disk, on its way in or out, is not waited for, and no key is asked for it.
+    """
+    return record.role == "holder" and record.stage != "erased"
 
 
 def _late(volumes: dict[VolumeId, Passage]) -> list[Passage]:

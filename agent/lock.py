@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -53,13 +53,13 @@ class _Ours:
     volume: VolumeId | None
     name: str
     top: Mapped | None = None
-    crypt: Mapped | None = None
+    crypts: list[Mapped] = field(default_factory=list)
     error: KeybrokerError | None = None
 
     def result(self) -> Closed:
         if self.error is not None:
             return Closed(self.volume, self.name, "held", self.error)
-        there = self.top is not None or self.crypt is not None
+        there = self.top is not None or self.crypts
         return Closed(self.volume, self.name, "closed" if there else "already")
 
 
@@ -82,17 +82,20 @@ def lock(records: Sequence[Record], *, runtime: Path) -> tuple[Closed, ...]:
 
 def _data(records: Sequence[Record]) -> list[_Ours]:
     there = devicemapper.mapped()
-    found = {
-        name: _Ours(record.volume, name, crypt=_crypt_of(record, there))
-        for record in records
-        if not record.is_swap
-        for name in (names.mapper_name(record.name),)
-    }
+    found: dict[str, _Ours] = {}
+    # The holder last: of the volumes of a migration, which have one name, it is the one that is told of.
+    for record in sorted(records, key=lambda record: record.role == "holder"):
+        if record.is_swap:
+            continue
+        name = names.mapper_name(record.name)
+        ours = found.setdefault(name, _Ours(record.volume, name))
+        ours.volume = record.volume
+        ours.crypts += [crypt for crypt in (_crypt_of(record, there),) if crypt is not None]
     for name, device in there.items():
         if match := _STABLE_UUID.fullmatch(device.uuid):
             ours = found.setdefault(names.mapper_name(VolumeName(match[1])), _Ours(None, name))
             ours.name, ours.top = name, device
-            ours.crypt = ours.crypt or _below(device, there)
+            ours.crypts += [below for below in _below(device, there) if below not in ours.crypts]
     for ours in found.values():
         stranger = there.get(ours.name) if ours.top is None else None
         if stranger is not None:
@@ -112,14 +115,13 @@ def _crypt_of(record: Record, there: dict[str, Mapped]) -> Mapped | None:
     )
 
 
-def _below(top: Mapped, there: dict[str, Mapped]) -> Mapped | None:
-    """Return the dm-crypt device that a linear device of ours stands on."""
+def _below(top: Mapped, there: dict[str, Mapped]) -> Iterator[Mapped]:
+    """Name the dm-crypt devices that a stable device of ours stands on: one, or two while it is moved."""
     kernel_name = f"dm-{top.node.partition(':')[2]}"
     for device in there.values():
         ours = device.uuid.startswith("CRYPT-LUKS2-") and device.name.startswith(f"{top.name}-")
         if ours and kernel_name in devicemapper.holders(device):
-            return device
-    return None
+            yield device
 
 
 def _close(ours: _Ours, runtime: Path) -> None:
@@ -130,8 +132,8 @@ def _close(ours: _Ours, runtime: Path) -> None:
             if ours.top is not None:
                 _unmount(ours.top)
                 devicemapper.remove(ours.top.name)
-            if ours.crypt is not None:
-                cryptsetup.close(ours.crypt.name)
+            for crypt in ours.crypts:
+                cryptsetup.close(crypt.name)
             if ours.volume is not None:
                 opened.forget(runtime, ours.volume)
     except KeybrokerError as error:

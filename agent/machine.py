@@ -55,12 +55,18 @@ class MachineDisks:
                 raise
             return sighting.absent(record)
 
-    def compose(self, record: Record, key: Secret) -> Composed:
+    def compose(self, record: Record, key: Secret, sector_size: int | None = None) -> Composed:
         """See ``agent.world.Disks``."""
         if record.current is None:
             raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the record has no current key version")
         with self.places.open(record) as disk:
-            sector_size = disk.device.encryption_sector
+            sector_size = sector_size or disk.device.encryption_sector
+            if sector_size < disk.device.logical_block:
+                raise KeybrokerError(
+                    Problem.WRONG_DEVICE,
+                    f"{record.name}: the disk has blocks of {disk.device.logical_block} bytes, and the volume"
+                    f" that is to be moved to it has sectors of {sector_size}",
+                )
         return compose(record, record.current, key, sector_size=sector_size, runtime=self.runtime)
 
     def inscribe(self, record: Record, copied: Secret) -> None:
@@ -129,13 +135,14 @@ class MachineMappings:
         return here
 
     def _judge(self, record: Record, there: Mapping[str, devicemapper.Mapped]) -> situation.Mapping:
-        top = there.get(names.mapper_name(record.name))
+        # The stable name is the holder's; of a migration's other disk only the dm-crypt device is its own.
+        top = there.get(names.mapper_name(record.name)) if record.role == "holder" else None
         crypt = there.get(names.crypt_name(record.name, record.luks_uuid))
         stranger = next(
             (other for other in there.values() if other.uuid == opening.stable_uuid(record) and other != top),
             None,
         )
-        if stranger is not None:
+        if stranger is not None and record.role == "holder":
             return situation.Mapping(obstacle=f"its linear device has another name, {stranger.name}")
         if top is None and (crypt is None or record.is_swap):
             return situation.Mapping()

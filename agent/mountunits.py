@@ -60,7 +60,8 @@ def units(records: Sequence[Record]) -> dict[str, str]:
     """Return the files that volumes need, by their path in the units directory."""
     files: dict[str, str] = {}
     for record in records:
-        if record.mount is None or record.is_swap:
+        # A migration's other disk has the same name and mount point, and the holder's units are for both.
+        if record.mount is None or record.is_swap or record.role != "holder" or record.stage == "erased":
             continue
         device = unit_name(_what(record), "device")
         files[unit_name(record.mount, "mount")] = _mount_unit(record)

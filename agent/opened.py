@@ -116,6 +116,7 @@ class VolumeStatus:
             "volume": self.record.volume,
             "name": self.record.name,
             "stage": self.record.stage,
+            "role": self.record.role,
             "filesystem": self.record.filesystem,
             "state": self.state,
             "detail": self.detail,
@@ -157,6 +158,10 @@ def _status(
         state="foreign" if mapping.obstacle else mapping.reach,
         detail=mapping.obstacle,
         device=f"/dev/mapper/{stable}" if mapping.reach == "open" else None,
-        mounted=tuple(each.point for each in mounted if stable in there and each.node == there[stable].node),
+        mounted=tuple(
+            each.point
+            for each in mounted
+            if record.role == "holder" and stable in there and each.node == there[stable].node
+        ),
         fact=recall(runtime, record.volume, there[crypt].node) if is_known else None,
     )

@@ -39,11 +39,12 @@ def turn(runtime: Path, volume: VolumeId | str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(runtime: Path, volume: VolumeId) -> Iterator[None]:
+def alone(runtime: Path, volume: VolumeId | str) -> Iterator[None]:
     """Be the only agent that changes a volume, for as long as that takes.
 
     Args:
         runtime: the agent's runtime directory.
+        volume: its id, or what else only one agent may be at.
 
     Raises:
         KeybrokerError: BUSY where another agent is at it; CONFIGURATION where the file cannot be had.

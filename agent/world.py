@@ -80,11 +80,16 @@ class Disks(Protocol):
     def look(self, record: Record) -> Sighting:
         """Look at a volume's disk, without writing; trouble with reading it is a sight like any other."""
 
-    def compose(self, record: Record, key: Secret) -> Composed:
+    def compose(self, record: Record, key: Secret, sector_size: int | None = None) -> Composed:
         """Make a header for the volume's disk in memory.
 
+        Args:
+            sector_size: of the encryption, in bytes: that of the volume whose data is to come here, because a
+                filesystem is made for one; None for the best that the disk can do.
+
         Raises:
-            KeybrokerError: NO_DEVICE, TOOL_FAILED; HEADER_REFUSED if it is not what the profile asks for.
+            KeybrokerError: NO_DEVICE, TOOL_FAILED; HEADER_REFUSED if it is not what the profile asks for;
+                WRONG_DEVICE for a disk whose blocks are larger than ``sector_size``.
         """
 
     def inscribe(self, record: Record, copied: Secret) -> None:

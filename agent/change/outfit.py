@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from agent import contact, hygiene, identity, layout
 from agent.broker import Clockwork
 from agent.change.broker import ChangeClient
+from agent.change.growth import MachineGrowth
 from agent.change.headers import MachineHeaders
+from agent.change.legs import MachineLegs
+from agent.change.wipe import MachineWiping
 from agent.change.workshop import Broker, Workshop
 from agent.config import Config
 from agent.contact import Tell
 from agent.machine import machine
 from agent.places import Places
+from agent.world import World
 from keybroker.wire.records import Record
 
 
@@ -51,7 +56,23 @@ def workshop(config: Config, broker: Broker, tell: Tell) -> Workshop:
         clock=time.time,
         mounts=None,
     )
-    return Workshop(world, broker, MachineHeaders(places, config.runtime_directory))
+    return fitted(world, broker, places, config.runtime_directory)
+
+
+def fitted(world: World, broker: Broker, places: Places, runtime: Path) -> Workshop:
+    """Return what changes this machine's volumes, over ``world``.
+
+    Args:
+        runtime: of the agent.
+    """
+    return Workshop(
+        world,
+        broker,
+        headers=MachineHeaders(places, runtime),
+        legs=MachineLegs(places, runtime),
+        growth=MachineGrowth(places, runtime),
+        wiping=MachineWiping(places),
+    )
 
 
 def keep(config: Config, records: tuple[Record, ...], tell: Tell) -> None:

@@ -7,16 +7,18 @@ opens which keyslot, so the keys are asked for, tried on a copy of the header, a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from agent import layout, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, activity
+from agent.change.undertaking import Undertaking, undertakings
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
 from agent.passage import Boot
-from agent.plan import settling
+from agent.plan import erasure, settling
 from agent.standing import table
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
@@ -74,7 +76,7 @@ def report(config: Config, *, patience: float, as_json: bool, tell: Tell) -> str
     shop, boot = outfit.workshop(config, broker, tell), unlocking.boot()
     records = [grant.record for grant in broker.unlock(boot.request([])).grants]
     known = layout.load(config.state_directory).records
-    outlooks = [outlook(shop, boot, record, config) for record in records]
+    outlooks = [outlook(shop, boot, record, config, records) for record in records]
     for gone in known:
         if gone.volume not in {record.volume for record in records}:
             tell(f"{gone.name}: the broker does not know this volume any more", 4)
@@ -83,14 +85,24 @@ def report(config: Config, *, patience: float, as_json: bool, tell: Tell) -> str
     return "\n".join(_lines(outlooks)) if outlooks else "no volumes are known"
 
 
-def outlook(shop: Workshop, boot: Boot, record: Record, config: Config) -> Outlook:
-    """Say what is next for one volume."""
+def outlook(
+    shop: Workshop, boot: Boot, record: Record, config: Config, records: Sequence[Record] = ()
+) -> Outlook:
+    """Say what is next for one volume.
+
+    Args:
+        records: of all volumes; a migration's other disk may be among them.
+    """
     standing = reporting.look(shop.world, record, config.runtime_directory)
     if settling.is_at_rest(record, standing.seen.header):
         return Outlook(record, standing.report.state, None, None)
     course = Course(shop, boot, record)
     try:
-        step = course.next_step()
+        step = course.next_step() if record.role == "holder" and not erasure.is_wanted(record) else None
+        for group in undertakings(records) if step is None else ():
+            turn = Undertaking(shop, boot, group).next_step() if record in group else None
+            if turn is not None and turn.volume == record.volume:
+                step = turn.step
     except KeybrokerError as error:
         return Outlook(course.record, standing.report.state, None, error)
     return Outlook(course.record, standing.report.state, None if step is None else activity(step), None)

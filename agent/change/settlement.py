@@ -20,14 +20,15 @@ from agent import layout, supervisor, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, CourseOutcome
 from agent.change.reporting import Reporter, Standing
+from agent.change.undertaking import Undertaking, undertakings
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
 from agent.parallel import at_once
 from agent.passage import Boot
-from agent.plan import settling
+from agent.plan import erasure, settling
 from agent.turn import alone
-from keybroker.wire.names import VolumeId
+from keybroker.wire.names import VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from keybroker.wire.reports import Activity, ReportReply
@@ -69,7 +70,9 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
         boot, [standing.report for standing in standings], every=reporting.EVERY_SECONDS,
     )  # fmt: skip
     with reporter:
-        outcomes = carry_out(shop, boot, wanting, runtime=runtime, reporter=reporter, tell=tell)
+        outcomes = carry_out(
+            shop, boot, wanting, reply.records, runtime=runtime, reporter=reporter, tell=tell
+        )
     for outcome in outcomes:
         _tell(outcome, tell)
     if any(outcome.steps or outcome.error for outcome in outcomes):
@@ -101,15 +104,24 @@ def _is_wanting(shop: Workshop, record: Record, seen: dict[VolumeId, Standing], 
 
 
 def carry_out(
-    shop: Workshop, boot: Boot, records: Sequence[Record], *, runtime: Path, reporter: Reporter, tell: Tell
+    shop: Workshop,
+    boot: Boot,
+    records: Sequence[Record],
+    known: Sequence[Record],
+    *,
+    runtime: Path,
+    reporter: Reporter,
+    tell: Tell,
 ) -> list[CourseOutcome]:
-    """Take each volume on its course, all of them at the same time.
+    """Take each volume on its course, all of them at the same time, but those of one name one by one.
 
     Args:
+        records: of which something is wanted.
+        known: all of this machine's, as the broker said them just now.
         runtime: of the agent; there it is noted which agent is at a volume.
         reporter: hears what is going on.
     """
-    outcomes: dict[str, CourseOutcome] = {}
+    outcomes: dict[VolumeId, CourseOutcome] = {}
 
     def watch(record: Record, activity: Activity | None) -> None:
         reporter.watch(record, activity)
@@ -118,15 +130,30 @@ def carry_out(
             if activity.progress is None:
                 tell(f"{record.name}: {activity.step}: {activity.why}", 6)
 
-    def take(record: Record) -> None:
-        try:
-            with alone(runtime, record.volume):
-                outcomes[record.volume] = Course(shop, boot, record, watch=watch).settle()
-        except KeybrokerError as error:
-            outcomes[record.volume] = CourseOutcome(record, (), error)
+    def take(name: VolumeName) -> None:
+        mine = {record.volume: record for record in known if record.name == name}
+        for record in [record for record in records if record.name == name and _has_course(record)]:
+            try:
+                with alone(runtime, record.volume):
+                    outcome = Course(shop, boot, record, watch=watch).settle()
+            except KeybrokerError as error:
+                outcome = CourseOutcome(record, (), error)
+            outcomes[record.volume], mine[record.volume] = outcome, outcome.record
+        if any(outcomes[volume].error for volume in outcomes.keys() & mine.keys()):
+            return  # a volume whose key or header is in trouble is not moved
+        for group in undertakings(mine.values()):
+            outcome = Undertaking(shop, boot, group, watch=watch).settle()
+            before = outcomes.get(outcome.record.volume)
+            taken = (*before.steps, *outcome.steps) if before is not None else outcome.steps
+            outcomes[outcome.record.volume] = CourseOutcome(outcome.record, taken, outcome.error)
 
-    at_once(take, records)
-    return [outcomes[record.volume] for record in records]
+    at_once(take, {record.name for record in records})
+    return list(outcomes.values())
+
+
+def _has_course(record: Record) -> bool:
+    """Say whether its keys are of any interest: of a disk that is to be erased they are not."""
+    return record.role == "holder" and not erasure.is_wanted(record)
 
 
 def _report_again(

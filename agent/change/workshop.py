@@ -7,10 +7,15 @@ Each looks itself before it writes, and compares afterwards what it has done wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping as Keys
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+from agent.plan.growth import Sizes
 from agent.plan.keyslots import Keyslots
+from agent.plan.situation import Stable
+from agent.plan.steps import Layer
 from agent.world import Broker as BootBroker
 from agent.world import Sighting, World
 from keybroker.wire.changes import (
@@ -92,6 +97,112 @@ class Headers(Protocol):
         """
 
 
+Watch = Callable[[int, int], None]
+"""Is told, again and again, how many bytes of how many long work has done; what it raises ends the work."""
+
+
+class Legs(Protocol):
+    """The stable device of a volume that moves, and the two disks that it stands on."""
+
+    def alone(self, holder: Record) -> AbstractContextManager[None]:
+        """Keep other agents of this machine from moving the volume meanwhile.
+
+        Raises:
+            KeybrokerError: BUSY where another one is at it.
+        """
+
+    def look(self, holder: Record, partner: Record) -> Stable:
+        """Say what stands under the name of both.
+
+        Raises:
+            KeybrokerError: WRONG_DEVICE for what is not ours, or stands on neither of the two.
+        """
+
+    def mirror(self, holder: Record, successor: Record) -> None:
+        """Have every write go to both disks, and the kernel copy the rest.
+
+        Raises:
+            KeybrokerError: IN_USE, WRONG_DEVICE (too small, too large blocks) for the target, and nothing was
+                written; TOOL_FAILED.
+        """
+
+    def wait(self, holder: Record, watch: Watch) -> None:
+        """Return when the mirror holds everything twice, or when one of its legs failed."""
+
+    def copy(self, holder: Record, successor: Record, watch: Watch) -> None:
+        """Copy what the target lacks, durably; both are held exclusively from here to ``release``.
+
+        Raises:
+            KeybrokerError: IN_USE where the stable device is there, or anything uses one of the two.
+        """
+
+    def verify(self, holder: Record, successor: Record, watch: Watch) -> tuple[int, str]:
+        """Compare all of what both hold, past every cache.
+
+        Returns:
+            The bytes that are alike, 0 where that was not seen; and, in words, where they differ while
+            nothing writes. Neither of them says that a leg failed meanwhile.
+        """
+
+    def drop(self, holder: Record, partner: Record) -> None:
+        """Have the stable device stand on the holder's disk alone.
+
+        Raises:
+            KeybrokerError: MISMATCH where that disk does not have all that was acknowledged; nothing changed.
+        """
+
+    def unlink(self, record: Record) -> None:
+        """Take the stable device away (IN_USE where somebody uses it)."""
+
+    def close(self, record: Record) -> None:
+        """Close a volume's dm-crypt device, on which nothing stands any more."""
+
+    def release(self, *records: Record) -> None:
+        """Let go of disks that are held; without an argument, of all."""
+
+
+class Growth(Protocol):
+    """The layers of an open volume."""
+
+    def sizes(self, record: Record) -> Sizes | None:
+        """Measure them; None where the volume is not open, or stands on two disks."""
+
+    def grow(self, record: Record, layer: Layer, keys: Keys[KeyVersion, Secret], seen: Sighting) -> None:
+        """Let one layer take all of the one below it.
+
+        Args:
+            keys: of use for dm-crypt only, as is the sighting's copy of the header.
+
+        Raises:
+            KeybrokerError: LOCKED_OUT, HEADER_REFUSED, TOOL_FAILED.
+        """
+
+
+class Wiping(Protocol):
+    """The end of a disk's header."""
+
+    def wipe(self, record: Record, watch: Watch) -> Wiped:
+        """Overwrite the header and all keyslots of a volume's disk, and see that they are gone.
+
+        Raises:
+            KeybrokerError: WRONG_DEVICE where the disk is in use, another, or has something of another's on
+                it, and nothing was written; CORRUPT where it keeps what was overwritten.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Wiped:
+    """What was done to a disk.
+
+    Attributes:
+        length: bytes from its start that are gone.
+        method: in words, for the record of destruction.
+    """
+
+    length: int
+    method: str
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """All that a change may touch.
@@ -103,3 +214,6 @@ class Workshop:
     world: World
     broker: Broker
     headers: Headers
+    legs: Legs
+    growth: Growth
+    wiping: Wiping

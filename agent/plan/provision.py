@@ -24,6 +24,8 @@ Rules, in the order in which the code follows them:
 
 from __future__ import annotations
 
+from typing import Final
+
 from agent.plan.situation import Content, Situation
 from agent.plan.steps import (
     Ask,
@@ -42,6 +44,9 @@ from agent.plan.steps import (
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Grant, Observation, Record, Refusal, SeenHeader
+
+HEADER_BYTES: Final = 4 << 20
+"""Of a header that we make: where the data begins on a new disk (``agent.luks.cryptsetup.DATA_OFFSET``)."""
 
 
 def next_step(grant: Grant, here: Situation) -> Step | None:
@@ -66,6 +71,8 @@ def next_step(grant: Grant, here: Situation) -> Step | None:
         return _swap(record, here)
     if here.mapping.reach == "open":
         return _inside(record, here)
+    if here.mapping.reach == "crypt" and record.role == "successor":
+        return None  # the stable name is the holder's; what goes in is copied from there
     if here.mapping.reach == "crypt":
         return Link("the encrypted device is there and is what it must be; its stable name is missing")
     return _closed(grant, here)

@@ -33,6 +33,13 @@ THEN: Final[dict[type, str]] = {
     steps.Tag: "Ask: the key is fetched anew, and has to open the header",
     steps.Promote: "Clear: the keyslot of the key before is killed",
     steps.Clear: "Backup: the broker gets a copy of the header",
+    steps.Mirror: "Copy: the kernel copies to the new disk",
+    steps.Copy: "Verify: what both disks hold is compared",
+    steps.Verify: "Switch: the new disk is the one that counts",
+    steps.Switch: "Drop: the old disk is written to no more",
+    steps.Drop: "Close: the old disk is closed",
+    steps.Close: "Wipe: its header and keyslots are overwritten",
+    steps.Wipe: "Erased: the broker is told",
 }
 """What is expected after a step; the next survey decides."""
 

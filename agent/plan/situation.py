@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from keybroker.wire.names import VolumeId
 from keybroker.wire.records import Observation
 from keybroker.wire.values import dataclass
 
@@ -29,6 +30,26 @@ class Mapping:
 
     reach: Reach = "closed"
     obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """What stands under a stable name, during a migration.
+
+    Attributes:
+        legs: the volumes on whose disks it stands; of a mirror's two, first the one that is copied. Empty
+            where there is no such device.
+        in_sync: both legs of a mirror hold everything.
+        failure: which leg of a mirror failed at what, in words; empty where none did.
+        used_by: who has it mounted, mapped or open, in words; empty where nobody has.
+        size_bytes: 0 where there is no such device.
+    """
+
+    legs: tuple[VolumeId, ...] = ()
+    in_sync: bool = False
+    failure: str = ""
+    used_by: str = ""
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from keybroker.wire.names import KeyVersion
 from keybroker.wire.records import Device
 from keybroker.wire.values import dataclass
 
+Layer = Literal["crypt", "linear", "filesystem"]
+"""Of an open volume, from the bottom up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -173,6 +176,13 @@ class Reencrypt:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlink:
+    """Take the stable device away, which nothing uses."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mirror:
     """Have every write to the stable device go to both disks, and the kernel copy the rest; reads go on."""
 
@@ -232,7 +242,7 @@ class Erased:
 class Grow:
     """Let one layer of an open volume take all of the one below it."""
 
-    layer: Literal["crypt", "linear", "filesystem"]
+    layer: Layer
     reason: str
 
 
@@ -250,7 +260,8 @@ Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready |
 Change = (
     Stage | Fill | Tag | Backup | Promote | Clear | Retire  # rotation
     | Announce | Begin | Reencrypt | Finish  # re-encryption
-    | Mirror | Copy | Verify | Switch | Drop | Close | Wipe | Erased | Grow  # migration, erasure, resizing
+    | Unlink | Mirror | Copy | Verify | Switch | Drop | Close  # migration
+    | Wipe | Erased | Grow  # erasure, resizing
 )  # fmt: skip
 """Of a volume that is in use; a migration also takes steps of a boot, for its successor."""
 

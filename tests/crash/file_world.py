@@ -55,7 +55,8 @@ class FileWorld:
         return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
 
     def workshop(self, broker: ChangeBroker) -> Workshop:
-        return Workshop(self.world(), broker, MachineHeaders(self, self.directory / "run"))
+        headers = MachineHeaders(self, self.directory / "run")
+        return Workshop(self.world(), broker, headers, _NoDevices(), _NoDevices(), _NoDevices())
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -162,6 +163,13 @@ def sectors_of(image: copy.HeaderImage) -> Iterator[tuple[int, bytes]]:
                 yield offset + at, held[at : at + inscription.SECTOR]
 
 
+class _NoDevices:
+    """What needs device-mapper is tried in the model and on a real kernel."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is tried in the model and on a real kernel")
+
+
 def _sparse(path: Path, size: int) -> None:
     with path.open("wb") as file:
         file.truncate(size)
@@ -189,9 +197,11 @@ class _Disks:
             seen = Observation(record.volume, "luks2", device, header.seen())
             return Sighting(seen, copy.pack(header, disk.read))
 
-    def compose(self, record: Record, key: Secret) -> Composed:
+    def compose(self, record: Record, key: Secret, sector_size: int | None = None) -> Composed:
         assert record.current is not None
-        return machine.compose(record, record.current, key, sector_size=512, runtime=self._world.directory)
+        return machine.compose(
+            record, record.current, key, sector_size=sector_size or 512, runtime=self._world.directory
+        )
 
     def inscribe(self, record: Record, copied: Secret) -> None:
         with self._world.open(record) as disk:

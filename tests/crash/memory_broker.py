@@ -26,13 +26,14 @@ from keybroker.wire.messages import (
     UnlockRequest,
 )
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Grant, Observation, Record, Refusal
 from keybroker.wire.reports import ReportReply, ReportRequest
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import replace
-from tests.crash import memory_keys
+from tests.crash import memory_keys, memory_moving
 
 
 class MemoryBroker:
@@ -153,13 +154,43 @@ class MemoryBroker:
         raise memory_keys.conflict(self._record(volume), "there is no order")
 
     def finish(self, volume: VolumeId, order: int) -> Record:
-        raise memory_keys.conflict(self._record(volume), "there is no order")
+        with self._entered():
+            record = self._record(volume)
+            return self._save(record, order=None) if record.order and record.order.number == order else record
 
     def switch(self, volume: VolumeId, request: SwitchRequest) -> SwitchReply:
-        raise memory_keys.conflict(self._record(volume), "it is no successor")
+        with self._entered():
+            record = self._record(volume)
+            if record.partner is None:
+                raise memory_keys.conflict(record, "it is no successor")
+            both = memory_moving.switched(record, self._record(record.partner), request)
+            self.records.update({each.volume: each for each in both})
+            return SwitchReply(*both)
 
     def erased(self, volume: VolumeId, request: ErasedRequest) -> Record:
-        raise memory_keys.conflict(self._record(volume), "it is not to be erased")
+        with self._entered():
+            record = self._record(volume)
+            changed = memory_moving.erased(record, request)
+            if changed != record and record.partner is not None:
+                self._save(self._record(record.partner), partner=None)
+            self.records[volume] = changed
+            return changed
+
+    def migrate(self, volume: VolumeId, successor: Record, *, offline: bool = False) -> None:
+        """Have a volume moved to another disk, as an operator does."""
+        both = memory_moving.ordered(self._record(volume), successor, offline=offline)
+        self.records.update({each.volume: each for each in both})
+
+    def cancel(self, volume: VolumeId) -> None:
+        """Take a migration back."""
+        record = self._record(volume)
+        assert record.partner is not None
+        both = memory_moving.dropped(record, self._record(record.partner))
+        self.records.update({each.volume: each for each in both})
+
+    def order(self, volume: VolumeId, order: Order) -> None:
+        """Order something else."""
+        self._save(self._record(volume), order=order)
 
     def adopt(self, volume: VolumeId, request: AdoptionRequest) -> Record:
         raise memory_keys.conflict(self._record(volume), "it is not to be adopted")

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Keys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.change.workshop import Workshop
 from agent.plan import steps
 from agent.plan.situation import Content, Mapping
 from agent.world import Composed, Sighting, World
-from keybroker.wire.names import KeyVersion, VolumeId
+from keybroker.wire.names import KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.profile import MIB
 from keybroker.wire.records import Device, Observation, Record
 from keybroker.wire.secret import Secret
 from tests.crash.memory_broker import MemoryBroker
 from tests.crash.memory_header import Luks
 from tests.crash.memory_headers import MemoryHeaders
+from tests.crash.memory_legs import MemoryGrowth, MemoryLegs, MemoryWiping
 
 SECTORS = ("first", "second", "keyslots-1", "keyslots-2")
 
@@ -35,6 +37,8 @@ class Inside:
     touched: bool = False
     unfinished: bool = False
     rows: str = ""
+    linear: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -80,13 +84,16 @@ class MemoryWorld:
         self.arriving: dict[str, Disk] = {}
         self.layout = tuple(records)
         self.headers = MemoryHeaders(self)
+        self.legs_of = MemoryLegs(self)
+        self.growth = MemoryGrowth(self)
+        self.wiping = MemoryWiping(self)
         self.power_cut()
 
     def world(self) -> World:
         return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
 
     def workshop(self) -> Workshop:
-        return Workshop(self.world(), self.broker, self.headers)
+        return Workshop(self.world(), self.broker, self.headers, self.legs_of, self.growth, self.wiping)
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -95,6 +102,22 @@ class MemoryWorld:
         """Lose all that only the kernel knew."""
         self.reach: dict[VolumeId, Mapping] = {}
         self.mounted: set[VolumeId] = set()
+        self.legs: dict[VolumeName, tuple[VolumeId, ...]] = {}
+        self.synced: set[VolumeName] = set()
+        self.end_process()
+
+    def end_process(self) -> None:
+        """Lose what only a process had."""
+        self.legs_of.held.clear()
+
+    def size(self, volume: VolumeId) -> int:
+        """Return the room for data on a volume's disk, in bytes."""
+        return self.disk(self.broker.records[volume]).device.size_bytes - 4 * MIB
+
+    def duplicate(self, source: VolumeId, target: VolumeId) -> None:
+        """Have one disk hold what another does."""
+        records = self.broker.records
+        self.disk(records[target]).inside = replace(self.disk(records[source]).inside)
 
     def disk(self, record: Record) -> Disk:
         found = self.disks.get(record.device.serial if record.device else record.serial)
@@ -128,7 +151,8 @@ class MemoryWorld:
 
     def write_rows(self, record: Record, rows: str) -> None:
         assert record.volume in self.mounted, "the database would write to the bare mount point"
-        self.disk(record).inside.rows = rows
+        for leg in self.legs.get(record.name, (record.volume,)):
+            self.disk(self.broker.records[leg]).inside.rows = rows
 
     def partial(self, step: type, *arguments: Any) -> None:
         """Do part of an effect; the broker's own are transactions, so of those nothing is done."""
@@ -146,6 +170,10 @@ class MemoryWorld:
             self.reach[record.volume] = Mapping("crypt")
         elif step in (steps.Fill, steps.Tag, steps.Clear):
             self.headers.partial(step, *arguments)
+        elif step is steps.Wipe:
+            self.wiping.partial(arguments[0])
+        else:
+            self.legs_of.partial(step, *arguments)
 
     def check_inscription(self, record: Record, copied: Secret) -> None:
         disk = self.disk(record)
@@ -190,7 +218,7 @@ class _Disks:
             return Sighting(Observation(record.volume, "blank", disk.device))
         return Sighting(Observation(record.volume, "other", disk.device, detail=disk.foreign or "not zero"))
 
-    def compose(self, record: Record, key: Secret) -> Composed:
+    def compose(self, record: Record, key: Secret, sector_size: int | None = None) -> Composed:
         assert record.current is not None
         self._world.composed += 1
         keyslots, token = {0: key.reveal().decode()}, {0: int(record.current)}
@@ -213,7 +241,15 @@ class _Mappings:
         self._world = world
 
     def look(self, record: Record) -> Mapping:
-        return self._world.reach.get(record.volume, Mapping())
+        reach = self._world.reach.get(record.volume, Mapping())
+        if record.is_swap or reach.reach == "closed":
+            return reach
+        if record.role != "holder":
+            return Mapping("crypt")
+        legs = self._world.legs.get(record.name, ())
+        if legs and record.volume not in legs:
+            return Mapping(obstacle=f"its stable device stands on {legs}")
+        return Mapping("open" if legs else "crypt")
 
     def open(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> tuple[str, ...]:
         if self.look(record).reach != "closed":
@@ -230,6 +266,10 @@ class _Mappings:
 
     def link(self, record: Record) -> None:
         assert self.look(record).reach != "closed", "a linear device over nothing"
+        assert record.role == "holder"
+        if record.volume in self._world.legs_of.held:
+            raise KeybrokerError(Problem.EXISTS, f"{record.name}: its disk is held")
+        self._world.legs[record.name] = (record.volume,)
         self._world.reach[record.volume] = Mapping("open")
 
     def swap_on(self, record: Record) -> None:
@@ -243,7 +283,7 @@ class _Filesystems:
         self._world = world
 
     def look(self, record: Record) -> Content:
-        assert self._world.reach[record.volume].reach == "open"
+        assert self._world.legs[record.name] == (record.volume,)
         inside = self._world.disk(record).inside
         return Content(inside.kind, not inside.touched, inside.unfinished)
 

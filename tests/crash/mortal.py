@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from agent.change.workshop import Broker as ChangeBroker
-from agent.change.workshop import Headers, Workshop
+from agent.change.workshop import Growth, Headers, Legs, Wiping, Workshop
 from agent.plan import steps
 from agent.world import Broker, Disks, Filesystems, Mappings, World
 from keybroker.wire.messages import DepositRequest
@@ -33,10 +33,24 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Promote: ("broker", "promote"),
     steps.Clear: ("headers", "clear"),
     steps.Retire: ("broker", "retire"),
+    steps.Unlink: ("legs", "unlink"),
+    steps.Mirror: ("legs", "mirror"),
+    steps.Copy: ("legs", "wait"),
+    steps.Verify: ("legs", "verify"),
+    steps.Switch: ("broker", "switch"),
+    steps.Drop: ("legs", "drop"),
+    steps.Close: ("legs", "close"),
+    steps.Wipe: ("wiping", "wipe"),
+    steps.Erased: ("broker", "erased"),
+    steps.Grow: ("growth", "grow"),
+    steps.Finish: ("broker", "finish"),
 }
 """Which method each step is the effect of; a test holds that no step is missing."""
 
-BY_METHOD: Final = {place: step for step, place in EFFECTS.items() if step is not steps.Backup}
+BY_METHOD: Final = {
+    **{place: step for step, place in EFFECTS.items() if step is not steps.Backup},
+    ("legs", "copy"): steps.Copy,  # offline; the other one is a mirror's
+}
 
 MOMENTS: Final = ("before", "during", "after", "twice", "unanswered")
 
@@ -85,6 +99,9 @@ class Mortal:
                 world=self.world,
                 broker=cast(ChangeBroker, _Proxy(self, "broker", inner.broker)),
                 headers=cast(Headers, _Proxy(self, "headers", inner.headers)),
+                legs=cast(Legs, _Proxy(self, "legs", inner.legs)),
+                growth=cast(Growth, _Proxy(self, "growth", inner.growth)),
+                wiping=cast(Wiping, _Proxy(self, "wiping", inner.wiping)),
             )
 
     @property

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.broker.connection import Credentials
+from agent.change import outfit
 from agent.change.broker import ChangeClient
 from agent.change.course import Course
-from agent.change.headers import MachineHeaders
 from agent.change.workshop import Broker, Workshop
 from agent.places import Places
 from agent.plan import settling
@@ -66,7 +66,7 @@ class Wire(ChangeClient):
 
 
 def workshop(vm: Rig, world: World, broker: Broker) -> Workshop:
-    return Workshop(world, broker, MachineHeaders(Places(vm.devices), vm.runtime))
+    return outfit.fitted(world, broker, Places(vm.devices), vm.runtime)
 
 
 def settle(vm: Rig, record: Record) -> Record:
