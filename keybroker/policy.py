@@ -9,6 +9,7 @@ What ``release`` decides, by what stands at the volume's place and by the volume
 | luks2, the pinned one | not blank | not blank | keys | keys |
 | luks2, the pinned one, with requirements | not blank | not blank | – | refused, but see below |
 | luks2, another one | not blank | not blank | refused | refused, but see below |
+| luks2, the pinned one, beside a second volume key | not blank | not blank | refused | refused |
 | other, or a swap mark | not blank | not blank | – | refused |
 
 ``–``: neither keys nor a refusal, the agent has a step to do first; so it is for a volume that is not in the
@@ -227,6 +228,8 @@ def _formatted(volume: Volume, keys: Keyring, seen: Observation) -> Release | Re
 
 def _whole(volume: Volume, keys: Keyring, header: SeenHeader) -> Release | Refusal:
     """Decide on a header that is the volume's own, and at rest."""
+    if header.others:
+        return Refusal(Problem.HEADER_REFUSED, "the header has two volume keys, and is at rest")
     if volume.sequence is None or header.sequence >= volume.sequence:
         return Release(keys.live, _notes(volume, header))
     if volume.block_older:
@@ -281,9 +284,7 @@ def _in_between(volume: Volume, keys: Keyring, header: SeenHeader) -> Release | 
         return Refusal(Problem.HEADER_REFUSED, f"the header has a volume key that nobody announced: {named}")
     if header.requirements:
         return Release(keys.live, ("a re-encryption is in progress", *_notes(volume, header)))
-    if header.others:
-        return Refusal(Problem.HEADER_REFUSED, "the header has two volume keys, and is at rest")
-    if header.pin.digest == announced:
+    if header.pin.digest == announced and not header.others:
         return Release(keys.live, _notes(volume, header))
     return _whole(volume, keys, header)
 

@@ -73,6 +73,10 @@ class Client:
         """Ask for something new (errors as ``get``)."""
         return self._call("POST", path, body, {}).document
 
+    def delete(self, *path: str) -> dict[str, Any]:
+        """Ask that something be no more (errors as ``get``)."""
+        return self._call("DELETE", path, None, {}).document
+
     def _call(
         self, method: str, path: tuple[str, ...], body: dict[str, Any] | None, query: dict[str, str | int]
     ) -> Answer:

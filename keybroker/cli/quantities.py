@@ -41,6 +41,24 @@ def show_size(size: int) -> str:
     return f"{size}{unit}"
 
 
+def short_size(size: int) -> str:
+    """Write bytes for people: 1503238553 is ``1.4G``; three digits are enough for whom it is for."""
+    number, unit = float(size), ""
+    for next_unit in _UNITS:
+        if number < 1000:
+            break
+        number, unit = number / 1024, next_unit
+    return f"{number:.0f}{unit}" if number >= 10 or not unit else f"{number:.1f}{unit}"
+
+
+def short_duration(seconds: float) -> str:
+    """Write a span for people: ``45s``, ``12m``, ``3h``, ``17d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0, seconds):.0f}s"
+
+
 def parse_duration(text: str) -> int:
     """Read ``90s``, ``30m``, ``2h``, ``7d`` or a number of seconds.
 

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from keybroker.cli.access import find_access, operator_options
-from keybroker.cli.quantities import parse_size, show_size
-from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
-from keybroker.wire.names import VolumeName, mapper_name
-from keybroker.wire.profile import CIPHERS
+from keybroker.cli.change import cancel, print_volumes, reencrypt, resize, rotate
+from keybroker.cli.disks import encrypt, erase, migrate
+from keybroker.cli.facts import show_volume
+from keybroker.cli.quantities import parse_size
+from keybroker.cli.record import record
+from keybroker.cli.screen import note, print_json
+from keybroker.wire.profile import ADOPTED_CIPHERS, CIPHERS
 from keybroker.wire.records import FILESYSTEMS
-
-_COLUMNS = ("ADDON", "VOLUME", "STAGE", "SIZE", "FS", "MOUNT", "KEY", "SERIAL")
 
 
 @click.group()
@@ -27,7 +28,15 @@ def volume() -> None:
     \b
       keybroker volume add shop-db data --size 20G --mount /var/lib/postgresql
       keybroker volume list shop-db
+    \b
+    Of a volume in use, an operator says what is wanted; its host does it, and every step survives a crash:
+      keybroker volume rotate shop-db data --wait
+      keybroker volume migrate shop-db data --size 40G --wait
     """
+
+
+for _verb in (rotate, reencrypt, migrate, encrypt, resize, erase, cancel, record):
+    volume.add_command(_verb)
 
 
 @volume.command()
@@ -50,6 +59,7 @@ def volume() -> None:
     help="Filesystem to make on it; swap for a swap volume, none to leave it raw.",
 )
 @click.option("--serial", help="Serial of its disk, if it cannot be the volume's id.")
+@click.option("--plain", is_flag=True, help="Its disk holds a filesystem in the clear: see volume encrypt.")
 @operator_options
 def add(
     addon: str,
@@ -59,6 +69,7 @@ def add(
     mount: str | None,
     fs: str,
     serial: str | None,
+    plain: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -87,21 +98,25 @@ def add(
         mount=mount,
         filesystem=fs,
         serial=serial,
+        origin="plain" if plain else "blank",
     )
     if as_json:
         print_json({**answer.document, "changed": answer.created})
         return
     note(f"volume {addon}/{name}: {'added' if answer.created else 'unchanged'}")
-    _show(answer.document)
-    if answer.created:
+    show_volume(answer.document)
+    if answer.created and plain:
+        note(f"next: keybroker volume encrypt {addon} {name} --help")
+    elif answer.created:
         note(f"next: attach a blank disk with the serial {answer.document['serial']}")
 
 
 @volume.command("list")
 @click.argument("addon", required=False)
+@click.option("--all", "everything", is_flag=True, help="With those that are erased.")
 @operator_options
-def list_volumes(addon: str | None, as_json: bool, **options: Any) -> None:
-    """List all volumes, or those of ADDON.
+def list_volumes(addon: str | None, everything: bool, as_json: bool, **options: Any) -> None:
+    """List all volumes, or those of ADDON: what is wanted of each, and how old its key is.
 
     \b
       keybroker volume list
@@ -114,22 +129,7 @@ def list_volumes(addon: str | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(document)
         return
-    print_table(
-        _COLUMNS,
-        [
-            (
-                one["addon"],
-                one["name"],
-                one["stage"],
-                show_size(one["size_bytes"]),
-                one["filesystem"],
-                one["mount"],
-                one["current"],
-                one["serial"],
-            )
-            for one in document["volumes"]
-        ],
-    )
+    print_volumes([one for one in document["volumes"] if everything or one["stage"] != "erased"])
 
 
 @volume.command()
@@ -137,7 +137,9 @@ def list_volumes(addon: str | None, as_json: bool, **options: Any) -> None:
 @click.argument("name")
 @operator_options
 def show(addon: str, name: str, as_json: bool, **options: Any) -> None:
-    """Show one volume: its stage, its disk, its header and its key's version; never its key.
+    """Show one volume: what is wanted of it and how far that is, its disk, header and key version.
+
+    Never its key.
 
     \b
       keybroker volume show shop-db data
@@ -148,31 +150,73 @@ def show(addon: str, name: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(document)
     else:
-        _show(document)
+        show_volume(document)
 
 
-def _show(one: dict[str, Any]) -> None:
-    device, pin = one["device"], one["pin"]
-    size = show_size(one["size_bytes"])
-    print_facts(
-        [
-            ("volume", one["volume"]),
-            ("addon", one["addon"]),
-            ("name", one["name"]),
-            ("stage", one["stage"]),
-            ("size", size),
-            ("serial", one["serial"]),
-            (
-                "cipher",
-                "random key at each boot" if one["filesystem"] == "swap" else one["profile"]["cipher"],
-            ),
-            ("filesystem", one["filesystem"]),
-            ("mount", one["mount"]),
-            ("opens as", f"/dev/mapper/{mapper_name(VolumeName(one['name']))}"),
-            ("key version", one["current"]),
-            ("disk", device and f"{device['serial']}, {show_size(device['size_bytes'])}"),
-            ("LUKS UUID", pin and pin["uuid"]),
-            ("revision", one["revision"]),
-            ("created", moment(one["created"])),
-        ]
+@volume.command()
+@click.argument("addon")
+@click.argument("name")
+@click.option("--uuid", required=True, help="LUKS UUID of its header: cryptsetup luksUUID DEVICE.")
+@click.option("--serial", required=True, help="Serial of its disk: lsblk -o NAME,SERIAL.")
+@click.option("--mount", help="Where it is mounted.")
+@click.option("--fs", type=click.Choice(["ext4", "none", "xfs"]), required=True, help="What is in it.")
+@click.option("--size", default="16M", show_default=True, help="The least size of its disk.")
+@click.option(
+    "--argon2-memory",
+    type=click.IntRange(0, 4096),
+    default=1024,
+    show_default=True,
+    help="Most memory that a keyslot of it may ask for, in MiB; 0 refuses argon2.",
+)
+@click.option(
+    "--cipher", type=click.Choice(list(ADOPTED_CIPHERS)), default="aes-xts-plain64", show_default=True
+)
+@operator_options
+def adopt(
+    addon: str,
+    name: str,
+    uuid: str,
+    serial: str,
+    mount: str | None,
+    fs: str,
+    size: str,
+    argon2_memory: int,
+    cipher: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Declare a LUKS2 volume that somebody else formatted; done again, it changes nothing.
+
+    Its host takes it over with one passphrase that opens it: ours is added, proven, and the header backed
+    up. Keyslots and tokens of others (clevis, systemd, recovery) stay as they are.
+
+    \b
+      keybroker volume adopt shop-db old --uuid 0c7a2c1e-7d0b-4f57-9a3c-52b1b7a6a001 \\
+          --serial WD-WX41A1234567 --mount /srv/old --fs ext4
+    \b
+    Then on its host:
+      keybroker-agent adopt old < passphrase
+    """
+    from keybroker.cli.client import Client
+
+    answer = Client(find_access(options, Path.home())).put(
+        "addons",
+        addon,
+        "volumes",
+        name,
+        size_bytes=parse_size(size),
+        cipher=cipher,
+        mount=mount,
+        filesystem=fs,
+        serial=serial,
+        origin="foreign",
+        luks_uuid=uuid.lower(),
+        argon2_memory_kib=argon2_memory << 10,
     )
+    if as_json:
+        print_json({**answer.document, "changed": answer.created})
+        return
+    note(f"volume {addon}/{name}: {'declared' if answer.created else 'unchanged'}")
+    show_volume(answer.document)
+    if answer.created:
+        note(f"next, on its host: keybroker-agent adopt {name} < passphrase")

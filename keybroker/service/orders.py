@@ -22,7 +22,7 @@ from keybroker.wire.fields import LARGEST_INTEGER
 from keybroker.wire.names import VolumeId
 from keybroker.wire.orders import SLOWEST, Order
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import MIB
+from keybroker.wire.profile import CIPHERS, MIB
 from keybroker.wire.records import Record
 
 HEADER_ROOM = 4 * MIB
@@ -144,12 +144,13 @@ def _successor(
     size = least if spec.size_bytes is None else spec.size_bytes
     if not least <= size <= LARGEST_INTEGER:
         raise _malformed("size_bytes", f"must be {least} at least, or the data has no room")
+    cipher = holder.profile.cipher if holder.profile.cipher in CIPHERS else next(iter(CIPHERS))
     made = new_volume(
         broker,
         writing.addon_keys(holder.addon),
         holder.addon,
         holder.name,
-        VolumeSpec(size, holder.profile.cipher, holder.mount, holder.filesystem, spec.serial),
+        VolumeSpec(size, cipher, holder.mount, holder.filesystem, spec.serial),
         caller.now,
     )
     # A filesystem takes its block size for granted; a disk of larger sectors below it would not do.

@@ -81,9 +81,7 @@ def remains(volume: Volume, wiped: int | None = None) -> list[str]:
     keys = volume.keyring
     for old in keys.retired if keys else ():
         until = (
-            "until it is destroyed by an operator"
-            if old.destroy_after is None
-            else (f"until {rfc3339(old.destroy_after)}")
+            "until further notice" if old.destroy_after is None else (f"until {rfc3339(old.destroy_after)}")
         )
         words.append(f"key version {old.version}, wrapped, at the broker {until}")
     if wiped is None and volume.device is not None:

@@ -18,7 +18,7 @@ from keybroker.wire import names
 from keybroker.wire.fields import LARGEST_INTEGER
 from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import CIPHERS, MIB, Profile, first_profile
+from keybroker.wire.profile import ADOPTED_CIPHERS, CIPHERS, MIB, Profile, adopted_profile, first_profile
 from keybroker.wire.records import FILESYSTEMS, Stage
 
 SMALLEST_DATA: Final = 16 * MIB
@@ -67,8 +67,9 @@ def read_spec(name: str, spec: VolumeSpec) -> None:
         raise _malformed("filesystem", f"must be one of {', '.join(sorted(FILESYSTEMS))}")
     if not least <= spec.size_bytes <= LARGEST_INTEGER:
         raise _malformed("size_bytes", f"must be {least} at least")
-    if spec.cipher not in CIPHERS:
-        raise _malformed("cipher", f"must be one of {', '.join(sorted(CIPHERS))}")
+    ciphers = ADOPTED_CIPHERS if spec.origin == "foreign" else CIPHERS
+    if spec.cipher not in ciphers:
+        raise _malformed("cipher", f"must be one of {', '.join(sorted(ciphers))}")
     if is_swap and spec.cipher != SWAP_CIPHER:
         raise _malformed("cipher", f"of swap is always {SWAP_CIPHER}")
     if spec.mount is not None:
@@ -115,21 +116,10 @@ def declared_alike(volume: Volume, spec: VolumeSpec) -> bool:
 
 
 def _profile(spec: VolumeSpec) -> Profile:
-    """Return the profile of a new volume; one that others formatted may have what they are known to write.
-
-    cryptsetup gives a header up to 32 keyslots and aligns the data to 16 MiB; LUKS1 converted has less.
-    """
-    profile = first_profile(spec.cipher)
+    """Return the profile of a new volume; one that others formatted may have what they are known to write."""
     if spec.origin != "foreign":
-        return profile
-    return replace(
-        profile,
-        data_offsets=(MIB, 64 * MIB),
-        argon2_memory_kib=spec.argon2_memory_kib,
-        most_keyslots=32,
-        flags=("allow-discards", "no-read-workqueue", "no-write-workqueue"),
-        foreign_tokens=True,
-    )
+        return first_profile(spec.cipher)
+    return replace(adopted_profile(spec.cipher), argon2_memory_kib=spec.argon2_memory_kib)
 
 
 _STAGES: Final[dict[str, Stage]] = {"blank": "new", "foreign": "foreign", "plain": "plain"}

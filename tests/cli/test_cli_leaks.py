@@ -6,10 +6,13 @@ import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.tls.running import Broker, Host, run_cli, running, unlock_request
+from tests.tls.running import Broker, Host, header, run_cli, running, unlock_request
+from tests.tls.test_tls_changes import proof
+from tests.tls.test_tls_roles import REPORT
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,48 @@ def host(broker: Broker) -> Host:
 def secrets(broker: Broker, host: Host) -> list[bytes]:
     """The real passphrases, as the host has got them, in the forms in which they might turn up."""
     found = []
-    for name in ("data", "logs", "index"):
+    for name in ("data", "logs", "index", "gone"):
         volume = broker.add_volume("shop", name)
-        passphrase = broker.claim(host, volume)
-        reply = broker.ask("POST", "/v1/unlock", unlock_request(volume), who=host.files)
-        assert passphrase in reply.body.decode(), "unlock gives the key that claim gave"
-        raw = base64.urlsafe_b64decode(passphrase + "=")
-        found.extend([passphrase.encode(), raw, raw.hex().encode(), base64.b64encode(raw)])
-    return found
+        if name == "logs":
+            passphrase = broker.claim(host, volume)
+            reply = broker.ask("POST", "/v1/unlock", unlock_request(volume), who=host.files)
+            assert passphrase in reply.body.decode(), "unlock gives the key that claim gave"
+        else:
+            passphrase = broker.make_ready(host, volume)
+        found.append(passphrase)
+        if name == "data":
+            found += _rotated(broker, host, volume)
+    erase = {"kind": "erase", "disk_gone": True}
+    broker.ask("PUT", "/v1/addons/shop/volumes/gone/order", erase, who=broker.operator)
+    return [form for passphrase in found for form in _forms(passphrase)]
+
+
+def _forms(passphrase: str) -> list[bytes]:
+    raw = base64.urlsafe_b64decode(passphrase + "=")
+    return [passphrase.encode(), raw, raw.hex().encode(), base64.b64encode(raw)]
+
+
+def _rotated(broker: Broker, host: Host, volume: dict[str, Any]) -> list[str]:
+    """Have a key rotated, by the host's own calls, and return the new one."""
+    at = f"/v1/volumes/{volume['volume']}"
+    wanted = broker.ask("PUT", "/v1/addons/shop/volumes/data/wanted", {}, who=broker.operator).document
+    grant = broker.ask("PUT", f"{at}/staged", {"revision": wanted["revision"]}, who=host.files).document
+    new: str = grant["keys"]["2"]
+    said = {"revision": grant["record"]["revision"], "proof": proof(volume, 2, new, 4)}
+    promoted = broker.ask("PUT", f"{at}/current", said, who=host.files).document
+    left = {"revision": promoted["revision"], "header": header(volume, 5), "copy": "S0JIMQ=="}
+    left["proof"] = proof(volume, 2, new, 5)
+    assert broker.ask("PUT", f"{at}/header", left, who=host.files).status == 200
+    retired = broker.ask("DELETE", f"{at}/keys/1", who=host.files)
+    assert retired.status == 200
+    report = {**REPORT, "volumes": [
+        {"volume": volume["volume"], "state": "open", "opened_by": 2, "sequence": 5, "activity": None,
+         "trouble": None, "proof": proof(volume, 2, new, 5)},
+    ]}  # fmt: skip
+    told = broker.ask("POST", "/v1/report", report, who=host.files)
+    assert told.status == 200
+    assert new not in told.body.decode() + retired.body.decode()
+    return [new]
 
 
 def leaks(text: bytes, secrets: list[bytes]) -> list[bytes]:
@@ -50,6 +87,13 @@ VERBS = [
     ("volume", "show", "shop", "data"),
     ("volume", "show", "shop", "logs"),
     ("volume", "add", "shop", "data", "--size", "1G", "--mount", "/srv/data"),
+    ("volume", "rotate", "shop", "data"),
+    ("volume", "rotate", "shop", "--dry-run"),
+    ("volume", "record", "shop", "gone"),
+    ("volume", "migrate", "shop", "index", "--serial", "new-index"),
+    ("volume", "cancel", "shop", "index"),
+    ("volume", "reencrypt", "shop", "data"),
+    ("volume", "list", "--all"),
     ("host", "list"),
     ("audit", "tail", "--limit", "1000"),
     ("check",),
@@ -74,6 +118,7 @@ def test_no_verb_prints_one(
         "/v1/addons/shop",
         "/v1/volumes",
         "/v1/addons/shop/volumes/data",
+        "/v1/addons/shop/volumes/gone/statements",
         "/v1/hosts",
         "/v1/audit?limit=1000",
     ],

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.cli.transcript import Transcript
-from tests.tls.running import Broker, running
+from tests.tls.running import Broker, run_cli, running
 
 VERBS = [
     ("init",),
@@ -20,6 +20,15 @@ VERBS = [
     ("volume", "add"),
     ("volume", "list"),
     ("volume", "show"),
+    ("volume", "adopt"),
+    ("volume", "rotate"),
+    ("volume", "reencrypt"),
+    ("volume", "migrate"),
+    ("volume", "encrypt"),
+    ("volume", "resize"),
+    ("volume", "erase"),
+    ("volume", "cancel"),
+    ("volume", "record"),
     ("host",),
     ("host", "enrol"),
     ("host", "list"),
@@ -101,6 +110,66 @@ def test_volume_in_use(transcript: Transcript, broker: Broker) -> None:
     broker.claim(broker.enrol("used"), volume)
     transcript.run("volume", "show", "used", "data")
     transcript.run("volume", "list", "used")
+
+
+def test_volume_changes(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("moves")
+    volume = broker.add_volume("moves", "data")
+    host = broker.enrol("moves")
+    broker.make_ready(host, volume)
+    transcript.run("volume", "list", "moves")
+    transcript.run("volume", "rotate", local=True)
+    transcript.run("volume", "rotate", "moves", "--older-than", "90d")
+    transcript.run("volume", "rotate", "moves", "--dry-run")
+    transcript.run("volume", "rotate", "moves", "data")
+    transcript.run("volume", "rotate", "moves", "data")
+    transcript.run("volume", "rotate", "moves", "data", "--wait", "--timeout", "1s")
+    transcript.run("volume", "reencrypt", "moves", "data", "--rate", "50M", "--at-boot", "before")
+    transcript.run("volume", "resize", "moves", "data")
+    transcript.run("volume", "show", "moves", "data")
+    transcript.run("volume", "cancel", "moves", "data")
+    transcript.run("volume", "cancel", "moves", "data")
+
+
+def test_volume_migration(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("disks")
+    volume = broker.add_volume("disks", "data")
+    broker.make_ready(broker.enrol("disks"), volume)
+    transcript.run("volume", "migrate", "disks", "data", "--size", "1M")
+    transcript.run("volume", "migrate", "disks", "data", "--size", "2G", "--serial", "new-disk")
+    transcript.run("volume", "list", "disks")
+    transcript.run("volume", "cancel", "disks", "data", "--json")
+    transcript.run("volume", "encrypt", "disks", "data", "--backed-up")
+
+
+def test_volume_of_others(transcript: Transcript, broker: Broker) -> None:
+    broker.add_addon("lent")
+    transcript.run("volume", "add", "lent", "old", "--plain", "--size", "1G", "--mount", "/srv/old",
+                   "--serial", "old-disk")  # fmt: skip
+    transcript.run("volume", "encrypt", "lent", "old")
+    transcript.run("volume", "encrypt", "lent", "old", "--backed-up")
+    transcript.run("volume", "show", "lent", "old")
+    transcript.run(
+        "volume", "adopt", "lent", "lent", "--uuid", "0c7a2c1e-7d0b-4f57-9a3c-52b1b7a6a001",
+        "--serial", "lent-disk", "--mount", "/srv/lent", "--fs", "xfs",
+    )  # fmt: skip
+
+
+def test_volume_erasure(transcript: Transcript, broker: Broker, tmp_path: Path) -> None:
+    broker.add_addon("gone")
+    volume = broker.add_volume("gone", "data")
+    broker.make_ready(broker.enrol("gone"), volume)
+    transcript.run("volume", "record", "gone", "data")
+    transcript.run("volume", "erase", "gone", "data", "--yes", "--disk-gone")
+    transcript.run("volume", "list", "gone", "--all")
+    run_cli("volume", "record", "gone", "data", "--to", str(tmp_path), "--config", str(broker.config))
+    (kept,) = tmp_path.glob("*.record")
+    transcript.run("volume", "record", "gone", "data")
+    transcript.broker.directory.joinpath("kept.record").write_text(kept.read_text())
+    transcript.run("volume", "record", "--verify", str(transcript.broker.directory / "kept.record"))
+    forged = kept.read_text().replace("disk is gone", "disk is here")
+    transcript.broker.directory.joinpath("kept.record").write_text(forged)
+    transcript.run("volume", "record", "--verify", str(transcript.broker.directory / "kept.record"))
 
 
 def test_host(transcript: Transcript, broker: Broker) -> None:

@@ -17,8 +17,9 @@ HEADING = "## Every command\n"
 
 BROKER = (
     "", "init", "serve", "check", "addon", "addon add", "addon list", "addon show", "volume", "volume add",
-    "volume list", "volume show", "host", "host enrol", "host list", "host show", "host revoke", "audit",
-    "audit tail",
+    "volume adopt", "volume list", "volume show", "volume rotate", "volume reencrypt", "volume migrate",
+    "volume encrypt", "volume resize", "volume erase", "volume cancel", "volume record", "host",
+    "host enrol", "host list", "host show", "host revoke", "audit", "audit tail",
 )  # fmt: skip
 AGENT = (
     "", "enrol", "unlock", "lock", "status", "doctor", "renew", "restore-header", "settle", "plan", "prove",
