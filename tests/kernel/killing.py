@@ -27,9 +27,9 @@ from agent.places import Places
 from agent.plan import settling
 from agent.turn import alone
 from agent.world import World
-from keybroker.wire.changes import PromoteRequest, StageRequest
+from keybroker.wire.changes import ErasedRequest, PromoteRequest, StageRequest, SwitchRequest
 from keybroker.wire.fields import Fields
-from keybroker.wire.messages import DepositRequest, UnlockRequest
+from keybroker.wire.messages import ClaimRequest, DepositRequest, UnlockRequest
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
@@ -40,10 +40,17 @@ _T = TypeVar("_T")
 
 Answer = Callable[[ServiceBroker, VolumeId, Fields, str], Any]
 
+Act = Callable[[Workshop], KeybrokerError | None]
+"""What an agent does in its workshop; returns what stopped it."""
+
 ANSWERS: dict[str, Answer] = {
     "PUT staged": lambda broker, volume, body, _: broker.stage(volume, StageRequest.read(body)),
     "PUT current": lambda broker, volume, body, _: broker.promote(volume, PromoteRequest.read(body)),
     "PUT header": lambda broker, volume, body, _: broker.deposit(volume, DepositRequest.read(body)),
+    "PUT device": lambda broker, volume, body, _: broker.claim(volume, ClaimRequest.read(body)),
+    "GET header": lambda broker, volume, _, __: broker.header_copy(volume),
+    "PUT holder": lambda broker, volume, body, _: broker.switch(volume, SwitchRequest.read(body)),
+    "PUT erased": lambda broker, volume, body, _: broker.erased(volume, ErasedRequest.read(body)),
     "DELETE keys": lambda broker, volume, _, number: broker.retire(volume, KeyVersion(int(number))),
 }
 
@@ -83,10 +90,19 @@ def settle_and_be_killed(vm: Rig, record: Record, seconds: float, *, programs: b
     Args:
         programs: what it has started is killed with it, as systemd does; otherwise that runs to its end.
     """
+
+    def act(shop: Workshop) -> KeybrokerError | None:
+        return Course(shop, BOOT, record).settle().error
+
+    return act_and_be_killed(vm, act, seconds, programs=programs)
+
+
+def act_and_be_killed(vm: Rig, act: Act, seconds: float, *, programs: bool) -> bool:
+    """Do something in another process, as ``settle_and_be_killed`` does."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _be_the_agent(vm, record, ours, theirs)
+        _be_the_agent(vm, act, ours, theirs)
     theirs.close()
     until = time.monotonic() + seconds
     _serve(vm.broker, ours, until)
@@ -97,20 +113,22 @@ def settle_and_be_killed(vm: Rig, record: Record, seconds: float, *, programs: b
             os.kill(each, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     ours.close()
-    while any(path.read_text() == "cryptsetup\n" for path in Path("/proc").glob("[0-9]*/comm")):
+    while any(
+        path.read_text() in ("cryptsetup\n", "dmsetup\n") for path in Path("/proc").glob("[0-9]*/comm")
+    ):
         time.sleep(0.02)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the agent failed by itself"
     return os.WIFSIGNALED(status)
 
 
-def _be_the_agent(vm: Rig, record: Record, theirs: socket.socket, mine: socket.socket) -> None:
+def _be_the_agent(vm: Rig, act: Act, theirs: socket.socket, mine: socket.socket) -> None:
     status = 1
     try:
         theirs.close()
-        outcome = Course(workshop(vm, vm.world(), Wire(mine)), BOOT, record).settle()
-        status = 0 if outcome.error is None else 2
-        if outcome.error is not None:
-            print(outcome.error, outcome.steps, flush=True)
+        error = act(workshop(vm, vm.world(), Wire(mine)))
+        status = 0 if error is None else 2
+        if error is not None:
+            print(error, flush=True)
     except BaseException:
         traceback.print_exc()
     finally:
