@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent import devicemapper, filesystem, inscription, opened, opening, sighting, swap
 from agent import mounts as mounting
+from agent.devices import OpenDevice
 from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import accept
 from agent.luks.header import read_header
@@ -198,10 +199,8 @@ class MachineMappings:
         if self._stands(record, "crypt", "open"):
             return ()
         self._clear(record)
-        if seen.held is None:
-            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
         with self.places.open(record) as disk:
-            way = opening.open_crypt(record, disk, keys, seen.held)
+            way = _way(record, disk, keys, seen)
         crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
         self._compared.add((crypt.name, crypt.uuid, crypt.node))
         since = int(self.clock())
@@ -238,6 +237,18 @@ class MachineMappings:
         if here.obstacle:
             raise KeybrokerError(Problem.WRONG_DEVICE, f"{record.name}: {here.obstacle}")
         return here.reach in reaches
+
+
+def _way(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], seen: Sighting) -> opening.Way:
+    header = seen.observation.header
+    begun = record.order is not None and record.order.is_reencrypting
+    if begun and header is not None and header.requirements:
+        from agent.midway import open_midway  # most boots have no use for it
+
+        return open_midway(record, disk, keys)
+    if seen.held is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
+    return opening.open_crypt(record, disk, keys, seen.held)
 
 
 def notes(record: Record, way: Way, seen: SeenHeader | None) -> tuple[str, ...]:

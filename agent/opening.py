@@ -19,7 +19,7 @@ from agent import devicemapper
 from agent.devicemapper import Mapped
 from agent.devices import BlockDevice, OpenDevice
 from agent.luks import copy, cryptsetup
-from agent.luks.acceptance import accept
+from agent.luks.acceptance import judge
 from agent.luks.copy import Held
 from agent.luks.header import Header
 from agent.luks.table import FLAGS, CryptTable, LinearTable, check_crypt_table, check_linear_table, meant
@@ -91,9 +91,7 @@ def open_crypt(
     """
     held = copy.unpacked(held) if isinstance(held, Secret) else held
     header = held.header
-    if record.pin is None:
-        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
-    accept(header, record.profile, record.pin)
+    judge(header, record, disk.device.size_bytes)
     name = names.crypt_name(record.name, record.luks_uuid)
     fd = copy.memfd(held.image)
     try:
@@ -136,7 +134,8 @@ def attempts(
     token = header.token
     told = token if token is not None and token.volume == record.volume else None
     versions = sorted(keys, key=lambda version: (version != record.current, -version))
-    pairs = [(version, keyslot) for version in versions for keyslot in sorted(header.keyslots)]
+    bound = sorted(header.metadata.data_digest.keyslots)  # another one opens, and has no key to the data
+    pairs = [(version, keyslot) for version in versions for keyslot in bound]
     yield from sorted(pairs, key=lambda pair: told is None or told.version(pair[1]) != pair[0])
 
 
@@ -170,6 +169,11 @@ def check_opened(record: Record, crypt: Mapped, device: BlockDevice) -> None:
     )
     if crypt.uuid != crypt_uuid(record.pin.uuid, crypt.name):
         raise KeybrokerError(Problem.WRONG_DEVICE, f"its DM UUID is {crypt.uuid or 'missing'}")
+    if record.order is not None and record.order.is_reencrypting:
+        from agent.midway import check_running  # most boots have no use for it
+
+        check_running(record, crypt, table)
+        return
     check_crypt_table(text, table)
 
 
@@ -217,8 +221,9 @@ def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
 
 def _length(text: str, most: int) -> int:
     """Return the length that a table may have: a disk that has grown since is still the volume's disk."""
-    found = re.match(r"0 ([1-9][0-9]{0,18}) ", text)
-    return min(most, int(found[1])) if found else most
+    lines = text.splitlines()  # several in the middle of a re-encryption; the last one ends it all
+    found = re.match(r"([0-9]{1,19}) ([1-9][0-9]{0,18}) ", lines[-1]) if lines else None
+    return min(most, int(found[1]) + int(found[2])) if found else most
 
 
 def _sectors(record: Record, device: BlockDevice) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -41,8 +42,8 @@ GRACE_SECONDS: Final = 5.0
 PACKAGES: Final = {
     "blkid": "util-linux", "cryptsetup": "cryptsetup-bin", "dmsetup": "dmsetup", "fsck": "util-linux",
     "mkfs": "util-linux", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkswap": "util-linux",
-    "mount": "mount", "resize2fs": "e2fsprogs", "swapoff": "mount", "swapon": "mount", "systemctl": "systemd",
-    "umount": "mount", "xfs_growfs": "xfsprogs",
+    "mount": "mount", "resize2fs": "e2fsprogs", "setpriv": "util-linux", "swapoff": "mount",
+    "swapon": "mount", "systemctl": "systemd", "umount": "mount", "xfs_growfs": "xfsprogs",
 }  # fmt: skip
 
 Argument = str | Path | Secret
@@ -178,6 +179,96 @@ def _pipe_of(secret: Secret) -> Iterator[int]:
         yield reading
     finally:
         os.close(reading)
+
+
+class Long:
+    """A program that goes on for hours, and that its caller looks after meanwhile."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self._held = b""
+        self._complaint = b""
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, as in ``Done``; None while it runs."""
+        return self._child.returncode
+
+    def line(self, *, seconds: float) -> str | None:
+        """Return the next line of its output; empty where none came in time, None when it has ended."""
+        assert self._child.stdout is not None  # noqa: S101  # it was asked for
+        while b"\n" not in self._held and b"\r" not in self._held:
+            if not select.select([self._child.stdout], [], [], seconds)[0]:
+                return ""
+            more = os.read(self._child.stdout.fileno(), 4096)
+            if not more:
+                self._child.wait()
+                return None
+            self._held += more
+        line, _, self._held = self._held.replace(b"\r", b"\n").partition(b"\n")
+        return line.decode(errors="replace")
+
+    def stop(self) -> None:
+        """Ask it to come to an end where it can go on later; it is never killed."""
+        self._child.send_signal(signal.SIGTERM)
+
+    def ending(self) -> str:
+        """Say how it ended, for people."""
+        return _ending(Done(self.status or 0, b"", self._complaint.decode(errors="replace")))
+
+    def close(self, stop_seconds: float) -> None:
+        """See to it that it ends, however long its last stretch takes.
+
+        Raises:
+            KeybrokerError: TOOL_FAILED where it does not.
+        """
+        if self._child.poll() is None:
+            self.stop()
+            try:
+                self._child.wait(stop_seconds)
+            except subprocess.TimeoutExpired as error:
+                pid, self._child.returncode = self._child.pid, -signal.SIGTERM  # or nobody could leave it be
+                raise ToolFailed(f"process {pid} does not end", status=None) from error
+        for pipe in (self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                if pipe is self._child.stderr:
+                    self._complaint = pipe.read(LONGEST_COMPLAINT)
+                pipe.close()
+
+
+@contextmanager
+def running(*arguments: Argument, stop_seconds: float = 600.0) -> Iterator[Long]:
+    """Run a program that takes hours, and that must not be killed.
+
+    Args:
+        arguments: as for ``run``.
+        stop_seconds: how long it may take to stop, when the block is left before it has ended.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED where it is not there, or does not end.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with ExitStack() as pipes:
+        words: list[str] = []
+        inherited: list[int] = []
+        for argument in arguments:
+            if isinstance(argument, Secret):
+                inherited.append(pipes.enter_context(_pipe_of(argument)))
+                words.append(f"/proc/self/fd/{inherited[-1]}")
+            else:
+                words.append(str(argument))
+        try:
+            child = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=ENVIRONMENT, close_fds=True, pass_fds=inherited, start_new_session=True, cwd="/",
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise ToolFailed(f"{words[0]}: is not installed", status=None) from error
+    long = Long(child)
+    try:
+        yield long
+    finally:
+        long.close(stop_seconds)
 
 
 def _shown(arguments: Sequence[Argument]) -> str:

@@ -61,11 +61,26 @@ def unlock(config: Config, broker: Broker, *, deadline: float, mount: bool, begu
     keeper = _Keeper(config.state_directory, known.records, by_systemd, tell)
     report = Driver(world, boot(), keep=keeper.keep).unlock(known.records)
     status = judge(report)
+    _finish_first(config, report, tell)
     _hand_over(report, config.runtime_directory, status, keeper.changed, by_systemd, tell)
     for line, priority in lines(report, time.monotonic() - begun):
         tell(line, priority)
     supervisor.notify(STATUS=summary(report))
     return status
+
+
+def _finish_first(config: Config, report: Report, tell: Tell) -> None:
+    """Bring to its end what a power cut interrupted, before the database starts, where the order says so."""
+    opened = [outcome.record for outcome in report.outcomes if outcome.error is None]
+    first = [
+        record
+        for record in opened
+        if record.order is not None and record.order.is_reencrypting and record.order.at_boot == "before"
+    ]
+    if first:
+        from agent.change import unfinished  # most boots have no use for it
+
+        unfinished.finish(config, first, tell)
 
 
 class _Keeper:

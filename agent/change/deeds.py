@@ -11,8 +11,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.plan import steps
-from agent.plan.steps import Ask, Backup, Clear, Fill, Promote, Retire, Stage, Tag
-from keybroker.wire.changes import PromoteRequest, StageRequest
+from agent.plan.steps import (
+    Announce,
+    Ask,
+    Backup,
+    Begin,
+    Clear,
+    Fill,
+    Finish,
+    Promote,
+    Reencrypt,
+    Retire,
+    Stage,
+    Tag,
+)
+from keybroker.wire.changes import PhaseRequest, PromoteRequest, StageRequest
 from keybroker.wire.messages import DepositRequest
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -75,6 +88,29 @@ def retire(course: Course, step: Retire) -> None:
     course.hear(course.workshop.broker.retire(course.record.volume, step.version))
 
 
+def announce(course: Course, step: Announce) -> None:
+    """Say that an order begins, or which volume key it leads to."""
+    request = PhaseRequest(course.record.revision, step.order, step.digest)
+    course.hear(course.workshop.broker.announce(course.record.volume, request))
+
+
+def begin(course: Course, step: Begin) -> None:
+    """Write a re-encryption into the header."""
+    current = _current(course)
+    course.workshop.reencryption.begin(course.record, course.grant.keys, by=current)
+
+
+def reencrypt(course: Course, step: Reencrypt) -> None:
+    """Re-encrypt all that is left."""
+    current = _current(course)
+    course.workshop.reencryption.run(course.record, course.grant.keys, by=current, progress=course.progress)
+
+
+def finish(course: Course, step: Finish) -> None:
+    """Say that an order is done."""
+    course.hear(course.workshop.broker.finish(course.record.volume, step.order))
+
+
 DEEDS: Final[dict[type, Deed]] = {
     steps.Ask: ask,
     steps.Stage: stage,
@@ -84,7 +120,17 @@ DEEDS: Final[dict[type, Deed]] = {
     steps.Promote: promote,
     steps.Clear: clear,
     steps.Retire: retire,
+    steps.Announce: announce,
+    steps.Begin: begin,
+    steps.Reencrypt: reencrypt,
+    steps.Finish: finish,
 }
+
+
+def _current(course: Course) -> KeyVersion:
+    if course.record.current is None:
+        raise KeybrokerError(Problem.CORRUPT, f"{course.record.name}: the record has no current key version")
+    return course.record.current
 
 
 def header_of(course: Course) -> SeenHeader:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from agent.devices import OpenDevice
 from agent.luks import copy, cryptsetup, keyslots
-from agent.luks.acceptance import accept
+from agent.luks.acceptance import judge
 from agent.luks.copy import HeaderImage
 from agent.luks.header import Header, read_header
 from agent.luks.metadata import MOST_OBJECTS
@@ -153,7 +153,10 @@ class MachineHeaders:
             # The guard. cryptsetup's own would kill the last keyslot that keeps the data with status 0.
             with before.sealed() as fd:
                 tagged = _tagged(record, before.header, keyslot)
-                if tagged is None and _opener(fd, keyslot, None, keys) is None:
+                # A keyslot of a volume key without a segment keeps nothing; ``_accepted`` lets none be there
+                # but those that the beginning of a re-encryption left.
+                ours = keyslot not in before.bound() or tagged is not None
+                if not ours and _opener(fd, keyslot, None, keys) is None:
                     raise KeybrokerError(
                         Problem.FOREIGN_KEYSLOTS, f"{record.name}: keyslot {keyslot} is not ours to clear"
                     )
@@ -181,9 +184,7 @@ def _read(record: Record, disk: OpenDevice) -> Read:
 
 
 def _accepted(record: Record, header: Header, image: HeaderImage) -> Read:
-    if record.pin is None:
-        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
-    accept(header, record.profile, record.pin)
+    judge(header, record, image.total)
     return Read(header, image)
 
 

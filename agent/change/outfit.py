@@ -11,6 +11,7 @@ from agent.change.broker import ChangeClient
 from agent.change.growth import MachineGrowth
 from agent.change.headers import MachineHeaders
 from agent.change.legs import MachineLegs
+from agent.change.reencryption import MachineReencryption
 from agent.change.wipe import MachineWiping
 from agent.change.workshop import Broker, Workshop
 from agent.config import Config
@@ -71,6 +72,7 @@ def fitted(world: World, broker: Broker, places: Places, runtime: Path) -> Works
         headers=MachineHeaders(places, runtime),
         legs=MachineLegs(places, runtime),
         growth=MachineGrowth(places, runtime),
+        reencryption=MachineReencryption(places, runtime),
         wiping=MachineWiping(places),
     )
 

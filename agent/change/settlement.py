@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -103,6 +103,10 @@ def _is_wanting(shop: Workshop, record: Record, seen: dict[VolumeId, Standing], 
     return not settling.is_at_rest(record, standing.seen.header)
 
 
+def _nothing() -> None:
+    return
+
+
 def carry_out(
     shop: Workshop,
     boot: Boot,
@@ -112,6 +116,7 @@ def carry_out(
     runtime: Path,
     reporter: Reporter,
     tell: Tell,
+    alive: Callable[[], None] = _nothing,
 ) -> list[CourseOutcome]:
     """Take each volume on its course, all of them at the same time, but those of one name one by one.
 
@@ -120,11 +125,13 @@ def carry_out(
         known: all of this machine's, as the broker said them just now.
         runtime: of the agent; there it is noted which agent is at a volume.
         reporter: hears what is going on.
+        alive: is called whenever something is said, every second or so as long work goes on.
     """
     outcomes: dict[VolumeId, CourseOutcome] = {}
 
     def watch(record: Record, activity: Activity | None) -> None:
         reporter.watch(record, activity)
+        alive()
         if activity is not None:
             supervisor.notify(STATUS=f"{record.name}: {activity.step}: {activity.why}")
             if activity.progress is None:

@@ -29,7 +29,7 @@ from keybroker.wire.changes import (
 )
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.records import Grant, Record
-from keybroker.wire.reports import ReportReply, ReportRequest
+from keybroker.wire.reports import Progress, ReportReply, ReportRequest
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass
 
@@ -203,6 +203,36 @@ class Wiped:
     method: str
 
 
+class Reencryption(Protocol):
+    """A new volume key, under a volume that is in use."""
+
+    def begin(self, record: Record, keys: Keys[KeyVersion, Secret], *, by: KeyVersion) -> None:
+        """Write a re-encryption into the header: the new volume key, under the passphrase ``by``.
+
+        Raises:
+            KeybrokerError: HEADER_REFUSED (and nothing was written); LOCKED_OUT where ``by`` opens nothing;
+                TOOL_FAILED, also for a cryptsetup that corrupts data by it.
+        """
+
+    def run(
+        self,
+        record: Record,
+        keys: Keys[KeyVersion, Secret],
+        *,
+        by: KeyVersion,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        """Re-encrypt all that is left, as fast as the order and the volume's users allow; long.
+
+        Args:
+            progress: is called every second or so; what it raises stops the work where it can go on.
+
+        Raises:
+            KeybrokerError: HEADER_REFUSED, TOOL_FAILED; WRONG_DEVICE where the volume has to be closed and
+                opened before it can go on, because the tool was killed.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """All that a change may touch.
@@ -217,3 +247,4 @@ class Workshop:
     legs: Legs
     growth: Growth
     wiping: Wiping
+    reencryption: Reencryption

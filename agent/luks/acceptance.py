@@ -25,6 +25,7 @@ from typing import Final
 from agent.luks.header import Digest, Header, Kdf, Keyslot
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile
+from keybroker.wire.records import Record
 
 STRIPES: Final = 4000
 HASH: Final = "sha256"
@@ -63,6 +64,28 @@ def accept(header: Header, profile: Profile, pin: Pin | None, *, told: bool = Tr
         _check_told(header)
     if pin is not None:
         check_pin(header.pin, pin)
+
+
+def judge(header: Header, record: Record, device_bytes: int) -> str:
+    """Let a volume's header pass, by the profile that its record asks for now.
+
+    Args:
+        device_bytes: the size of the device.
+
+    Returns:
+        ``whole``, or the state of the re-encryption that was announced (``agent.luks.midway.State``).
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED, with the field, what was found and what is allowed.
+    """
+    if record.pin is None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
+    if record.order is not None and record.order.is_reencrypting:
+        from agent.luks.midway import accept_begun  # most boots have no use for it
+
+        return accept_begun(header, record.profile, record.pin, record.order, device_bytes)
+    accept(header, record.profile, record.pin)
+    return "whole"
 
 
 def area_bytes(key_bytes: int) -> int:

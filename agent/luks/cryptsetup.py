@@ -53,6 +53,7 @@ SWAP_OFFSET: Final = 1 << 20
 """Bytes before a swap volume's encrypted part, where its identity block lies (``agent.swap``)."""
 
 FORMAT_SECONDS: Final = 60.0
+RECOVERY_SECONDS: Final = 600.0
 OPEN_SECONDS: Final = 30.0
 """An accepted header opens in 0.1 s; one with absurd iteration counts never gets here."""
 
@@ -179,6 +180,26 @@ def resize(name: str, *, header_fd: int, keyslot: int, key: Secret) -> bool:
         devicemapper.path(name).name,
         stdin=key, pass_fds=[header_fd], expect=(0, NO_KEY), timeout_seconds=OPEN_SECONDS,
     )  # fmt: skip
+    return done.status == 0
+
+
+def open_midway(disk: OpenDevice, name: str, *, key: Secret) -> bool:
+    """Map ``name`` onto a disk in mid re-encryption, by its own header; say whether the key fitted.
+
+    cryptsetup brings the stretch to an end that was in work when the power went, and writes that down. It
+    needs both volume keys for that, so all keyslots are tried: none is named.
+
+    Raises:
+        KeybrokerError: as ``open_volume``.
+    """
+    try:
+        done = run(
+            "cryptsetup", "open", "--batch-mode", "--type", "luks2", "--key-file", "-", *NO_TOKENS,
+            disk.path, devicemapper.path(name).name,
+            stdin=key, pass_fds=[disk.fd], expect=(0, NO_KEY), timeout_seconds=RECOVERY_SECONDS,
+        )  # fmt: skip
+    except ToolFailed as error:
+        raise _taken(disk, name, error) from error
     return done.status == 0
 
 

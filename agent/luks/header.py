@@ -89,7 +89,7 @@ class Header:
     def seen(self) -> SeenHeader:
         """Return what the broker is told of it before it gives out a key."""
         data = self.metadata.data_digest
-        others = tuple(each.fingerprint for each in self.metadata.key_digests if each is not data)
+        others = tuple(each.fingerprint for each in self.metadata.used_digests if each is not data)
         return SeenHeader(self.pin, self.sequence, self.requirements, self.degraded, others)
 
 

@@ -58,11 +58,6 @@ MORE_KEYSLOTS: Final = 2
 State = Literal["untouched", "torn", "midway", "done"]
 
 
-def is_begun(order: Order | None) -> bool:
-    """Say whether the broker was told of a re-encryption: its traces in a header are expected then."""
-    return order is not None and order.kind == "reencrypt" and order.phase == "begun"
-
-
 def accept_begun(header: Header, profile: Profile, pin: Pin, order: Order, device_bytes: int) -> State:
     """Let a header pass whose re-encryption was announced, or say what is wrong with it.
 

@@ -173,10 +173,6 @@ class Metadata:
         return next(d for d in self.digests.values() if self.data_segment.number in d.segments)
 
     @property
-    def key_digests(self) -> tuple[Digest, ...]:
-        """The digests of volume keys: a re-encryption also has one of its own, of no key and no segment."""
-        return tuple(
-            digest
-            for digest in self.digests.values()
-            if digest.segments or any(self.keyslots[number].kdf is not None for number in digest.keyslots)
-        )
+    def used_digests(self) -> tuple[Digest, ...]:
+        """The digests of volume keys that a segment belongs to, be it a backup one."""
+        return tuple(digest for digest in self.digests.values() if digest.segments)

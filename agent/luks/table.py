@@ -12,6 +12,7 @@ Source: Linux, Documentation/admin-guide/device-mapper/dm-crypt.rst and linear.r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from agent.luks.header import Header
@@ -49,6 +50,7 @@ class CryptTable:
         offset: where the data begins, in sectors of 512 bytes.
         sector_size: encryption sector size, in bytes.
         flags: dm-crypt's words.
+        start: where in the device this target begins; in a re-encryption there is more than one.
     """
 
     sectors: int
@@ -59,6 +61,7 @@ class CryptTable:
     offset: int
     sector_size: int
     flags: tuple[str, ...] = ()
+    start: int = 0
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -104,6 +107,44 @@ def meant(header: Header, device: str, device_bytes: int) -> CryptTable:
     )
 
 
+def meant_midway(header: Header, device: str, device_bytes: int) -> tuple[CryptTable, ...]:
+    """Return the tables that a header in the middle of a re-encryption must lead to, target by target.
+
+    Args:
+        header: that was accepted, with no segment hot: opening it has put that right.
+        device, device_bytes: as for ``meant``.
+    """
+    found = []
+    for segment in header.segments.values():
+        if segment.is_backup:
+            continue
+        digest = next(each for each in header.digests.values() if segment.number in each.segments)
+        key_bytes = header.keyslots[digest.keyslots[0]].key_bytes
+        end = device_bytes if segment.size is None else segment.offset + segment.size
+        found.append(
+            CryptTable(
+                sectors=(end - segment.offset) // SECTOR,
+                cipher=segment.cipher,
+                key_bytes=key_bytes,
+                key=f":{key_bytes}:logon:cryptsetup:{header.uuid}-d{digest.number}",
+                device=device,
+                offset=segment.offset // SECTOR,
+                sector_size=segment.sector_size,
+                flags=tuple(FLAGS[flag] for flag in header.metadata.flags if flag in FLAGS),
+                start=(segment.offset - header.data_offset) // SECTOR,
+            )
+        )
+    return tuple(found)
+
+
+def check_crypt_tables(text: str, tables: Sequence[CryptTable]) -> None:
+    """Compare a table of several targets with what was meant (Raises: as ``check_crypt_table``)."""
+    lines = text.splitlines()
+    _check("number of targets", str(len(lines)), len(tables))
+    for line, table in zip(lines, tables, strict=True):
+        check_crypt_table(line, table)
+
+
 def check_crypt_table(text: str, table: CryptTable) -> None:
     """Compare what ``dmsetup table NAME`` printed with what was meant.
 
@@ -116,12 +157,12 @@ def check_crypt_table(text: str, table: CryptTable) -> None:
         raise _wrong("table", _shown(text), "one crypt target")
     start, length, cipher, key, iv_offset, device, offset, count, options = match.groups()
     _check_place(device, table.device, offset, table.offset)
-    _check("start", start, 0)
+    _check("start", start, table.start)
     _check("length", length, table.sectors)
     _check("cipher", cipher, table.cipher)
     if key not in (table.key, "0" * (2 * table.key_bytes)):
         raise _wrong("key", f"another than {table.key}", table.key)
-    _check("iv_offset", iv_offset, 0)
+    _check("iv_offset", iv_offset, table.start)
     found = sorted((options or "").split())
     _check("options", " ".join(found), " ".join(sorted(table.options)))
     _check("number of options", count or "0", len(found))

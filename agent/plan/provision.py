@@ -48,6 +48,9 @@ from keybroker.wire.records import Device, Grant, Observation, Record, Refusal, 
 HEADER_BYTES: Final = 4 << 20
 """Of a header that we make: where the data begins on a new disk (``agent.luks.cryptsetup.DATA_OFFSET``)."""
 
+REENCRYPTING: Final = "online-reencrypt-v2"
+"""The requirement of a header in the middle of a re-encryption."""
+
 
 def next_step(grant: Grant, here: Situation) -> Step | None:
     """Name the step that brings the volume closer to being open and in use; None when it is there.
@@ -101,6 +104,10 @@ def _closed(grant: Grant, here: Situation) -> Step:
     check_pinned(record, record.pin, seen.header)
     if not grant.keys:
         raise no_key(record)
+    if seen.header.requirements:
+        return Open(
+            "the header is in the middle of the re-encryption that was announced; there is a key for it"
+        )
     return Open("the header is the one that the broker pinned, and there is a key for it")
 
 
@@ -202,17 +209,28 @@ def _is_torn(header: SeenHeader, record: Record) -> bool:
 def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
     """Refuse a header that is not the pinned one, or that requires what nobody announced.
 
+    A re-encryption that was announced leads from the pinned volume key to another one, by way of both.
+
     Raises:
         KeybrokerError: HEADER_REFUSED, with what differs.
     """
-    names = ("uuid", "digest", "data_offset", "sector_size")
+    begun = record.order if record.order is not None and record.order.is_reencrypting else None
+    keys = {header.pin.digest, *header.others}
+    known = {pin.digest, begun.digest if begun is not None and begun.digest is not None else pin.digest}
+    names = ("uuid", "data_offset", "sector_size")
     differs = [name for name in names if getattr(header.pin, name) != getattr(pin, name)]
+    if header.requirements and begun is not None:
+        is_other = pin.digest not in keys or len(keys) != 2 or (begun.digest is not None and keys != known)
+    else:
+        is_other = not keys <= known or len(keys) != 1
+    if is_other:
+        differs.append("digest")
     if differs:
         raise KeybrokerError(
             Problem.HEADER_REFUSED,
             f"{record.name}: the header is not the pinned one: other {', '.join(differs)}",
         )
-    if header.requirements:
+    if header.requirements and (begun is None or header.requirements != (REENCRYPTING,)):
         raise KeybrokerError(
             Problem.HEADER_REFUSED,
             f"{record.name}: the header requires {', '.join(header.requirements)}, unknown to the broker",

@@ -18,20 +18,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.plan import rotation, steps
+from agent.plan import reencryption, rotation, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from keybroker.wire.records import Record, SeenHeader
 
 Planner = Callable[[Survey], Change | Step | None]
 
-PLANNERS: Final[tuple[Planner, ...]] = (rotation.next_step,)
+PLANNERS: Final[tuple[Planner, ...]] = (
+    reencryption.underway,
+    rotation.next_step,
+    reencryption.ordered,
+)
 
 THEN: Final[dict[type, str]] = {
     steps.Stage: "Fill: the new key goes into a keyslot of its own",
     steps.Fill: "Tag: our token is to name the keyslot",
     steps.Tag: "Ask: the key is fetched anew, and has to open the header",
     steps.Promote: "Clear: the keyslot of the key before is killed",
+    steps.Begin: "Announce: the broker is told of the new volume key",
+    steps.Reencrypt: "Tag: our token is to name the new keyslot",
     steps.Clear: "Backup: the broker gets a copy of the header",
     steps.Mirror: "Copy: the kernel copies to the new disk",
     steps.Copy: "Verify: what both disks hold is compared",

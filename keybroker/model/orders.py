@@ -120,8 +120,7 @@ def finish(volume: Volume, number: int) -> Volume:
     if order.kind in ("migrate", "erase"):
         raise conflict(volume, f"order {number} ({order.kind}) is done by what it is for")
     if order.kind != "resize":
-        if volume.rotating:
-            raise conflict(volume, f"order {number}: the key is being rotated")
+        # A rotation that is wanted meanwhile waits for this very moment: nothing was staged since it began.
         if volume.stage != "ready" or order.digest is None or volume.pin is None:
             raise conflict(volume, f"order {number}: its volume key is not known yet")
         if volume.pin.digest != order.digest:

@@ -61,6 +61,11 @@ class Order:
     drop_foreign: bool = False
     backed_up: bool = False
 
+    @property
+    def is_reencrypting(self) -> bool:
+        """Say whether a re-encryption was announced, so that its traces in the header are to be expected."""
+        return self.kind == "reencrypt" and self.phase == "begun"
+
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
         return {

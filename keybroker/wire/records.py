@@ -192,8 +192,8 @@ class SeenHeader:
         sequence: ``seqid`` of the binary header; grows with each change cryptsetup makes.
         requirements: mandatory requirements (a re-encryption in progress is one).
         degraded: one of the two copies of the header does not pass its checks.
-        others: digests of further volume keys in it, as ``Pin.digest``: of the one that a re-encryption leads
-            to, also where that was cut as it began; and of the old one, once the data begins under the new.
+        others: digests of further volume keys that segments belong to, as ``Pin.digest``: in the middle of a
+            re-encryption of the new one, and of the old one once the data begins under the new.
     """
 
     pin: Pin

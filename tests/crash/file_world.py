@@ -32,6 +32,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Device, Observation, Record
 from keybroker.wire.secret import Secret
+from tests.crash.file_reencryption import FileReencryption
 
 
 class FileWorld:
@@ -56,7 +57,8 @@ class FileWorld:
 
     def workshop(self, broker: ChangeBroker) -> Workshop:
         headers = MachineHeaders(self, self.directory / "run")
-        return Workshop(self.world(), broker, headers, _NoDevices(), _NoDevices(), _NoDevices())
+        nothing = _NoDevices()
+        return Workshop(self.world(), broker, headers, nothing, nothing, nothing, FileReencryption(self))
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records

@@ -33,7 +33,7 @@ from keybroker.wire.records import Device, Grant, Observation, Record, Refusal
 from keybroker.wire.reports import ReportReply, ReportRequest
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import replace
-from tests.crash import memory_keys, memory_moving
+from tests.crash import memory_keys, memory_moving, memory_orders
 
 
 class MemoryBroker:
@@ -150,13 +150,21 @@ class MemoryBroker:
             retired.add(version)
             return self._save(record, retiring=None)
 
+    def order(self, volume: VolumeId, order: Order) -> None:
+        """Want something done, as an operator does."""
+        self._save(self._record(volume), order=order)
+
     def announce(self, volume: VolumeId, request: PhaseRequest) -> Record:
-        raise memory_keys.conflict(self._record(volume), "there is no order")
+        with self._entered():
+            record = self._record(volume)
+            changed = memory_orders.announced(record, request)
+            return record if changed == record else self._replace(record, changed)
 
     def finish(self, volume: VolumeId, order: int) -> Record:
         with self._entered():
             record = self._record(volume)
-            return self._save(record, order=None) if record.order and record.order.number == order else record
+            changed = memory_orders.finished(record, order)
+            return record if changed == record else self._replace(record, changed)
 
     def switch(self, volume: VolumeId, request: SwitchRequest) -> SwitchReply:
         with self._entered():
@@ -188,10 +196,6 @@ class MemoryBroker:
         both = memory_moving.dropped(record, self._record(record.partner))
         self.records.update({each.volume: each for each in both})
 
-    def order(self, volume: VolumeId, order: Order) -> None:
-        """Order something else."""
-        self._save(self._record(volume), order=order)
-
     def adopt(self, volume: VolumeId, request: AdoptionRequest) -> Record:
         raise memory_keys.conflict(self._record(volume), "it is not to be adopted")
 
@@ -202,7 +206,7 @@ class MemoryBroker:
         if refused is not None or record.is_swap:
             return Grant(record, refused=refused)
         header = seen.header
-        fits = header is not None and header.pin == record.pin and not header.requirements
+        fits = header is not None and memory_orders.fits(record, header)
         if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
             keys = memory_keys.live(record, self.mint)
             if header is not None and record.sequence is not None and header.sequence < record.sequence:
@@ -270,7 +274,7 @@ def _refusal(record: Record, seen: Observation) -> Refusal | None:
         return None
     if record.stage in ("new", "claimed"):
         return None if seen.sight == "blank" else Refusal(Problem.NOT_BLANK, f"{record.name}: {seen.sight}")
-    fits = seen.header is not None and seen.header.pin == record.pin and not seen.header.requirements
+    fits = seen.header is not None and memory_orders.fits(record, seen.header)
     if not fits and (record.stage == "ready" or seen.header is not None):
         return Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
     return None

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 
 from agent.plan.keyslots import Keyslot, Keyslots
+from agent.plan.provision import REENCRYPTING
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.profile import MIB, Pin
 from keybroker.wire.records import Record, SeenHeader
@@ -24,6 +25,8 @@ class Luks:
         token: what our token says; it may name keyslots that are gone.
         unbound: the keyslots whose volume key is not that of the data: a re-encryption that was cut early
             leaves such; they open, and what they open is noise.
+        next_key: the volume key that a re-encryption leads to; empty where there is none.
+        moved: how much of the data is under ``next_key``: None before the re-encryption is in the segments.
     """
 
     uuid: str
@@ -32,6 +35,8 @@ class Luks:
     keyslots: dict[int, str] = field(default_factory=dict)
     token: dict[int, int] | None = None
     unbound: frozenset[int] = frozenset()
+    next_key: str = ""
+    moved: int | None = None
 
     @classmethod
     def read(cls, held: bytes) -> Luks:
@@ -39,13 +44,17 @@ class Luks:
         token = said["token"] and {int(number): version for number, version in said["token"].items()}
         keyslots = {int(number): text for number, text in said["keyslots"].items()}
         unbound = frozenset(said["unbound"])
-        return cls(said["uuid"], said["volume_key"], said["sequence"], keyslots, token, unbound)
+        return cls(
+            said["uuid"], said["volume_key"], said["sequence"], keyslots, token, unbound, said["next_key"],
+            said["moved"],
+        )  # fmt: skip
 
     def written(self) -> Secret:
         """Return the bytes that stand for it, on a disk and in a copy."""
         said = {
             "uuid": self.uuid, "volume_key": self.volume_key, "sequence": self.sequence,
             "keyslots": self.keyslots, "token": self.token, "unbound": sorted(self.unbound),
+            "next_key": self.next_key, "moved": self.moved,
         }  # fmt: skip
         return Secret(json.dumps(said, sort_keys=True).encode())
 
@@ -63,12 +72,36 @@ class Luks:
         """Return it after a kill that was cut: the keyslot is listed, and its area is not what it was."""
         return replace(self, keyslots={**self.keyslots, keyslot: WIPED})
 
+    def torn(self, volume_key: str, by: Secret) -> Luks:
+        """Return it when the beginning of a re-encryption is cut: a keyslot of a key without a segment."""
+        free = next(number for number in range(32) if number not in self.keyslots)
+        return self.changed(
+            next_key=volume_key,
+            keyslots={**self.keyslots, free: by.reveal().decode()},
+            unbound=self.unbound | {free},
+        )
+
+    def begun(self, volume_key: str, by: Secret) -> Luks:
+        """Return it in the middle of a re-encryption, with nothing done yet."""
+        return self.torn(volume_key, by).changed(moved=0)
+
+    def reencrypted(self) -> Luks:
+        """Return it under the new volume key; our token does not know the version of its keyslot."""
+        kept = {number: text for number, text in self.keyslots.items() if number in self.unbound}
+        return self.changed(
+            volume_key=self.next_key, keyslots=kept, unbound=frozenset(), next_key="", moved=None, token={}
+        )
+
     @property
     def pin(self) -> Pin:
-        return Pin(self.uuid, "sha256:" + self.volume_key, 4 * MIB, 512)
+        """Its pin: by the key that the data begins under."""
+        return Pin(self.uuid, "sha256:" + (self.next_key if self.moved else self.volume_key), 4 * MIB, 512)
 
     def seen(self, *, degraded: bool) -> SeenHeader:
-        return SeenHeader(self.pin, self.sequence, (), degraded)
+        if self.moved is None:
+            return SeenHeader(self.pin, self.sequence, (), degraded)
+        other = "sha256:" + (self.volume_key if self.moved else self.next_key)
+        return SeenHeader(self.pin, self.sequence, (REENCRYPTING,), degraded, (other,))
 
     def opened_by(self, key: Secret) -> int | None:
         """Return a keyslot that keeps the data and that a passphrase opens."""

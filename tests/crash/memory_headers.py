@@ -32,8 +32,7 @@ class MemoryHeaders:
     def probe(self, record: Record, keys: Keys[KeyVersion, Secret], seen: Sighting) -> Keyslots:
         assert seen.copy is not None
         luks = Luks.read(seen.copy.reveal())
-        if luks.pin != record.pin:
-            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
+        check_expected(record, luks)
         return luks.probed(record, dict(keys))
 
     def fill(
@@ -56,7 +55,9 @@ class MemoryHeaders:
         luks = self._checked(record)
         if keyslot not in luks.keyslots:
             return
-        ours = any(luks.keyslots[keyslot] == key.reveal().decode() for key in keys.values())
+        ours = keyslot in luks.unbound or any(
+            luks.keyslots[keyslot] == key.reveal().decode() for key in keys.values()
+        )
         if not ours and keyslot not in (luks.token or {}):
             raise KeybrokerError(Problem.FOREIGN_KEYSLOTS, f"{record.name}: {keyslot} is not ours to clear")
         if luks.without(keyslot).opened_by(keys[by]) is None:
@@ -75,9 +76,19 @@ class MemoryHeaders:
 
     def _checked(self, record: Record) -> Luks:
         luks = self._world.header(record)
-        if luks is None or luks.pin != record.pin:
-            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
+        if luks is None or luks.moved is not None:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no header, or midway")
+        check_expected(record, luks)
         return luks
 
     def _write(self, record: Record, luks: Luks) -> None:
         self._world.write_header(record, luks)
+
+
+def check_expected(record: Record, luks: Luks) -> None:
+    """Refuse a header, at rest, that is neither the pinned one nor the one that an order leads to."""
+    order, pin = record.order, record.pin
+    assert pin is not None
+    pins = {pin.digest} | ({order.digest} if order is not None and order.is_reencrypting else set())
+    if luks.uuid != pin.uuid or luks.pin.digest not in pins:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")

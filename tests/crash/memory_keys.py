@@ -54,13 +54,16 @@ def promoted(record: Record, request: PromoteRequest, mint: Mint) -> Record:
 
 
 def backed_up(record: Record, request: DepositRequest, mint: Mint) -> Record:
-    if request.header.pin != record.pin or request.header.degraded or request.header.requirements:
+    order, pin = record.order, record.pin
+    announced = order.digest if order is not None and order.is_reencrypting else None
+    known = pin is not None and request.header.pin in (pin, replace(pin, digest=announced or pin.digest))
+    if not known or request.header.degraded or request.header.requirements:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header, or not whole")
     proof = request.proof
     if proof is None or proof.version != record.current or proof.sequence != request.header.sequence:
         raise conflict(record, "a copy wants the proof that the current key opens it")
-    check_proof(record, proof, mint)
-    return replace(record, sequence=request.header.sequence)
+    check_proof(replace(record, pin=request.header.pin), proof, mint)
+    return replace(record, sequence=request.header.sequence, pin=request.header.pin)
 
 
 def check_proof(record: Record, proof: GivenProof, mint: Mint) -> None:

@@ -21,10 +21,12 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Device, Observation, Record
 from keybroker.wire.secret import Secret
+from tests.crash import memory_orders
 from tests.crash.memory_broker import MemoryBroker
 from tests.crash.memory_header import Luks
 from tests.crash.memory_headers import MemoryHeaders
 from tests.crash.memory_legs import MemoryGrowth, MemoryLegs, MemoryWiping
+from tests.crash.memory_reencryption import MemoryReencryption
 
 SECTORS = ("first", "second", "keyslots-1", "keyslots-2")
 
@@ -87,13 +89,16 @@ class MemoryWorld:
         self.legs_of = MemoryLegs(self)
         self.growth = MemoryGrowth(self)
         self.wiping = MemoryWiping(self)
+        self.reencryption = MemoryReencryption(self)
         self.power_cut()
 
     def world(self) -> World:
         return World(self.broker, _Disks(self), _Mappings(self), _Filesystems(self))
 
     def workshop(self) -> Workshop:
-        return Workshop(self.world(), self.broker, self.headers, self.legs_of, self.growth, self.wiping)
+        return Workshop(
+            self.world(), self.broker, self.headers, self.legs_of, self.growth, self.wiping, self.reencryption
+        )
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -170,6 +175,8 @@ class MemoryWorld:
             self.reach[record.volume] = Mapping("crypt")
         elif step in (steps.Fill, steps.Tag, steps.Clear):
             self.headers.partial(step, *arguments)
+        elif step in (steps.Begin, steps.Reencrypt):
+            self.reencryption.partial(step, *arguments)
         elif step is steps.Wipe:
             self.wiping.partial(arguments[0])
         else:
@@ -213,7 +220,8 @@ class _Disks:
         luks = self._world.header(record)
         if luks is not None and not disk.foreign and not record.is_swap:
             seen = luks.seen(degraded=self._world.is_degraded(record))
-            return Sighting(Observation(record.volume, "luks2", disk.device, seen), luks.written())
+            copied = luks.written() if luks.moved is None else None
+            return Sighting(Observation(record.volume, "luks2", disk.device, seen), copied)
         if disk.is_blank:
             return Sighting(Observation(record.volume, "blank", disk.device))
         return Sighting(Observation(record.volume, "other", disk.device, detail=disk.foreign or "not zero"))
@@ -255,7 +263,8 @@ class _Mappings:
         if self.look(record).reach != "closed":
             return ()
         whole = self._world.disk(record).header
-        if seen.observation.header is None or seen.observation.header.pin != record.pin:
+        header = seen.observation.header
+        if header is None or not memory_orders.fits(record, header):
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
         luks = self._world.header(record)
         opens = luks is not None and any(luks.opened_by(key) is not None for key in keys.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from agent.change.workshop import Broker as ChangeBroker
-from agent.change.workshop import Growth, Headers, Legs, Wiping, Workshop
+from agent.change.workshop import Growth, Headers, Legs, Reencryption, Wiping, Workshop
 from agent.plan import steps
 from agent.world import Broker, Disks, Filesystems, Mappings, World
 from keybroker.wire.messages import DepositRequest
@@ -43,6 +43,9 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Wipe: ("wiping", "wipe"),
     steps.Erased: ("broker", "erased"),
     steps.Grow: ("growth", "grow"),
+    steps.Announce: ("broker", "announce"),
+    steps.Begin: ("reencryption", "begin"),
+    steps.Reencrypt: ("reencryption", "run"),
     steps.Finish: ("broker", "finish"),
 }
 """Which method each step is the effect of; a test holds that no step is missing."""
@@ -102,6 +105,7 @@ class Mortal:
                 legs=cast(Legs, _Proxy(self, "legs", inner.legs)),
                 growth=cast(Growth, _Proxy(self, "growth", inner.growth)),
                 wiping=cast(Wiping, _Proxy(self, "wiping", inner.wiping)),
+                reencryption=cast(Reencryption, _Proxy(self, "reencryption", inner.reencryption)),
             )
 
     @property

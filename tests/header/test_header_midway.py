@@ -18,7 +18,7 @@ import pytest
 
 from agent.luks.acceptance import accept
 from agent.luks.copy import pack
-from agent.luks.midway import State, accept_begun, done_bytes, is_begun, new_digest
+from agent.luks.midway import State, accept_begun, done_bytes, new_digest
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, first_profile
@@ -164,10 +164,16 @@ def test_another_volume_key_than_the_announced_one_is_refused(cuts: dict[str, Cu
 
 
 def test_only_a_begun_order_to_reencrypt_makes_its_traces_expected() -> None:
-    assert is_begun(BEGUN)
-    assert not is_begun(None)
-    assert not is_begun(replace(BEGUN, phase="ordered"))
-    assert not is_begun(replace(BEGUN, kind="encrypt"))
+    assert BEGUN.is_reencrypting
+    assert not replace(BEGUN, phase="ordered").is_reencrypting
+    assert not replace(BEGUN, kind="encrypt").is_reencrypting
+
+
+def test_a_volume_key_without_a_segment_is_not_told_of(cuts: dict[str, Cut]) -> None:
+    """Or the broker would refuse, at the next boot, what is left of a beginning that was cut."""
+    assert cuts["the new keyslot is written"].disk.header().seen().others == ()
+    begun = cuts["begun"].disk.header()
+    assert begun.seen().others == (new_digest(begun),)
 
 
 HARMLESS: Final = re.compile(

@@ -15,7 +15,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,19 @@ def run_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def never() -> bool:
+    """Let the power stay on."""
+    return False
+
+
 def boot(
-    command: Sequence[str], *, run: Path, directory: Path, limit_seconds: float, disks: Sequence[Path] = ()
+    command: Sequence[str],
+    *,
+    run: Path,
+    directory: Path,
+    limit_seconds: float,
+    disks: Sequence[Path] = (),
+    cut: Callable[[], bool] = never,
 ) -> Boot:
     """Boot, run ``command`` in ``directory`` as root, power off.
 
@@ -89,6 +101,7 @@ def boot(
         run: a directory that ``run_directory`` made; inside it has the same path.
         limit_seconds: after which the kernel is killed as if its power were cut.
         disks: image files that become /dev/ubda, /dev/ubdb …; they outlive the kernel.
+        cut: is asked again and again; when it says so, the power goes.
     """
     install_modules()
     (run / "command").write_text("".join(f"{line}\n" for line in [str(directory), *command]))
@@ -107,10 +120,13 @@ def boot(
             env={"PATH": os.environ["PATH"], "HOME": str(run), "LD_PRELOAD": str(preload())},
             start_new_session=True,
         )  # fmt: skip
+        deadline = time.monotonic() + limit_seconds
         try:
-            kernel.wait(limit_seconds)
-        except subprocess.TimeoutExpired:
-            console.write(f"\numl: cut after {limit_seconds} s\n".encode())
+            while kernel.poll() is None and not cut():
+                if time.monotonic() > deadline:
+                    console.write(f"\numl: cut after {limit_seconds} s\n".encode())
+                    break
+                time.sleep(0.02)
         finally:
             _end_all(kernel.pid)
             kernel.wait()

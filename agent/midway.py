@@ -1,0 +1,131 @@
+"""Opening a volume whose re-encryption is not through, and holding what stands open to what it may be.
+
+It is opened from the header on the disk, never from a copy: cryptsetup first brings the stretch that was in
+work to an end, and writes down that it did; in a copy, the disk would not hear of it, and the next opening
+would do it once more, over what was written since (8 MiB were seen to roll back).
+
+So the header is read before, held to its stricter profile, and read once more afterwards; and the kernel's
+table is held to that. Nothing stands above it before both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent import devicemapper, dmcontrol
+from agent.devicemapper import Mapped
+from agent.devices import OpenDevice
+from agent.luks import cryptsetup
+from agent.luks.acceptance import judge
+from agent.luks.header import Header, read_header
+from agent.luks.layers import HELPERS, Helper, check_layers, helper_uuid
+from agent.luks.table import CryptTable, check_crypt_tables, meant_midway
+from agent.opening import Way, crypt_uuid
+from keybroker.wire import names
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import Record
+from keybroker.wire.secret import Secret
+from keybroker.wire.values import replace
+
+
+def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret]) -> Way:
+    """Make the dm-crypt device of a volume in the middle of its re-encryption.
+
+    Args:
+        disk: not exclusive, or cryptsetup could not claim it.
+        keys: that the broker gave; the current one opens the keyslots of both volume keys.
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED; LOCKED_OUT where no key fits; WRONG_DEVICE where the kernel was led to
+            another device than was meant; EXISTS, TOOL_FAILED. Nothing is left open then.
+
+    Source: DESIGN section 5, 4.
+    """
+    name = names.crypt_name(record.name, record.luks_uuid)
+    _read(record, disk, "midway")
+    clear_helpers(name, record.luks_uuid)
+    version = _unlock(record, disk, name, keys)
+    try:
+        # What was hot is not hot any more; and where that was the last stretch, all is done.
+        header = _read(record, disk, "midway", "done")
+        if devicemapper.uuid(name) != crypt_uuid(header.uuid, name):
+            raise KeybrokerError(Problem.WRONG_DEVICE, f"{name}: its DM UUID is {devicemapper.uuid(name)}")
+        node, size = disk.device.node, disk.device.size_bytes
+        check_crypt_tables(devicemapper.table(name) or "", meant_midway(header, node, size))
+    except KeybrokerError:
+        cryptsetup.close(name)
+        raise
+    return Way(version, min(header.metadata.data_digest.keyslots), header.sequence)
+
+
+def _read(record: Record, disk: OpenDevice, *wanted: str) -> Header:
+    header = read_header(disk.read, disk.device.size_bytes)
+    state = judge(header, record, disk.device.size_bytes)
+    if state not in wanted:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED, f"{record.name}: its header was midway a moment ago, and is {state} now"
+        )
+    return header
+
+
+def _unlock(record: Record, disk: OpenDevice, name: str, keys: Mapping[KeyVersion, Secret]) -> KeyVersion:
+    for version in sorted(keys, key=lambda version: (version != record.current, -version)):
+        if cryptsetup.open_midway(disk, name, key=keys[version]):
+            return version
+    raise KeybrokerError(
+        Problem.LOCKED_OUT,
+        f"{record.name}: none of the key versions {', '.join(map(str, sorted(keys))) or '(none)'} opens it in"
+        " the middle of its re-encryption; nothing was changed",
+    )
+
+
+def check_running(record: Record, crypt: Mapped, table: CryptTable) -> None:
+    """Compare a volume that stands open with what it may be while a re-encryption is under way.
+
+    Args:
+        table: what it is as a whole.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE, HEADER_REFUSED, with the difference.
+    """
+    assert record.pin is not None  # noqa: S101  # the caller made the table of it
+    whole = replace(table, key=f":{record.profile.key_bytes}:logon:cryptsetup:{record.pin.uuid}-d")
+    for attempt in (1, 2, 3):
+        text = devicemapper.table(crypt.name) or ""
+        try:
+            check_layers(text, whole, _helpers(crypt.name, record.luks_uuid))
+        except KeybrokerError:
+            if attempt == 3:
+                raise  # a work in progress changes one device after the other, but not for that long
+        else:
+            return
+
+
+def _helpers(name: str, luks_uuid: str) -> dict[str, Helper]:
+    there = devicemapper.mapped()
+    found = {}
+    for helper in HELPERS:
+        device = there.get(f"{name}-{helper}")
+        if device is not None and device.uuid == helper_uuid(luks_uuid, name, helper):
+            found[helper] = Helper(device.node, devicemapper.table(device.name) or "")
+    return found
+
+
+def clear_helpers(name: str, luks_uuid: str) -> None:
+    """Take away what a cryptsetup that was killed has left beside a volume's dm-crypt device.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE where it is in use: by a re-encryption that is running, or by the volume,
+            which then has to be closed and opened; TOOL_FAILED.
+    """
+    for helper in _helpers(name, luks_uuid):
+        device = f"{name}-{helper}"
+        if dmcontrol.open_count(device):
+            raise KeybrokerError(
+                Problem.WRONG_DEVICE,
+                f"{devicemapper.path(device)}: is in use: a re-encryption is running, or the program that"
+                " did it was killed",
+                hint="if none is running: keybroker-agent lock and unlock, or a reboot, brings it to an end",
+            )
+        devicemapper.remove(device)
