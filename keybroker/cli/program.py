@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "init": ("local", "make an installation on this machine"),
     "serve": ("local", "run the broker"),
     "check": ("local", "verify this machine's installation"),
+    "upgrade": ("local", "bring the database to this version's tables"),
     "addon": ("addon", "add-ons: the databases whose disks are encrypted"),
     "volume": ("volume", "volumes: the disks of an add-on"),
     "host": ("host", "hosts: the VMs that open them"),

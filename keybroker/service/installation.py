@@ -27,7 +27,7 @@ from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
-__all__ = ["Created", "Installation", "Plan", "check_files", "create", "open_broker"]
+__all__ = ["Created", "Installation", "Plan", "check_files", "create", "open_broker", "upgrade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,23 @@ def open_broker(
         store.close()
         raise
     return Broker(store, masterkey, authority, clock, entropy, installation.settings)
+
+
+def upgrade(installation: Installation) -> tuple[str | None, str]:
+    """Bring an installation's database to this version's tables, all of it or nothing; keys stay as they are.
+
+    Returns:
+        The revision that it had, and the one that it has.
+
+    Raises:
+        KeybrokerError: as ``check_files``; UNAVAILABLE where it cannot be written; CORRUPT.
+    """
+    check_files(installation)
+    before = schema.revision(installation.database)
+    if before is not None:
+        schema.upgrade(installation.database)
+    schema.check(installation.database)
+    return before, schema.newest()
 
 
 def check_files(installation: Installation) -> None:

@@ -12,6 +12,7 @@ VERBS = [
     ("init",),
     ("serve",),
     ("check",),
+    ("upgrade",),
     ("addon",),
     ("addon", "add"),
     ("addon", "list"),
@@ -231,6 +232,7 @@ def test_init_and_check(transcript: Transcript, broker: Broker, tmp_path: Path) 
     transcript.run("init", "--name", "broker.example", "--operator", "alice", *places, local=False)
     transcript.run("check")
     transcript.run("check", "--json")
+    transcript.run("upgrade")
     (directory / "config/server.key").chmod(0o644)
     transcript.run("check")
     (directory / "config/server.key").chmod(0o400)

@@ -16,7 +16,8 @@ README = ROOT / "README.md"
 HEADING = "## Every command\n"
 
 BROKER = (
-    "", "init", "serve", "check", "addon", "addon add", "addon list", "addon show", "volume", "volume add",
+    "", "init", "serve", "check", "upgrade", "addon", "addon add", "addon list", "addon show", "volume",
+    "volume add",
     "volume adopt", "volume list", "volume show", "volume rotate", "volume reencrypt", "volume migrate",
     "volume encrypt", "volume resize", "volume erase", "volume cancel", "volume record", "host",
     "host enrol", "host list", "host show", "host revoke", "audit", "audit tail",
