@@ -21,7 +21,7 @@ from agent.devices import BlockDevice, OpenDevice
 from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import judge
 from agent.luks.copy import Held
-from agent.luks.header import Header
+from agent.luks.header import Header, Token
 from agent.luks.table import FLAGS, CryptTable, LinearTable, check_crypt_table, check_linear_table, meant
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
@@ -130,13 +130,21 @@ def attempts(
     """Yield every key version with every keyslot, the likeliest first.
 
     Our token says which keyslot has which version. It is only a hint: it may be wrong after a cut, or forged.
+    Keyslots that it does not name and that take long to try are not ours, and are not tried.
     """
     token = header.token
     told = token if token is not None and token.volume == record.volume else None
+    quick = [
+        number for number, slot in sorted(header.keyslots.items()) if slot.is_quick or _is_named(told, number)
+    ]
     versions = sorted(keys, key=lambda version: (version != record.current, -version))
     bound = sorted(header.metadata.data_digest.keyslots)  # another one opens, and has no key to the data
-    pairs = [(version, keyslot) for version in versions for keyslot in bound]
+    pairs = [(version, keyslot) for version in versions for keyslot in bound if keyslot in quick]
     yield from sorted(pairs, key=lambda pair: told is None or told.version(pair[1]) != pair[0])
+
+
+def _is_named(token: Token | None, keyslot: int) -> bool:
+    return token is not None and token.version(keyslot) is not None
 
 
 def _check_crypt(name: str, luks_uuid: str, table: CryptTable) -> None:

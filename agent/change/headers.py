@@ -21,7 +21,7 @@ from agent.luks.acceptance import judge
 from agent.luks.copy import HeaderImage
 from agent.luks.header import Header, read_header
 from agent.luks.metadata import MOST_OBJECTS
-from agent.plan.keyslots import Keyslot, Keyslots
+from agent.plan.keyslots import GIVEN, Keyslot, Keyslots
 from agent.turn import turn
 from agent.world import Sighting
 from keybroker.wire.names import KeyVersion
@@ -62,10 +62,17 @@ class Read:
         finally:
             os.close(fd)
 
-    def opened_by(self, key: Secret) -> int | None:
+    def opened_by(self, key: Secret, version: KeyVersion) -> int | None:
         """Return the first keyslot that keeps the data and that a key opens; None where there is none."""
+        likely = [each for each in self.bound() if self.may_hold(each, version)]
         with self.sealed() as fd:
-            return next((each for each in self.bound() if cryptsetup.opens(fd, keyslot=each, key=key)), None)
+            return next((each for each in likely if cryptsetup.opens(fd, keyslot=each, key=key)), None)
+
+    def may_hold(self, keyslot: int, version: KeyVersion) -> bool:
+        """Say whether a key is to be tried on a keyslot at all: no key of ours on one that costs too much."""
+        token = self.header.token
+        named = token is not None and token.version(keyslot) is not None
+        return version == GIVEN or named or self.header.keyslots[keyslot].is_quick
 
     def areas(self) -> dict[int, bytes]:
         """Return the bytes of each keyslot's area."""
@@ -96,7 +103,9 @@ class MachineHeaders:
         bound = read.bound()
         with read.sealed() as fd:
             found = tuple(
-                Keyslot(number, number in bound, tagged, _opener(fd, number, tagged, keys))
+                Keyslot(
+                    number, number in bound, tagged, _opener(fd, number, tagged, _likely(read, number, keys))
+                )
                 for number in sorted(read.header.keyslots)
                 for tagged in [_tagged(record, read.header, number)]
             )
@@ -108,9 +117,9 @@ class MachineHeaders:
         """See ``agent.change.workshop.Headers``."""
         with self._turn(record) as disk:
             before = _read(record, disk)
-            if before.opened_by(keys[version]) is not None:
+            if before.opened_by(keys[version], version) is not None:
                 return
-            opened = before.opened_by(keys[by])
+            opened = before.opened_by(keys[by], by)
             if opened is None:
                 raise _locked_out(record, by)
             free = next(each for each in range(MOST_OBJECTS) if each not in before.header.keyslots)
@@ -156,11 +165,11 @@ class MachineHeaders:
                 # A keyslot of a volume key without a segment keeps nothing; ``_accepted`` lets none be there
                 # but those that the beginning of a re-encryption left.
                 ours = keyslot not in before.bound() or tagged is not None
-                if not ours and _opener(fd, keyslot, None, keys) is None:
+                if not ours and _opener(fd, keyslot, None, _likely(before, keyslot, keys)) is None:
                     raise KeybrokerError(
                         Problem.FOREIGN_KEYSLOTS, f"{record.name}: keyslot {keyslot} is not ours to clear"
                     )
-                others = [number for number in before.bound() if number != keyslot]
+                others = [n for n in before.bound() if n != keyslot and before.may_hold(n, by)]
                 if not any(cryptsetup.opens(fd, keyslot=number, key=keys[by]) for number in others):
                     raise _locked_out(record, by, f" but {keyslot}")
             keyslots.kill(disk, keyslot=keyslot, by=keys[by])
@@ -168,8 +177,39 @@ class MachineHeaders:
             _check_rest(record, before, after, {keyslot})
             if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
                 raise _not_done(record, f"keyslot {keyslot} was not killed")
-            if after.opened_by(keys[by]) is None:
+            if after.opened_by(keys[by], by) is None:
                 raise _not_done(record, f"key version {by} does not open it any more")
+
+    def evict(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            if keyslot not in before.header.keyslots:
+                return
+            keeps = before.opened_by(keys[by], by)
+            if keeps is None or keeps == keyslot or _tagged(record, before.header, keeps) != by:
+                raise _locked_out(record, by, f" that our token names, but {keyslot}")
+            keyslots.kill(disk, keyslot=keyslot, by=keys[by])
+            after = _read(record, disk)
+            _check_rest(record, before, after, {keyslot})
+            if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
+                raise _not_done(record, f"keyslot {keyslot} was not killed")
+            if after.opened_by(keys[by], by) is None:
+                raise _not_done(record, f"key version {by} does not open it any more")
+
+    def detach(self, record: Record, *, token: int) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            if token not in before.header.tokens:
+                return
+            if before.header.tokens[token].volume is not None:
+                raise KeybrokerError(Problem.CONFLICT, f"{record.name}: token {token} is our own")
+            keyslots.detach(disk, token=token)
+            after = _read(record, disk)
+            _check_rest(record, before, after, set())
+            if dict(after.header.tokens) != {n: t for n, t in before.header.tokens.items() if n != token}:
+                raise _not_done(record, f"token {token} was not taken out")
 
     @contextmanager
     def _turn(self, record: Record) -> Iterator[OpenDevice]:
@@ -198,6 +238,10 @@ def _says(record: Record, header: Header, versions: Keys[int, KeyVersion]) -> bo
     said = {number: _tagged(record, header, number) for number in header.keyslots}
     named = {number: version for number, version in said.items() if version is not None}
     return header.token is not None and named == dict(versions)
+
+
+def _likely(read: Read, keyslot: int, keys: Keys[KeyVersion, Secret]) -> dict[KeyVersion, Secret]:
+    return {version: key for version, key in keys.items() if read.may_hold(keyslot, version)}
 
 
 def _opener(

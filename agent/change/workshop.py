@@ -96,6 +96,20 @@ class Headers(Protocol):
                 named by our token nor opened by a key; and nothing was written.
         """
 
+    def evict(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
+        """Kill a keyslot of somebody else's, after it was seen that ``by`` opens one that our token names.
+
+        Raises:
+            KeybrokerError: LOCKED_OUT where ``by`` opens no other one, and nothing was written.
+        """
+
+    def detach(self, record: Record, *, token: int) -> None:
+        """Take a token of another tool's out of the header.
+
+        Raises:
+            KeybrokerError: CONFLICT where it is our own.
+        """
+
 
 Watch = Callable[[int, int], None]
 """Is told, again and again, how many bytes of how many long work has done; what it raises ends the work."""

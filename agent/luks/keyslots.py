@@ -70,6 +70,18 @@ def tag(disk: OpenDevice, volume: VolumeId, versions: Mapping[int, KeyVersion], 
     )  # fmt: skip
 
 
+def detach(disk: OpenDevice, *, token: int) -> None:
+    """Take a token out of the header, whosever it is; the keyslots that it is assigned to stay.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED, TOO_SLOW.
+    """
+    run(
+        "cryptsetup", "token", "remove", "--token-id", str(token), disk.path,
+        pass_fds=[disk.fd], timeout_seconds=CHANGE_SECONDS,
+    )  # fmt: skip
+
+
 def kill(disk: OpenDevice, *, keyslot: int, by: Secret) -> None:
     """Overwrite a keyslot's area and take it out of the header.
 

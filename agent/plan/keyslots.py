@@ -8,9 +8,13 @@ is bound to the data's volume key, and that a key of the broker's opens, keeps t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.values import dataclass
+
+GIVEN: Final = KeyVersion(0)
+"""Stands for a passphrase that is not the broker's: the one by which a volume is adopted. Never tagged."""
 
 
 @dataclass(frozen=True, slots=True)

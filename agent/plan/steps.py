@@ -254,6 +254,30 @@ class Finish:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Tell the broker that our key opens a header that somebody else made, and leave it the header's copy."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take a token of another tool's out of the header."""
+
+    token: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Kill a keyslot that is not ours, as an operator asked, while the key ``by`` opens another one."""
+
+    keyslot: int
+    by: KeyVersion
+    reason: str
+
+
 Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready | Mount | Mark | SwapOn
 """Of a boot (``agent.plan.provision``)."""
 
@@ -265,6 +289,10 @@ Change = (
 )  # fmt: skip
 """Of a volume that is in use; a migration also takes steps of a boot, for its successor."""
 
+Adoption = Ask | Fill | Tag | Adopt | Detach | Evict | Backup
+"""Of a volume that somebody else formatted (``agent.plan.adoption``)."""
+
 BOOT_STEPS: tuple[type, ...] = get_args(Step)
 CHANGE_STEPS: tuple[type, ...] = get_args(Change)
-STEPS: tuple[type, ...] = BOOT_STEPS + CHANGE_STEPS
+ADOPTION_STEPS: tuple[type, ...] = (Adopt, Detach, Evict)
+STEPS: tuple[type, ...] = BOOT_STEPS + CHANGE_STEPS + ADOPTION_STEPS

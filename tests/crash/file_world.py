@@ -99,7 +99,7 @@ class FileWorld:
             volume.put(filesystem.mark(record.volume))
             run(*filesystem.command(record, self.inside(record), volume.size_bytes - MIB))
             volume.close()
-        elif step in (steps.Fill, steps.Tag, steps.Clear):
+        elif step in (steps.Fill, steps.Tag, steps.Clear, steps.Detach, steps.Evict):
             self._change_in_part(step, *arguments)
 
     def _change_in_part(self, step: type, record: Record, *arguments: Any) -> None:
@@ -107,13 +107,18 @@ class FileWorld:
         beside = Beside(self, record)
         before = self.luks(record)
         headers = MachineHeaders(beside, self.directory / "run")
-        if step is steps.Tag:
-            headers.tag(record, *arguments)
+        if step in (steps.Tag, steps.Detach):
+            if step is steps.Tag:
+                headers.tag(record, *arguments)
+            else:
+                headers.detach(record, token=arguments[0])
             beside.bring_over(0, before.header_bytes)  # one of the two copies
             return
         keys, *rest = arguments
         if step is steps.Fill:
             headers.fill(record, keys, version=rest[0], by=rest[1])
+        elif step is steps.Evict:
+            headers.evict(record, keys, keyslot=rest[0], by=rest[1])
         else:
             headers.clear(record, keys, keyslot=rest[0], by=rest[1])
         # Either writes the keyslot's area first, and then the header that has or has not the keyslot.

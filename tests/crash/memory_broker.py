@@ -197,7 +197,15 @@ class MemoryBroker:
         self.records.update({each.volume: each for each in both})
 
     def adopt(self, volume: VolumeId, request: AdoptionRequest) -> Record:
-        raise memory_keys.conflict(self._record(volume), "it is not to be adopted")
+        with self._entered():
+            record = self._record(volume)
+            if record.stage == "ready" and request.header.sequence == record.sequence:
+                return record
+            _expect(record, request.revision, "foreign")
+            memory_keys.check_proof(replace(record, pin=request.header.pin), request.proof, self.mint)
+            self.copies[volume], self.copied[volume] = request.copy, record.current
+            pin, sequence = request.header.pin, request.header.sequence
+            return self._save(record, stage="ready", device=request.device, pin=pin, sequence=sequence)
 
     def _grant(self, record: Record, seen: Observation | None) -> Grant:
         if seen is None:
@@ -207,6 +215,8 @@ class MemoryBroker:
             return Grant(record, refused=refused)
         header = seen.header
         fits = header is not None and memory_orders.fits(record, header)
+        if record.stage == "foreign":
+            return Grant(record, memory_keys.live(record, self.mint))
         if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
             keys = memory_keys.live(record, self.mint)
             if header is not None and record.sequence is not None and header.sequence < record.sequence:
@@ -274,6 +284,9 @@ def _refusal(record: Record, seen: Observation) -> Refusal | None:
         return None
     if record.stage in ("new", "claimed"):
         return None if seen.sight == "blank" else Refusal(Problem.NOT_BLANK, f"{record.name}: {seen.sight}")
+    if record.stage == "foreign":
+        declared = seen.header is not None and seen.header.pin.uuid == record.luks_uuid
+        return None if declared else Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
     fits = seen.header is not None and memory_orders.fits(record, seen.header)
     if not fits and (record.stage == "ready" or seen.header is not None):
         return Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")

@@ -65,6 +65,17 @@ class MemoryHeaders:
         self.cleared.append((keyslot, luks.keyslots[keyslot]))
         self._write(record, luks.without(keyslot))
 
+    def evict(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
+        luks = self._checked(record)
+        if keyslot not in luks.keyslots:
+            return
+        if luks.opened_by(keys[by]) in (None, keyslot):
+            raise KeybrokerError(Problem.LOCKED_OUT, f"{record.name}: version {by} opens no other keyslot")
+        self._write(record, luks.without(keyslot))
+
+    def detach(self, record: Record, *, token: int) -> None:
+        return  # tokens of others are on real headers only
+
     def partial(self, step: type, record: Record, versions: Keys[int, KeyVersion], *rest: int) -> None:
         """Do part of an effect: of Fill nothing that shows, of Tag one copy, of Clear the area alone."""
         luks = self._checked(record)

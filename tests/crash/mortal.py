@@ -47,6 +47,9 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Begin: ("reencryption", "begin"),
     steps.Reencrypt: ("reencryption", "run"),
     steps.Finish: ("broker", "finish"),
+    steps.Adopt: ("broker", "adopt"),
+    steps.Detach: ("headers", "detach"),
+    steps.Evict: ("headers", "evict"),
 }
 """Which method each step is the effect of; a test holds that no step is missing."""
 

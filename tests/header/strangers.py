@@ -36,16 +36,16 @@ class Stranger:
 
     Attributes:
         passphrase: that an operator knows.
-        other: fetches what opens it as its tool would, for each try anew.
+        other: fetches what opens it, or a copy of it, as its tool would, for each try anew.
     """
 
     path: Path
     passphrase: bytes
-    other: Callable[[], bytes]
+    other: Callable[[Path], bytes]
 
     def opens(self) -> bool:
         """Say whether the way that its tool knows opens it."""
-        return takes(self.path, self.other())
+        return takes(self.path, self.other(self.path))
 
 
 Maker = Callable[[Path, int], Stranger]
@@ -96,7 +96,7 @@ def _formatted(path: Path, passphrase: bytes, *options: str) -> Path:
 
 def by_hand(path: Path, _: int, *, memory_kib: int = 64 << 10) -> Stranger:
     """Make what ``cryptsetup luksFormat`` makes; on a machine with memory, argon2id goes over 1 GiB."""
-    return Stranger(_formatted(path, TYPED, *_argon2(memory_kib)), TYPED, lambda: TYPED)
+    return Stranger(_formatted(path, TYPED, *_argon2(memory_kib)), TYPED, lambda _: TYPED)
 
 
 def _argon2(memory_kib: int) -> tuple[str, ...]:
@@ -108,19 +108,21 @@ def vaultlocker(path: Path, _: int) -> Stranger:
     """Make what vaultlocker makes: a key of 4096 random bytes, in base64, and a UUID of its own."""
     key = base64.b64encode(os.urandom(4096))
     uuid = ("--uuid", "6f4d3b52-7f0a-4a0e-9b6a-3d8f2c1e5a70")
-    return Stranger(_formatted(path, key, *uuid, *_argon2(64 << 10)), key, lambda: key)
+    return Stranger(_formatted(path, key, *uuid, *_argon2(64 << 10)), key, lambda _: key)
 
 
 def sha512(path: Path, _: int) -> Stranger:
     """Make what ``--hash sha512`` makes, which cryptctl gives too; for its cipher, see tests/kernel."""
     key = os.urandom(64)
-    return Stranger(_formatted(path, key, "--hash", "sha512", "--key-size", "512", *QUICK), key, lambda: key)
+    return Stranger(
+        _formatted(path, key, "--hash", "sha512", "--key-size", "512", *QUICK), key, lambda _: key
+    )
 
 
 def essiv(path: Path, _: int) -> Stranger:
     """Make what was the default before 2013."""
     old = ("--cipher", "aes-cbc-essiv:sha256", "--key-size", "256")
-    return Stranger(_formatted(path, TYPED, *old, *QUICK), TYPED, lambda: TYPED)
+    return Stranger(_formatted(path, TYPED, *old, *QUICK), TYPED, lambda _: TYPED)
 
 
 def azure(path: Path, _: int) -> Stranger:
@@ -136,7 +138,7 @@ def azure(path: Path, _: int) -> Stranger:
         "PassphraseName": "LUKSPasswordProtector", "Passphrase": base64.b64encode(bytes(256)).decode(),
     }  # fmt: skip
     cryptsetup("token", "import", "--token-id", "5", path, given=json.dumps(token).encode())
-    return Stranger(path, key, lambda: key)
+    return Stranger(path, key, lambda _: key)
 
 
 def recovery(path: Path, _: int) -> Stranger:
@@ -144,7 +146,7 @@ def recovery(path: Path, _: int) -> Stranger:
     _formatted(path, TYPED, *QUICK)
     key = _run("systemd-cryptenroll", "--recovery-key", path, PASSWORD=TYPED.decode()).strip()
     assert re.fullmatch(rb"([a-z]{8}-){7}[a-z]{8}", key)
-    return Stranger(path, TYPED, lambda: key)
+    return Stranger(path, TYPED, lambda _: key)
 
 
 def clevis(path: Path, port: int) -> Stranger:
@@ -162,7 +164,7 @@ def bind(path: Path, port: int, passphrase: bytes) -> Stranger:
     _run("clevis", "luks", "bind", "-y", "-f", "-k", file, "-d", path, "tang", tang)
     file.unlink()
     (slot,) = _slots(path) - before
-    return Stranger(path, passphrase, lambda: _run("clevis", "luks", "pass", "-d", path, "-s", slot))
+    return Stranger(path, passphrase, lambda disk: _run("clevis", "luks", "pass", "-d", disk, "-s", slot))
 
 
 def _slots(path: Path) -> set[str]:
@@ -173,7 +175,7 @@ def converted(path: Path, _: int) -> Stranger:
     """Make a LUKS1 volume and have cryptsetup convert it."""
     luks1(path)
     cryptsetup("convert", "-q", "--type", "luks2", path)
-    return Stranger(path, TYPED, lambda: TYPED)
+    return Stranger(path, TYPED, lambda _: TYPED)
 
 
 def luks1(path: Path) -> Path:
