@@ -80,6 +80,8 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
             return _change(settings, options)
         case "status":
             return _status(settings, as_json=options.json)
+        case "adopt":
+            return _adopt(settings, options)
         case "restore-header":
             return _restore_header(settings, options)
         case _:
@@ -188,6 +190,43 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
     print("renewed" if renewed.done else "not due yet", end=": ")
     print(f"the certificate of {who.host} is good until {enrolment.until(who)}")
     return 0
+
+
+def _adopt(settings: Config, options: argparse.Namespace) -> int:
+    from agent import takeover
+    from agent.change import outfit
+    from agent.change.broker import SECONDS
+    from agent.places import Places
+    from agent.unlocking import boot
+
+    def tell(line: str, priority: int) -> None:
+        say(f"{PROGRAM}: {line}", priority)
+
+    wish = takeover.Wish(
+        options.volume,
+        None if options.key_file is None else _passphrase(options.key_file),
+        remove_others=options.remove_others,
+        convert=options.convert,
+        header_backup=options.header_backup,
+    )
+    patience = SECONDS if options.deadline is None else options.deadline
+    shop = outfit.workshop(settings, outfit.client(settings, patience=patience, tell=tell), tell)
+    places = Places(settings.devices)
+    runtime = settings.runtime_directory
+    takeover.adopt(shop, places, boot(), runtime, wish, lambda line: print(line, flush=True))
+    return 0
+
+
+def _passphrase(file: str) -> Secret:
+    from agent import takeover
+
+    try:
+        if file == "-":
+            return takeover.read_passphrase(sys.stdin.buffer.read)
+        with open(file, "rb") as stream:
+            return takeover.read_passphrase(stream.read)
+    except OSError as error:
+        raise KeybrokerError(Problem.USAGE, f"{file}: {error.strerror}") from error
 
 
 def _restore_header(settings: Config, options: argparse.Namespace) -> int:

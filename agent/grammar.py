@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +106,21 @@ runs it.
   keybroker-agent renew --now
 """
 
+_ADOPT = """\
+Adds the broker's key to a LUKS2 volume that somebody else formatted (vaultlocker, clevis, cryptctl, Azure, by
+hand), sees it open, and has the broker keep the header. It takes one passphrase that opens the volume, read
+from a file or a pipe to its end, newline included. What opened the volume before still does; the volume may
+stay open and mounted. Cut anywhere, the same command goes on.
+
+  broker#  keybroker volume adopt --help                       declares it: its serial, its LUKS UUID
+  vm#      keybroker-agent adopt data --key-file /root/data.key
+  vm#      vault kv get -field=dmcrypt_key … | keybroker-agent adopt data --key-file -
+  vm#      keybroker-agent adopt data --remove-others          later: only the broker's key is to open it
+
+A LUKS1 header is refused. With --convert it is made LUKS2, after it was saved to the file that is named; the
+volume has to be closed for that.
+"""
+
 _RESTORE = """\
 Writes the broker's newest copy of a volume's header to its disk: after the copy was checked, and if what is
 on the disk is no header that the broker's key opens. The volume must be closed. What is written over is saved
@@ -164,10 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     renew.add_argument("--now", action="store_true", help="even if it is not time yet")
     _deadline(renew, "how long to try; 60 by default")
 
-    restore = verb("restore-header", "bring back a header that was destroyed", _RESTORE)
-    restore.add_argument("volume", metavar="VOLUME", help="its name")
-    restore.add_argument("--yes", action="store_true", help="write")
-    _deadline(restore, "how long to try to reach a broker; 60 by default")
+    _headers(verb)
     settle = verb("settle", "do what the broker wants done to the volumes", _SETTLE)
     settle.add_argument("--if-due", action="store_true", help="only if the broker wants a report by now")
     _deadline(settle, "how long each call of the broker may take; 60 by default")
@@ -177,6 +190,21 @@ def _parser() -> argparse.ArgumentParser:
     prove = verb("prove", "see the broker's keys open the volumes' headers", _PROVE)
     _deadline(prove, "how long each call of the broker may take; 60 by default")
     return parser
+
+
+def _headers(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    adopt = verb("adopt", "take over a volume that somebody else formatted", _ADOPT)
+    adopt.add_argument("volume", metavar="VOLUME", help="its name")
+    adopt.add_argument("--key-file", metavar="FILE", help="a passphrase that opens it; - for standard input")
+    adopt.add_argument("--remove-others", action="store_true", help="take out keyslots that are not ours")
+    adopt.add_argument("--convert", action="store_true", help="a LUKS1 header to LUKS2")
+    adopt.add_argument("--header-backup", type=Path, metavar="FILE", help="where the LUKS1 header is saved")
+    _deadline(adopt, "how long each call of the broker may take; 60 by default")
+
+    restore = verb("restore-header", "bring back a header that was destroyed", _RESTORE)
+    restore.add_argument("volume", metavar="VOLUME", help="its name")
+    restore.add_argument("--yes", action="store_true", help="write")
+    _deadline(restore, "how long to try to reach a broker; 60 by default")
 
 
 def _deadline(parser: argparse.ArgumentParser, text: str) -> None:

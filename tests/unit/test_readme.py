@@ -23,7 +23,8 @@ BROKER = (
     "host enrol", "host list", "host show", "host revoke", "audit", "audit tail",
 )  # fmt: skip
 AGENT = (
-    "", "enrol", "unlock", "lock", "status", "doctor", "renew", "restore-header", "settle", "plan", "prove",
+    "", "enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove",
+    "adopt", "restore-header",
 )  # fmt: skip
 
 
