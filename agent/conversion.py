@@ -4,7 +4,7 @@
 So the header is in a file first, in the form that ``cryptsetup luksHeaderRestore`` reads, and without a file
 nothing is converted; nor while anybody has the volume open.
 
-Source: LUKS On-Disk Format Specification 1.2.3, figure 1 (magic, payload offset); cryptsetup-convert(8).
+Source: LUKS On-Disk Format Specification 1.2.3, figure 1; cryptsetup-convert(8).
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from keybroker.wire.records import Record
 CONVERT_SECONDS: Final = 120.0
 LARGEST_HEADER: Final = 64 << 20
 """In bytes; a LUKS1 header has 2 MiB at most, unless its data was aligned to something."""
+
+_CIPHER_AT: Final = 8
+_CIPHER_BYTES: Final = 32
+"""Of its name, and then of its mode."""
 
 _PAYLOAD_AT: Final = 104
 _UUID_AT: Final = 168
@@ -61,6 +65,7 @@ def convert(record: Record, places: Holder, backup: Path) -> None:
         if not is_luks1(disk):
             return
         _check_uuid(record, disk)
+        _check_cipher(record, disk)
         _save(backup, _header(record, disk))
     with places.open(record) as disk:  # not claimed: cryptsetup claims it itself
         run(
@@ -76,6 +81,21 @@ def _check_uuid(record: Record, disk: OpenDevice) -> None:
             Problem.HEADER_REFUSED,
             f"{record.name}: the header's UUID is {found[:40]!a}, declared is {record.luks_uuid}",
         )
+
+
+def _check_cipher(record: Record, disk: OpenDevice) -> None:
+    name, mode = (_text(disk, at) for at in (_CIPHER_AT, _CIPHER_AT + _CIPHER_BYTES))
+    found = f"{name}-{mode}"
+    if found != record.profile.cipher:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED,
+            f"{record.name}: its cipher is {found[:80]!a}, declared is {record.profile.cipher}",
+            hint="of one that LUKS2 has no name for (cryptctl's), move the data: keybroker volume add",
+        )
+
+
+def _text(disk: OpenDevice, at: int) -> str:
+    return disk.read(at, _CIPHER_BYTES).partition(b"\0")[0].decode("ascii", "replace")
 
 
 def _header(record: Record, disk: OpenDevice) -> bytes:

@@ -107,10 +107,10 @@ runs it.
 """
 
 _ADOPT = """\
-Adds the broker's key to a LUKS2 volume that somebody else formatted (vaultlocker, clevis, cryptctl, Azure, by
-hand), sees it open, and has the broker keep the header. It takes one passphrase that opens the volume, read
-from a file or a pipe to its end, newline included. What opened the volume before still does; the volume may
-stay open and mounted. Cut anywhere, the same command goes on.
+Adds the broker's key to a LUKS2 volume that somebody else formatted (vaultlocker, clevis, Azure, by hand),
+sees it open, and has the broker keep the header. It takes one passphrase that opens the volume, read from a
+file or a pipe to its end, newline included. What opened the volume before still does; the volume may stay
+open and mounted. Cut anywhere, the same command goes on.
 
   broker#  keybroker volume adopt --help                       declares it: its serial, its LUKS UUID
   vm#      keybroker-agent adopt data --key-file /root/data.key

@@ -27,7 +27,7 @@ from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass
 
 LARGEST_PASSPHRASE: Final = 8 << 10
-"""In bytes: vaultlocker's have 5464, and cryptctl's 64."""
+"""In bytes: vaultlocker's have 5464."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from keybroker.wire import names
 from keybroker.wire.fields import LARGEST_INTEGER
 from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.profile import ADOPTED_CIPHERS, CIPHERS, MIB, Profile, adopted_profile, first_profile
+from keybroker.wire.profile import CIPHERS, MIB, Profile, adopted_profile, first_profile
 from keybroker.wire.records import FILESYSTEMS, Stage
 
 SMALLEST_DATA: Final = 16 * MIB
@@ -67,9 +67,8 @@ def read_spec(name: str, spec: VolumeSpec) -> None:
         raise _malformed("filesystem", f"must be one of {', '.join(sorted(FILESYSTEMS))}")
     if not least <= spec.size_bytes <= LARGEST_INTEGER:
         raise _malformed("size_bytes", f"must be {least} at least")
-    ciphers = ADOPTED_CIPHERS if spec.origin == "foreign" else CIPHERS
-    if spec.cipher not in ciphers:
-        raise _malformed("cipher", f"must be one of {', '.join(sorted(ciphers))}")
+    if spec.cipher not in CIPHERS:
+        raise _malformed("cipher", f"must be one of {', '.join(sorted(CIPHERS))}")
     if is_swap and spec.cipher != SWAP_CIPHER:
         raise _malformed("cipher", f"of swap is always {SWAP_CIPHER}")
     if spec.mount is not None:

@@ -21,10 +21,6 @@ DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 CIPHERS: Final = {"aes-xts-plain64": 64, "aes-cbc-essiv:sha256": 32}
 """The ciphers a volume may be declared with, and the size of their volume key in bytes."""
 
-ADOPTED_CIPHERS: Final = CIPHERS | {"aes-xts-plain64:PBKDF2-sha512": 64}
-"""The same, of a volume that somebody else formatted. The last is what cryptctl writes, and means
-aes-xts-plain64: the kernel gives what stands after the colon to an IV generator that takes no options."""
-
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -84,7 +80,7 @@ class Profile:
         """
         profile = cls(
             version=fields.number("version", least=1),
-            cipher=fields.choice("cipher", set(ADOPTED_CIPHERS)),
+            cipher=fields.choice("cipher", set(CIPHERS)),
             key_bytes=fields.number("key_bytes", least=16, most=64),
             sector_sizes=fields.numbers("sector_sizes"),
             data_offsets=_bounds(fields, "data_offsets"),
@@ -133,9 +129,12 @@ def adopted_profile(cipher: str) -> Profile:
     | tool | what differs from ours |
     |---|---|
     | cryptsetup by hand, vaultlocker | argon2id, 1 GiB at most; data at 16 MiB |
-    | cryptctl, ``--hash sha512`` | sha512 in keyslots and digest, whose digest has 64 bytes |
+    | ``--hash sha512`` | sha512 in keyslots and digest, which then has 64 bytes |
     | clevis, systemd-cryptenroll, Azure | tokens; systemd's keyslots have sha512 |
     | ``cryptsetup convert`` of LUKS1 | a digest of 20 bytes, and many iterations |
+
+    What cryptctl makes is LUKS1 with ``aes-xts-plain64:PBKDF2-sha512``, which no LUKS2 header can name:
+    cryptsetup does not convert it, and its data has to be moved to a new volume.
 
     Twelve keyslots: more would make header copies larger than the broker takes (``LARGEST_HEADER_COPY``).
     The flags only say how the kernel works, or which sectors are free; none changes what is encrypted.
@@ -143,7 +142,7 @@ def adopted_profile(cipher: str) -> Profile:
     return Profile(
         version=1,
         cipher=cipher,
-        key_bytes=ADOPTED_CIPHERS[cipher],
+        key_bytes=CIPHERS[cipher],
         sector_sizes=(512, 1024, 2048, 4096),
         data_offsets=(MIB, 32 * MIB),
         pbkdf2_iterations=(1000, 100_000_000),

@@ -4,8 +4,8 @@
     made.passphrase     what an operator would hand over to adopt it
     made.opens()        whether the way that its tool knows still opens it
 
-vaultlocker, cryptctl and Azure's extension are not packaged; what they make is one cryptsetup call, and it is
-made here as they make it (vaultlocker, dmcrypt.py; cryptctl, fs/crypt.go; Azure's DiskUtil.py).
+vaultlocker and Azure's extension are not packaged; what they make is one cryptsetup call, and it is made here
+as they make it (vaultlocker, dmcrypt.py; azure-linux-extensions, DiskUtil.py).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def vaultlocker(path: Path, _: int) -> Stranger:
 
 
 def sha512(path: Path, _: int) -> Stranger:
-    """Make what ``--hash sha512`` makes, which cryptctl gives too; for its cipher, see tests/kernel."""
+    """Make what ``--hash sha512`` makes."""
     key = os.urandom(64)
     return Stranger(
         _formatted(path, key, "--hash", "sha512", "--key-size", "512", *QUICK), key, lambda _: key
