@@ -82,6 +82,12 @@ def next_step(grant: Grant, here: Situation) -> Step | None:
 
 
 def _closed(grant: Grant, here: Situation) -> Step:
+    if grant.record.stage == "foreign":  # no key is asked for: none of ours opens it yet
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"{grant.record.name}: somebody else formatted it, and it was not adopted yet",
+            hint=f"keybroker-agent adopt {grant.record.name} --key-file FILE",
+        )
     record, seen = grant.record, at_its_place(grant.record, here.seen)
     if here.told != seen:
         return Ask("the broker has not been told what is on the disk now")

@@ -115,6 +115,13 @@ def test_a_volume_is_adopted_opened_rotated_and_the_others_are_taken_out_when_as
     assert "adopt" in verbs
 
 
+def test_a_boot_before_the_adoption_asks_for_no_key_and_names_the_way(site: Site) -> None:
+    luks2(site)
+    (outcome,) = Driver(site.world.world(), BOOT).unlock([site.record]).outcomes
+    assert outcome.error is not None
+    assert outcome.error.hint == "keybroker-agent adopt old --key-file FILE"
+
+
 def test_a_passphrase_is_asked_for_where_our_key_does_not_open_it_yet(site: Site) -> None:
     luks2(site)
     site.refused(Problem.LOCKED_OUT, None)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import devicemapper, takeover
-from agent.change.headers import MachineHeaders
-from agent.change.workshop import Workshop
+from agent.change import outfit
 from agent.places import Places
 from agent.takeover import Wish
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -51,7 +50,7 @@ class Site:
 
     def adopt(self, given: bytes | None, **wish: object) -> Record:
         places = Places(self.vm.devices)
-        shop = Workshop(self.vm.world(), self.vm.broker, MachineHeaders(places, self.vm.runtime))
+        shop = outfit.fitted(self.vm.world(), self.vm.broker, places, self.vm.runtime)
         asked = Wish("old", Secret(given) if given else None, **wish)  # type: ignore[arg-type]
         return takeover.adopt(shop, places, BOOT, self.vm.runtime, asked, self.said.append)
 
