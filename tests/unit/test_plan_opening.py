@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from agent.luks.header import Header, Token
+from agent.luks.header import Area, Header, Kdf, Keyslot, Token
 from agent.machine import label, notes
 from agent.opening import Way, attempts, crypt_uuid, stable_uuid
 from keybroker.wire.names import KeyVersion
@@ -18,18 +18,31 @@ from tests.crash.volumes import key_of, record
 PIN = Pin(record().luks_uuid, "sha256:" + "0" * 64, 4 * MIB, 512)
 
 
+QUICK = Kdf("pbkdf2", "sha256", 1000)
+SLOW = Kdf("argon2id", "", 4, 1 << 20, 4)
+
+
 @dataclass(frozen=True)
 class Slots:
     """As much of a header as the order of attempts looks at."""
 
-    keyslots: dict[int, None]
+    keyslots: dict[int, Keyslot]
     token: Token | None
 
 
+def keyslot(number: int, kdf: Kdf) -> Keyslot:
+    return Keyslot(number, "luks2", 64, Area("raw", 0, 4096), kdf)
+
+
 def tried(
-    *slots: int, token: Token | None = None, versions: tuple[int, ...] = (7, 8), current: int = 8
+    *slots: int,
+    token: Token | None = None,
+    versions: tuple[int, ...] = (7, 8),
+    current: int = 8,
+    slow: tuple[int, ...] = (),
 ) -> list[tuple[int, int]]:
-    header = cast(Header, Slots(dict.fromkeys(slots), token))
+    held = {number: keyslot(number, SLOW if number in slow else QUICK) for number in slots}
+    header = cast(Header, Slots(held, token))
     known = replace(record(), current=KeyVersion(current))
     keys = {KeyVersion(version): key_of("data", version) for version in versions}
     return [(int(version), keyslot) for version, keyslot in attempts(known, header, keys)]
@@ -84,3 +97,14 @@ def test_the_devices_of_a_volume_are_named_by_what_cannot_be_mixed_up() -> None:
         == f"CRYPT-LUKS2-{known.luks_uuid.replace('-', '')}-kb-data-1"
     )
     assert label(known) == "kb-" + known.volume[4:]
+
+
+def test_a_keyslot_that_costs_a_lot_is_tried_only_where_our_token_names_it() -> None:
+    assert tried(0, 1, slow=(0,)) == [(8, 1), (7, 1)]
+    assert tried(0, 1, slow=(0,), token=token(8, 0))[0] == (8, 0)
+    assert tried(0, slow=(0,)) == []
+
+
+@pytest.mark.parametrize(("iterations", "quick"), [(1000, True), (100_000, True), (100_001, False)])
+def test_many_iterations_cost_a_lot_too(iterations: int, quick: bool) -> None:
+    assert keyslot(0, Kdf("pbkdf2", "sha256", iterations)).is_quick is quick
