@@ -112,10 +112,11 @@ sees it open, and has the broker keep the header. It takes one passphrase that o
 file or a pipe to its end, newline included. What opened the volume before still does; the volume may stay
 open and mounted. Cut anywhere, the same command goes on.
 
-  broker#  keybroker volume adopt --help                       declares it: its serial, its LUKS UUID
-  vm#      keybroker-agent adopt data --key-file /root/data.key
-  vm#      vault kv get -field=dmcrypt_key … | keybroker-agent adopt data --key-file -
-  vm#      keybroker-agent adopt data --remove-others          later: only the broker's key is to open it
+The broker has to know of it first: keybroker volume adopt --help
+
+  keybroker-agent adopt data --key-file /root/data.key
+  vault kv get -field=dmcrypt_key secret/data | keybroker-agent adopt data --key-file -
+  keybroker-agent adopt data --remove-others              later: only the broker's key is to open it
 
 A LUKS1 header is refused. With --convert it is made LUKS2, after it was saved to the file that is named; the
 volume has to be closed for that.

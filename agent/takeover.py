@@ -101,8 +101,8 @@ def adopt(
 
         adopting = Adopting(shop, boot, record, wish.given, watch=watch)
         record = adopting.adopt()
-        say(f"{record.name}: adopted: key version {record.current} opens it, and the broker has its header")
         others = adopting.others()
+        say(f"{record.name}: adopted: key version {record.current} opens it, and the broker has its header")
         if wish.remove_others and others:
             say(f"{record.name}: taking out, as asked: {_named(others)}")
             record = adopting.remove_others()

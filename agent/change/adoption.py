@@ -94,17 +94,23 @@ class Adopting:
         return self.record
 
     def others(self) -> Others:
-        """Say what in the header is not ours; the broker's key has to open it by now.
+        """Say what in the header is not ours, after the broker's key was seen to open it.
 
         Raises:
-            KeybrokerError: as ``adopt``.
+            KeybrokerError: as ``adopt``; LOCKED_OUT where the broker's key does not open it.
         """
         if self.record.current not in self._grant.keys:
             self._look()
             self._ask()
         survey = self._look()
+        if self._grant.refused is not None:
+            raise self._grant.refused.as_error()
         if survey.keyslots is None:
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{self.record.name}: its header cannot be read")
+        if not survey.keyslots.opened_by(self.record.current):
+            raise KeybrokerError(
+                Problem.LOCKED_OUT, f"{self.record.name}: key version {self.record.current} does not open it"
+            )
         return Others(tuple(each.number for each in adoption.strangers(survey.keyslots)), self._tokens())
 
     def remove_others(self) -> Record:

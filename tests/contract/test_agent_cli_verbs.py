@@ -120,7 +120,20 @@ def test_version_is_the_projects() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove"]
+    "verb",
+    [
+        "enrol",
+        "unlock",
+        "lock",
+        "status",
+        "doctor",
+        "renew",
+        "settle",
+        "plan",
+        "prove",
+        "adopt",
+        "restore-header",
+    ],
 )
 def test_every_verb_teaches_by_example(verb: str) -> None:
     done = subprocess.run([PROGRAM, verb, "--help"], capture_output=True, text=True, timeout=60, check=True)
