@@ -56,7 +56,7 @@ class MachineReencryption:
                 return
             if state != "untouched":
                 raise _not_so(record, f"its header is {state}, and must be cleared first")
-            keyslot = Read(header, copy.image_of(header, disk.read)).opened_by(keys[by])
+            keyslot = Read(header, copy.image_of(header, disk.read)).opened_by(keys[by], by)
             if keyslot is None:
                 raise KeybrokerError(
                     Problem.LOCKED_OUT,

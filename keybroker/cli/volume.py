@@ -14,7 +14,7 @@ from keybroker.cli.facts import show_volume
 from keybroker.cli.quantities import parse_size
 from keybroker.cli.record import record
 from keybroker.cli.screen import note, print_json
-from keybroker.wire.profile import ADOPTED_CIPHERS, CIPHERS
+from keybroker.wire.profile import CIPHERS
 from keybroker.wire.records import FILESYSTEMS
 
 
@@ -168,9 +168,7 @@ def show(addon: str, name: str, as_json: bool, **options: Any) -> None:
     show_default=True,
     help="Most memory that a keyslot of it may ask for, in MiB; 0 refuses argon2.",
 )
-@click.option(
-    "--cipher", type=click.Choice(list(ADOPTED_CIPHERS)), default="aes-xts-plain64", show_default=True
-)
+@click.option("--cipher", type=click.Choice(list(CIPHERS)), default="aes-xts-plain64", show_default=True)
 @operator_options
 def adopt(
     addon: str,
@@ -195,7 +193,7 @@ def adopt(
           --serial WD-WX41A1234567 --mount /srv/old --fs ext4
     \b
     Then on its host:
-      keybroker-agent adopt old < passphrase
+      keybroker-agent adopt old --key-file passphrase
     """
     from keybroker.cli.client import Client
 
@@ -219,4 +217,4 @@ def adopt(
     note(f"volume {addon}/{name}: {'declared' if answer.created else 'unchanged'}")
     show_volume(answer.document)
     if answer.created:
-        note(f"next, on its host: keybroker-agent adopt {name} < passphrase")
+        note(f"next, on its host: keybroker-agent adopt {name} --key-file FILE")

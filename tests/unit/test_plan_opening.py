@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -28,6 +29,11 @@ class Slots:
 
     keyslots: dict[int, Keyslot]
     token: Token | None
+
+    @property
+    def metadata(self) -> SimpleNamespace:
+        """Return what says that all of them are bound to the data."""
+        return SimpleNamespace(data_digest=SimpleNamespace(keyslots=tuple(self.keyslots)))
 
 
 def keyslot(number: int, kdf: Kdf) -> Keyslot:
