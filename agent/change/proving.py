@@ -41,6 +41,10 @@ def prove_all(config: Config, *, patience: float, tell: Tell) -> int:
         if record.is_swap or record.stage != "ready" or standing.report.state not in ("open", "crypt"):
             reports.append(standing.report)
             continue
+        if record.order is not None and record.order.phase == "begun":
+            tell(f"{record.name}: is being re-encrypted; it is proved when that is done", 6)
+            reports.append(standing.report)
+            continue
         try:
             proof = prove(shop, boot, record)
         except KeybrokerError as error:
