@@ -38,7 +38,8 @@ def prove_all(config: Config, *, patience: float, tell: Tell) -> int:
     reports, errors = [], []
     for record in layout.load(config.state_directory).records:
         standing = reporting.look(shop.world, record, config.runtime_directory)
-        if record.is_swap or record.stage != "ready" or standing.report.state not in ("open", "crypt"):
+        is_opened = record.role == "holder" and standing.report.state in ("open", "crypt")
+        if record.is_swap or record.stage != "ready" or not is_opened:
             reports.append(standing.report)
             continue
         if record.order is not None and record.order.phase == "begun":

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import devicemapper
+from agent import devicemapper, opened
 from agent.change.undertaking import undertake, undertakings
 from agent.change.workshop import Workshop
+from agent.plan.steps import Switch
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
+from tests.crash.mortal import Crash, Death, Mortal
 from tests.crash.service_broker import Wanted
 from tests.crash.test_crash_migration import LIVE
 from tests.kernel.disks import MIB, image, loop
@@ -183,3 +185,30 @@ def test_an_agent_that_is_killed_at_random_moments_loses_nothing(mover: Mover) -
     assert mover.is_done()
     print(f"{cuts} cuts in {moves} moves, {reboots} reboots")
     assert cuts >= 3
+
+
+def test_a_volume_that_is_on_two_disks_is_shown_as_open_opened_by_nobody_again_and_locked_as_a_whole(
+    mover: Mover,
+) -> None:
+    vm = mover.vm
+    mover.order()
+    shop = workshop(vm, vm.world(), vm.broker)
+    mortal = Mortal(shop, _Nothing(), Death(LIVE.index(Switch), "before"))
+    with pytest.raises(Crash):
+        mover.act(mortal.workshop)
+    assert len(devicemapper.mapped()) == 3
+    holder = vm.broker.record("data")
+    (now,) = opened.status([holder], vm.world().mappings, runtime=vm.runtime)
+    assert (now.state, now.mounted) == ("open", (str(vm.mounts["data"]),))
+    report = vm.unlock()
+    assert [(each.error, each.result) for each in report.outcomes] == [(None, "already")]
+    assert vm.lock()["kb-data"].result == "closed"
+    assert devicemapper.mapped() == {}
+    mover.boot()
+    mover.run()
+    assert mover.is_done()
+
+
+class _Nothing:
+    def partial(self, step: type, *arguments: object) -> None:
+        raise AssertionError("cut between effects only")
