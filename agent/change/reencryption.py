@@ -1,11 +1,12 @@
 """The real ``Reencryption``: a new volume key under a mounted volume, at a pace that leaves its users room.
 
-The header is the truth of how far it is, read before and after each piece of work; what cryptsetup says while
-it works is for people. Nothing of it needs this process: it may be killed at any moment, and another goes on.
+How far it is, the header on the disk says, before, after and while cryptsetup works. Nothing of it needs this
+process: it may be killed at any moment, and another goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from collections.abc import Mapping as Keys
@@ -18,7 +19,6 @@ from agent.devices import OpenDevice
 from agent.luks import copy, midway, reencrypt
 from agent.luks.acceptance import judge
 from agent.luks.header import Header, read_header
-from agent.luks.reencrypt import Advance
 from agent.midway import clear_helpers
 from agent.plan.pace import Pace
 from agent.turn import turn
@@ -85,7 +85,7 @@ class MachineReencryption:
             while state == "midway":
                 account.tell(*midway.done_bytes(header, disk.device.size_bytes))
                 clear_helpers(_name(record), record.luks_uuid)
-                piece = _Piece(pace, account, _Users(record))
+                piece = _Piece(pace, account, _Users(record), disk)
                 hotzone = _hotzone_bytes(rate)
                 reencrypt.carry_on(_name(record), by=keys[by], hotzone_bytes=hotzone, go_on=piece.go_on)
                 header, state = _read(record, disk)
@@ -103,12 +103,13 @@ class _Account:
     def __init__(self, progress: Callable[[Progress], None]) -> None:
         self._progress = progress
         self._first: tuple[float, int] | None = None
+        self._said = 0.0
         self.done = 0
         self.total = 0
 
     def tell(self, done: int, total: int) -> None:
         """Say how far it is."""
-        now = time.monotonic()
+        self._said = now = time.monotonic()
         self.done, self.total = min(done, total), total
         if self._first is None:
             self._first = now, done
@@ -116,6 +117,12 @@ class _Account:
         rate = int(worked / seconds) if seconds >= 1.0 and worked > 0 else 0
         left = (total - self.done) // rate if rate else None
         self._progress(Progress(self.done, total, rate, left))
+
+    def hear(self, done: int, total: int) -> None:
+        """Take note of how far it is, and say so once a second."""
+        self.done, self.total = min(done, total), total
+        if time.monotonic() - self._said >= 1.0:
+            self.tell(done, total)
 
     def again(self) -> None:
         """Say that it is where it was."""
@@ -125,15 +132,16 @@ class _Account:
 class _Piece:
     """One piece of work, from the start of cryptsetup to its end, and the rest after it."""
 
-    def __init__(self, pace: Pace, account: _Account, users: _Users) -> None:
-        self._pace, self._account, self._users = pace, account, users
+    def __init__(self, pace: Pace, account: _Account, users: _Users, disk: OpenDevice) -> None:
+        self._pace, self._account, self._users, self._disk = pace, account, users, disk
         self._began = time.monotonic()
         self._from = account.done
 
-    def go_on(self, said: Advance | None) -> bool:
-        """Say whether to work on; ``said`` is what cryptsetup said last."""
-        if said is not None:
-            self._account.tell(said.done, said.total)
+    def go_on(self) -> bool:
+        """Say whether to work on."""
+        size = self._disk.device.size_bytes
+        with contextlib.suppress(KeybrokerError):  # it is being written: the next look will do
+            self._account.hear(*midway.done_bytes(read_header(self._disk.read, size), size))
         seconds = time.monotonic() - self._began
         busy = self._users.busy()
         return not self._pace.is_enough(seconds=seconds, done=self._account.done - self._from, busy=busy)
@@ -154,15 +162,16 @@ class _Users:
         there = devicemapper.mapped().get(names.mapper_name(record.name))
         self._stat = SYS / there.node / "stat" if there is not None else None
         self._last = time.monotonic(), self._ticks()
+        self._share = 0.0
 
     def busy(self) -> float:
-        """Return the share of the time since the last call in which I/O was in flight."""
+        """Return the share of the last second or so in which I/O was in flight."""
         now, ticks = time.monotonic(), self._ticks()
         seconds, worked = now - self._last[0], ticks - self._last[1]
-        if seconds < 0.2:  # too short to tell
-            return 0.0
-        self._last = now, ticks
-        return min(1.0, worked / 1000 / seconds)
+        if seconds >= 1.0:
+            self._last = now, ticks
+            self._share = min(1.0, worked / 1000 / seconds)
+        return self._share
 
     def _ticks(self) -> int:
         try:

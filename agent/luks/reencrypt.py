@@ -17,7 +17,6 @@ Resilience is ``checksum``, written into the header when it begins. ``none`` cor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Final
 
@@ -26,7 +25,6 @@ from agent.luks.cryptsetup import NO_TOKENS, PBKDF2_ITERATIONS
 from agent.process import ToolFailed, run, running
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
-from keybroker.wire.values import dataclass
 
 HOTZONE_BYTES: Final = 16 << 20
 """How much is rewritten at a time, while I/O to just that waits: 0.2 s of a slow disk. It is no slower than
@@ -35,19 +33,14 @@ any larger one (tests/bench/test_bench_reencrypt.py)."""
 LEAST_HOTZONE: Final = 1 << 20
 
 BEGIN_SECONDS: Final = 120.0
+ASK_SECONDS: Final = 0.2
+"""Between two looks at how far it is: what a slow rate may be exceeded by, before it rests."""
+
 INTERRUPTED: Final = 1
 _TERMINATED: Final = -15
 
 CORRUPTING: Final = ((2, 7, 0), (2, 7, 4))
 """Online re-encryption can corrupt data (cryptsetup 2.7.5's release notes); Ubuntu 24.04 has 2.7.0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """What cryptsetup says of its progress, for people only; in bytes."""
-
-    done: int
-    total: int
 
 
 def check_version() -> None:
@@ -86,38 +79,26 @@ def begin(name: str, *, by: Secret, keyslot: int) -> None:
     )  # fmt: skip
 
 
-def carry_on(name: str, *, by: Secret, hotzone_bytes: int, go_on: Callable[[Advance | None], bool]) -> None:
+def carry_on(name: str, *, by: Secret, hotzone_bytes: int, go_on: Callable[[], bool]) -> None:
     """Re-encrypt an open volume until all is done, or until it is told to stop.
 
     Args:
-        go_on: is asked every second, with what cryptsetup said last; False, and whatever it raises, stops the
-            work after the stretch in work.
+        go_on: is asked every ``ASK_SECONDS``; False, and whatever it raises, stops the work after the stretch
+            that it is at.
 
     Raises:
         KeybrokerError: TOOL_FAILED. How far it is then, the header says.
     """
     stopped = False
-    said: Advance | None = None
     with running(
         # should this process die, cryptsetup is to end its stretch and then itself
         "setpriv", "--pdeathsig", "TERM",
         "cryptsetup", "reencrypt", "--batch-mode", "--resume-only", "--active-name", name,
-        *NO_TOKENS, "--key-file", by,
-        "--hotzone-size", str(hotzone_bytes), "--progress-json", "--progress-frequency", "1",
+        *NO_TOKENS, "--key-file", by, "--hotzone-size", str(hotzone_bytes), "--progress-frequency", "60",
     ) as work:  # fmt: skip
-        while (line := work.line(seconds=1.0)) is not None:
-            said = _advance(line) or said
-            if not stopped and not go_on(said):
+        while work.line(seconds=ASK_SECONDS) is not None:
+            if not stopped and not go_on():
                 stopped = True
                 work.stop()
     if work.status not in ((0, INTERRUPTED, _TERMINATED) if stopped else (0,)):
         raise ToolFailed(f"cryptsetup reencrypt {name}: {work.ending()}", status=work.status)
-
-
-def _advance(line: str) -> Advance | None:
-    """Read one line of progress; anything else is none."""
-    try:
-        said = json.loads(line)
-        return Advance(int(said["device_bytes"]), int(said["device_size"]))
-    except (ValueError, KeyError, TypeError):
-        return None
