@@ -126,6 +126,10 @@ def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
     )  # fmt: skip
 
 
+TRY_SECONDS: Final = 180.0
+"""A passphrase that is given for an adoption may be derived over 1 GiB, which takes a busy machine long."""
+
+
 def opens(header_fd: int, *, keyslot: int, key: Secret) -> bool:
     """Say whether ``key`` opens ``keyslot`` of a header; nothing is mapped and nothing is written.
 
@@ -136,7 +140,7 @@ def opens(header_fd: int, *, keyslot: int, key: Secret) -> bool:
         "cryptsetup", "open", "--test-passphrase", "--batch-mode", "--type", "luks2",
         "--key-slot", str(keyslot), "--key-file", "-", *NO_TOKENS,
         f"/proc/self/fd/{header_fd}",
-        stdin=key, pass_fds=[header_fd], expect=(0, NO_KEY), timeout_seconds=OPEN_SECONDS,
+        stdin=key, pass_fds=[header_fd], expect=(0, NO_KEY), timeout_seconds=TRY_SECONDS,
     )  # fmt: skip
     return done.status == 0
 

@@ -20,7 +20,7 @@ from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.profile import Profile
 from keybroker.wire.secret import Secret
 
-CHANGE_SECONDS: Final = 60.0
+CHANGE_SECONDS: Final = 180.0
 
 
 def add(disk: OpenDevice, key: Secret, *, keyslot: int, by: Secret, opened: int, profile: Profile) -> None:
