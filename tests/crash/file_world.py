@@ -202,7 +202,7 @@ class _Disks:
             except KeybrokerError as error:
                 return Sighting(Observation(record.volume, "other", device, detail=error.detail))
             seen = Observation(record.volume, "luks2", device, header.seen())
-            return Sighting(seen, copy.pack(header, disk.read))
+            return Sighting(seen, None if header.requirements else copy.pack(header, disk.read))
 
     def compose(self, record: Record, key: Secret, sector_size: int | None = None) -> Composed:
         assert record.current is not None

@@ -1,0 +1,64 @@
+"""The cuts of a re-encryption on real LUKS2 headers, by cryptsetup's offline one, and at the real broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.plan.steps import Ask
+from keybroker.wire.records import Record
+from tests.crash.mortal import Death
+from tests.crash.test_crash_reencryption import WAY
+from tests.crash.test_crash_rotation import ROTATION
+from tests.crash.test_crash_rotation_files import Rotated
+
+FULL_WAY = (*ROTATION, WAY[1], Ask, *WAY[2:])
+"""The broker has the key rotated first; its copy of the header is newer than what it was asked about then."""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="re-encrypting a file needs root")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Rotated]:
+    made = Rotated(tmp_path)
+    made.broker.order()
+    yield made
+    made.broker.close()
+
+
+def digest(record: Record) -> str:
+    assert record.pin is not None
+    return record.pin.digest
+
+
+def check_done(volume: Rotated, before: str) -> None:
+    kept, luks = volume.record, volume.world.luks(volume.record)
+    assert kept.order is None
+    assert luks.pin == kept.pin
+    assert digest(kept) != before
+    assert kept.sequence == luks.sequence
+    assert volume.opens(2)
+    assert luks.token is not None
+    assert [luks.token.version(keyslot) for keyslot in luks.keyslots] == [2]
+    volume.boot()
+
+
+def test_a_reencryption_takes_each_step_once(volume: Rotated) -> None:
+    before = digest(volume.record)
+    outcome = volume.run()
+    assert outcome.error is None, outcome.error
+    assert tuple(type(step) for step in outcome.steps) == FULL_WAY
+    check_done(volume, before)
+
+
+@pytest.mark.parametrize("effect", range(len(ROTATION), len(FULL_WAY)))
+def test_a_reencryption_that_is_cut_is_finished_by_the_next_run(volume: Rotated, effect: int) -> None:
+    """After each step; before is after the one before it, and in the middle is the kernel tier's."""
+    before = digest(volume.record)
+    assert not volume.run_until_death(Death(effect, "after")).survived
+    outcome = volume.run()
+    assert outcome.error is None, outcome.error
+    check_done(volume, before)
