@@ -106,11 +106,12 @@ class Undertaking:
         return CourseOutcome(self._main.record, tuple(self._steps), error)
 
     def next_step(self) -> Turn | None:
-        """Say what ``settle`` would do next, and do nothing.
+        """Say what ``settle`` would do next, and do nothing; the records were asked for just now.
 
         Raises:
             KeybrokerError: as ``agent.plan.migration.next_step``.
         """
+        self._seen = replace(self._seen, asked=True)
         self._look()
         return self._decide()
 
@@ -241,9 +242,12 @@ class Undertaking:
         return pin.sector_size if pin is not None else None
 
     def _ask(self, volume: _Volume) -> None:
-        """Tell the broker of one volume, and hear of both."""
-        sighting = volume.sighting or self.workshop.world.disks.look(volume.record)
-        reply = self.workshop.broker.unlock(self.boot.request([sighting.observation]))
+        """Tell the broker of one volume, and hear of both; of one that is open there is nothing to tell.
+
+        From its reply on, no Switch that was sent before has any effect.
+        """
+        sight = volume.sighting.observation if volume.sighting is not None else None
+        reply = self.workshop.broker.unlock(self.boot.request([] if sight is None else [sight]))
         grants = {grant.record.volume: grant for grant in reply.grants}
         if volume.record.volume not in grants:
             raise KeybrokerError(
@@ -251,9 +255,11 @@ class Undertaking:
                 f"{volume.record.name}: the broker does not know {volume.record.volume} any more",
             )
         for name, each in self._volumes.items():
-            if each is not volume and name in grants:
+            if (each is not volume or sight is None) and name in grants:
                 self._hear(grants[name].record)
-        volume.grant, volume.told = grants[volume.record.volume], sighting.observation
+        if sight is not None:
+            volume.grant, volume.told = grants[volume.record.volume], sight
+        self._seen = replace(self._seen, asked=True)
 
     def _hear(self, record: Record) -> None:
         volume = self._volumes[record.volume]

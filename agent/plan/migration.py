@@ -5,6 +5,7 @@ Switch. Until then the holder's disk is right whatever happens to the other; fro
 
 | broker | under the stable name | step | a crash there, and the next run |
 |---|---|---|---|
+| successor | the holder, or both | Ask: whatever Switch was sent before is void | asks again |
 | successor, not open | the holder | Claim, Deposit, Inscribe, Open | goes on, as a first boot does |
 | successor | the holder | **Mirror** | a process: the mirror stands; a reboot: it begins anew |
 | successor | both, not alike yet | **Copy** | waits again, or begins anew |
@@ -26,7 +27,7 @@ from __future__ import annotations
 from agent.plan import erasure, growth, provision
 from agent.plan.growth import Sizes
 from agent.plan.situation import Situation, Stable
-from agent.plan.steps import Change, Close, Copy, Drop, Mirror, Step, Switch, Unlink, Verify
+from agent.plan.steps import Ask, Change, Close, Copy, Drop, Mirror, Step, Switch, Unlink, Verify
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Record
@@ -54,6 +55,7 @@ class Seen:
     """What this process has done and seen itself; a restart forgets it, and it is done again.
 
     Attributes:
+        asked: the broker has said, since this process began, who holds the data.
         copied: an offline copy came to its end.
         compared: bytes that both disks were seen to hold alike; None before.
         differs: where they were seen not to, while nothing wrote, in words; empty where they were not.
@@ -61,6 +63,7 @@ class Seen:
         wiped: bytes of the former disk that were overwritten and read back; None before.
     """
 
+    asked: bool = False
     copied: bool = False
     compared: int | None = None
     differs: str = ""
@@ -124,6 +127,11 @@ def _towards(holder: Side, successor: Side, stable: Stable, seen: Seen) -> Turn 
     is_mirrored = len(stable.legs) == 2
     if record.order is None or record.order.kind not in KINDS:
         return Turn(record.volume, Drop("nobody wants it moved any more")) if is_mirrored else None
+    if not seen.asked:
+        # By its reply the broker makes void what an agent before this one may have sent. A Switch that
+        # arrived after the volume went back would leave the data to the disk that is written to no more.
+        # At once, and not when a leg has failed: a database would wait for it.
+        return Turn(target.volume, Ask("nothing moves before it is sure that no Switch is on its way"))
     if is_mirrored and (trouble := stable.failure or seen.differs):
         return Turn(record.volume, Drop(f"{trouble}; the volume goes on from {record.volume} alone"))
     if seen.differs:

@@ -71,6 +71,19 @@ def switch(
     return now_holder, former
 
 
+def outdate(holder: Volume) -> Volume:
+    """Make void whatever Switch was sent before now: its host is about to write to the holder's disk alone.
+
+    A request may be on its way for longer than a machine takes to boot. Were it to arrive then, the successor
+    would hold the data and lack what was written since.
+
+    Returns:
+        The very volume where none can be under way.
+    """
+    is_moving = holder.role == "holder" and holder.order is not None and holder.order.kind == "migrate"
+    return replace(holder, revision=holder.revision + 1) if is_moving else holder
+
+
 def drop(successor: Volume, destroy_after: datetime) -> Volume:
     """Give a successor up, because its migration was cancelled: it will not become the holder any more."""
     if successor.role != "successor":

@@ -7,28 +7,33 @@ from typing import Any
 
 from keybroker.audit import AuditEvent
 from keybroker.envelope import EnvelopeError
+from keybroker.model import moving
 from keybroker.policy import Peer, release
 from keybroker.service.admission import Caller, admit, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
 from keybroker.store import Reading, Writing
-from keybroker.store.rows import AddonKeyRow, VolumeRow
+from keybroker.store.rows import VolumeRow
 from keybroker.wire.messages import UnlockReply, UnlockRequest
 from keybroker.wire.names import AddonName, HostId, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.records import Grant, Observation, Refusal
 
+_Grants = tuple[tuple[Grant, tuple[str, ...]], ...]
+"""A grant for each volume, and what is odd about it."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What the store says to a host's request, all of it as of one moment."""
+class _Decided:
+    """What becomes of a host's request, all of it as of one moment."""
 
-    caller: Caller
     host: HostId
     addon: AddonName
-    volumes: list[VolumeRow]
-    keys: list[AddonKeyRow]
+    rows: list[VolumeRow]
+    grants: _Grants
+    events: list[AuditEvent]
+    receipt: tuple[int, str] = (0, "")
 
 
 def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
@@ -40,8 +45,8 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
 
     Returns:
         Every volume of the host's add-on, those that are erased only if it named them. A refused volume does
-        not stop the others, nor does one whose stored key does not open (CORRUPT). The receipt is the last of
-        the audit records, all durable.
+        not stop the others, nor does one whose stored key does not open (CORRUPT). A Switch that was sent
+        before comes too late from here on. The receipt is the last of the audit records, all durable.
 
     Raises:
         KeybrokerError: NOT_ALLOWED for an operator; NO_IDENTITY, REVOKED or CERTIFICATE for a host that this
@@ -50,35 +55,46 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     """
     now = broker.clock()
 
-    def look(reading: Reading) -> _Found:
+    def look(reading: Reading) -> _Decided:
         caller = admit(broker, reading, peer, "unlock", now)
-        host, addon = caller.as_host()
-        return _Found(caller, host, addon, reading.volumes(addon), reading.addon_keys(addon))
+        return _decide(broker, reading, caller, request)
 
-    found = settle(broker, lambda: broker.store.read(look))
-    seen = {observation.volume: observation for observation in request.observations}
-    keys = AddonKeys(broker.masterkey, found.keys)
-    grants = tuple(
-        _grant(row, seen.get(row.volume.id), keys)
-        for row in found.volumes
-        if row.volume.stage != "erased" or row.volume.id in seen
-    )
-    events = _events(found.caller, request, grants, seen)
+    decided = settle(broker, lambda: broker.store.read(look))
 
-    def note(writing: Writing) -> tuple[int, str]:
+    def note(writing: Writing) -> _Decided:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
-        for grant, _notes in grants:
+        final = decided
+        if any(moving.outdate(row.volume) is not row.volume for row in decided.rows):
+            # A Switch may have come between; what is told is what no Switch changes any more.
+            for row in writing.volumes(decided.addon):
+                save(writing, caller, row, moving.outdate(row.volume))
+            final = _decide(broker, writing, caller, request)
+        for grant, _notes in final.grants:
             _call_off(writing, caller, grant)
-        return writing.append(*events)
+        return replace(final, receipt=writing.append(*final.events))
 
-    receipt = settle(broker, lambda: broker.store.write(note))
+    decided = settle(broker, lambda: broker.store.write(note))
     return UnlockReply(
-        host=found.host,
-        addon=found.addon,
-        grants=tuple(grant for grant, _notes in grants),
-        receipt=receipt,
+        host=decided.host,
+        addon=decided.addon,
+        grants=tuple(grant for grant, _notes in decided.grants),
+        receipt=decided.receipt,
     )
+
+
+def _decide(broker: Broker, reading: Reading, caller: Caller, request: UnlockRequest) -> _Decided:
+    """Decide which keys may leave, by what the store says at this moment."""
+    host, addon = caller.as_host()
+    rows = reading.volumes(addon)
+    seen = {observation.volume: observation for observation in request.observations}
+    keys = AddonKeys(broker.masterkey, reading.addon_keys(addon))
+    grants = tuple(
+        _grant(row, seen.get(row.volume.id), keys)
+        for row in rows
+        if row.volume.stage != "erased" or row.volume.id in seen
+    )
+    return _Decided(host, addon, rows, grants, _events(caller, request, grants, seen))
 
 
 def _grant(row: VolumeRow, seen: Observation | None, keys: AddonKeys) -> tuple[Grant, tuple[str, ...]]:
@@ -115,7 +131,7 @@ def _call_off(writing: Writing, caller: Caller, grant: Grant) -> None:
 def _events(
     caller: Caller,
     request: UnlockRequest,
-    grants: tuple[tuple[Grant, tuple[str, ...]], ...],
+    grants: _Grants,
     seen: dict[VolumeId, Observation],
 ) -> list[AuditEvent]:
     """Return one record a volume that was released or refused; a boot with neither leaves one too."""

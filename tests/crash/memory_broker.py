@@ -68,6 +68,11 @@ class MemoryBroker:
     def unlock(self, request: UnlockRequest) -> UnlockReply:
         with self._entered():
             self.requests.append(request)
+            self.records |= {
+                name: replace(record, revision=record.revision + 1)
+                for name, record in self.records.items()
+                if memory_moving.is_moving(record)
+            }
             seen = {observation.volume: observation for observation in request.observations}
             grants = tuple(self._grant(record, seen.get(record.volume)) for record in self.records.values())
             return UnlockReply(HostId("kbh-" + "a" * 12), AddonName("shop-db"), grants, (1, "0" * 64))

@@ -50,7 +50,8 @@ class MemoryLegs:
         assert set(legs) <= {holder.volume, partner.volume}
         used = "the mount" if self._world.mounted & set(legs) else ""
         in_sync = len(legs) == 2 and holder.name in self._world.synced
-        return Stable(legs, in_sync, "", used, self._world.size(legs[0]) if legs else 0)
+        failure = self._world.failing if len(legs) == 2 else ""
+        return Stable(legs, in_sync and not failure, failure, used, self._world.size(legs[0]) if legs else 0)
 
     def mirror(self, holder: Record, successor: Record) -> None:
         world = self._world

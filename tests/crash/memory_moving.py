@@ -21,6 +21,11 @@ def ordered(holder: Record, successor: Record, *, offline: bool = False) -> tupl
     )
 
 
+def is_moving(record: Record) -> bool:
+    """Say whether a Switch of it may be on its way, which each unlock makes void."""
+    return record.role == "holder" and record.order is not None and record.order.kind == "migrate"
+
+
 def switched(successor: Record, holder: Record, request: SwitchRequest) -> tuple[Record, Record]:
     """Return the new holder and the former one."""
     if (successor.role, holder.role) == ("holder", "former"):

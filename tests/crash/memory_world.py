@@ -109,6 +109,7 @@ class MemoryWorld:
         self.mounted: set[VolumeId] = set()
         self.legs: dict[VolumeName, tuple[VolumeId, ...]] = {}
         self.synced: set[VolumeName] = set()
+        self.failing = ""
         self.end_process()
 
     def end_process(self) -> None:

@@ -31,6 +31,7 @@ from agent.plan.steps import (
     Verify,
     Wipe,
 )
+from keybroker.wire.changes import SwitchRequest
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
@@ -214,6 +215,44 @@ def test_a_volume_that_is_in_use_is_not_moved_offline() -> None:
     assert error is not None
     assert error.problem is Problem.IN_USE
     assert world.legs[DATA.name] == (DATA.volume,)
+
+
+@pytest.mark.parametrize("how", JOURNEYS)
+def test_a_switch_that_arrives_after_the_old_disk_was_opened_anew_comes_too_late(how: str) -> None:
+    world = opened(how)
+    database = Database(world)
+    run_until_death(world, Death(JOURNEYS[how].index(Switch), "before"))
+    sent = switch_request(world)
+    reboot(world, database)  # and it writes, to the old disk alone
+    with pytest.raises(KeybrokerError) as caught:
+        world.broker.switch(TARGET.volume, sent)
+    assert caught.value.problem is Problem.CONFLICT
+    reboot(world, database)
+    settle(world, database, how)
+
+
+def test_a_switch_that_arrives_after_the_volume_went_back_to_its_old_disk_comes_too_late() -> None:
+    world = opened()
+    database = Database(world)
+    run_until_death(world, Death(LIVE.index(Switch), "before"))
+    sent = switch_request(world)
+    world.failing = "the target: a write failed"
+    error = run(world)
+    assert error is not None
+    assert "given up" in error.detail
+    assert world.legs[DATA.name] == (DATA.volume,)
+    database.write()
+    with pytest.raises(KeybrokerError) as caught:
+        world.broker.switch(TARGET.volume, sent)
+    assert caught.value.problem is Problem.CONFLICT
+    world.failing = ""
+    settle(world, database, "live")
+
+
+def switch_request(world: MemoryWorld) -> SwitchRequest:
+    """Return what an agent asks for that was killed as it did: it may be on its way for long."""
+    old, new = world.broker.records[DATA.volume], world.broker.records[TARGET.volume]
+    return SwitchRequest(new.revision, old.revision, world.size(DATA.volume))
 
 
 @pytest.mark.parametrize("effect", range(LIVE.index(Switch) + 1))

@@ -181,6 +181,22 @@ def test_switch_moves_the_name_at_both_revisions_or_not_at_all(
     assert keys == {data: set(), successor.volume: {1}}
 
 
+def test_a_switch_that_was_sent_before_a_boot_comes_too_late(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    sent = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    boot = house.unlock(peer, luks2(holder))  # it opens the old disk now, and writes to it alone
+    assert problem(lambda: moving.switch(house.broker, peer, successor.volume, sent)) is Problem.CONFLICT
+    told = {grant.record.volume: grant.record for grant in boot.grants}
+    assert told == {data: house.record(data), successor.volume: house.record(successor.volume)}
+    again = replace(sent, holder_revision=told[data].revision)
+    assert moving.switch(house.broker, peer, successor.volume, again).holder.volume == successor.volume
+    now = house.record(successor.volume)
+    house.unlock(peer, luks2(now))
+    assert house.record(successor.volume) == now, "nothing moves any more, so a boot changes nothing"
+
+
 def test_what_was_moved_away_is_wiped_and_its_keys_wait_out_the_retention(
     house: House, peer: Peer, data: VolumeId
 ) -> None:

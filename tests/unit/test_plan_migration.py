@@ -35,7 +35,7 @@ SUCCESSOR = replace(
     pin=replace(PIN, uuid=NEW.luks_uuid), device=Device(NEW.serial, SIZE),
 )  # fmt: skip
 BOTH = (OLD.volume, NEW.volume)
-UNSEEN = Seen()
+UNSEEN = Seen(asked=True)
 
 
 def side(of: Record, reach: str = "crypt", seen: Observation | None = None) -> Side:
@@ -59,20 +59,27 @@ def test_the_rows_of_a_live_move() -> None:
     assert isinstance(step(Stable((OLD.volume,))), Mirror)
     assert isinstance(step(Stable(BOTH)), Copy)
     assert isinstance(step(Stable(BOTH, in_sync=True)), Verify)
-    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(compared=1)), Switch)
-    assert isinstance(step(Stable(BOTH), Seen(compared=1)), Copy), "what is not in sync was not compared"
+    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(asked=True, compared=1)), Switch)
+    assert isinstance(step(Stable(BOTH), Seen(asked=True, compared=1)), Copy), (
+        "what is not in sync was not compared"
+    )
+
+
+def test_nothing_moves_before_the_broker_was_asked() -> None:
+    for stable in (Stable((OLD.volume,)), Stable(BOTH), Stable(BOTH, failure="the target: a write failed")):
+        assert isinstance(step(stable, Seen()), Ask)
 
 
 @pytest.mark.parametrize("in_sync", [False, True])
 def test_a_leg_that_failed_or_differs_sends_the_volume_back_to_its_holder(in_sync: bool) -> None:
     assert isinstance(step(Stable(BOTH, in_sync, failure="the target: a write failed")), Drop)
-    assert isinstance(step(Stable(BOTH, in_sync), Seen(compared=1, differs="at 0")), Drop)
+    assert isinstance(step(Stable(BOTH, in_sync), Seen(asked=True, compared=1, differs="at 0")), Drop)
 
 
 def test_what_was_given_up_is_not_begun_again_by_the_same_run() -> None:
     alone = Stable((OLD.volume,))
-    assert refused(alone, Seen(failed="the target: a write failed")).problem is Problem.NO_DEVICE
-    assert refused(alone, Seen(differs="they differ at 0")).problem is Problem.MISMATCH
+    assert refused(alone, Seen(asked=True, failed="the target: a write failed")).problem is Problem.NO_DEVICE
+    assert refused(alone, Seen(asked=True, differs="they differ at 0")).problem is Problem.MISMATCH
 
 
 def test_a_volume_that_stands_on_the_disk_that_does_not_hold_it_is_left_alone() -> None:
@@ -102,14 +109,14 @@ def test_an_offline_move_takes_the_stable_device_away_before_anything_is_copied(
 def test_without_an_order_nothing_moves_and_a_mirror_ends() -> None:
     holder = replace(HOLDER, order=None)
     assert step(Stable((OLD.volume,)), holder=holder) is None
-    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(compared=1), holder=holder), Drop)
+    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(asked=True, compared=1), holder=holder), Drop)
 
 
 def test_a_disk_cannot_be_moved_to_itself() -> None:
     seen = Observation(NEW.volume, "blank", Device(OLD.serial, SIZE))
     with pytest.raises(KeybrokerError, match="to itself"):
         migration.next_step(
-            side(HOLDER, "open"), side(replace(SUCCESSOR, stage="new"), "closed", seen), Stable(), Seen()
+            side(HOLDER, "open"), side(replace(SUCCESSOR, stage="new"), "closed", seen), Stable(), UNSEEN
         )
 
 
