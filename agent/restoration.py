@@ -120,9 +120,11 @@ def restore(bench: Bench, name: str, *, sure: bool) -> Restored:
 
 
 def _find(bench: Bench, name: str) -> Record:
-    for grant in bench.broker.unlock(bench.boot.request(())).grants:
-        if grant.record.name == name and grant.record.role != "successor":
-            return grant.record
+    records = [grant.record for grant in bench.broker.unlock(bench.boot.request(())).grants]
+    for role in ("holder", "former"):  # a disk that was left has the name, too, until it is wiped
+        for record in records:
+            if (record.name, record.role) == (name, role):
+                return record
     raise KeybrokerError(
         Problem.UNKNOWN,
         f"{name}: the broker knows no such volume of this machine",

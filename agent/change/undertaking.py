@@ -314,8 +314,8 @@ def undertakings(records: Iterable[Record]) -> Iterator[tuple[Record, ...]]:
         if record.role != "holder":
             holder = holders.get(record.name)
             yield (holder, record) if holder is not None else (record,)
-        elif record.partner is None and (erasure.is_wanted(record) or _is_resized(record)):
-            yield (record,)
+        elif erasure.is_wanted(record) or _is_resized(record):
+            yield (record,)  # a partner can only be a disk that it left: there is one order at a time
 
 
 def undertake(

@@ -106,8 +106,10 @@ def next_step(
 
 def _check_pair(record: Record, partner: Record, stable: Stable) -> None:
     belong = record.partner == partner.volume and partner.partner == record.volume
-    if partner.role == "former" and partner.partner is None:
-        belong = True  # a successor that was given up: the holder knows nothing of it any more
+    if partner.role == "former":
+        # A successor that was given up, or the disk before, of a volume that has moved on since: nobody
+        # wants either of them opened, and what the holder's partner is by now says nothing about that.
+        belong = True
     if record.role != "holder" or partner.role == "holder" or not belong or record.name != partner.name:
         raise KeybrokerError(
             Problem.CORRUPT, f"{record.name}: {record.volume} and {partner.volume} are not two of a migration"

@@ -151,7 +151,8 @@ def cancel(volume: Volume) -> Volume:
     keys = volume.keyring
     if order.kind == "reencrypt" and keys is not None and keys.staged is None:
         keys = keys.unwant()
-    return replace(volume, keyring=keys, order=None, partner=None, revision=volume.revision + 1)
+    partner = None if order.kind == "migrate" else volume.partner
+    return replace(volume, keyring=keys, order=None, partner=partner, revision=volume.revision + 1)
 
 
 def _open(volume: Volume, number: int) -> Order:

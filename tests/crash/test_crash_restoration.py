@@ -24,7 +24,7 @@ from keybroker.wire.names import VolumeId
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB
-from keybroker.wire.records import Record
+from keybroker.wire.records import Grant, Record
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import replace
 from tests.crash.file_world import FileWorld
@@ -287,6 +287,30 @@ def test_a_volume_that_is_none_to_restore_is_refused(
 ) -> None:
     lose_everything(world)
     assert said in refused(world, Problem.CONFLICT, broker=Told(world, **changes)).detail
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_header_of_the_disk_that_holds_the_data_is_restored_while_the_one_it_left_waits(
+    world: FileWorld, first: bool
+) -> None:
+    lose_everything(world)
+    assert restore(world, broker=Moved(world, first)).record.role == "holder"
+
+
+class Moved(Told):
+    """A broker that also names the disk that the volume has left, before or behind it."""
+
+    def __init__(self, world: FileWorld, first: bool) -> None:
+        super().__init__(world)
+        self._first = first
+
+    def unlock(self, request: UnlockRequest) -> UnlockReply:
+        reply = super().unlock(request)
+        left = tuple(
+            Grant(replace(grant.record, volume=VolumeId("kbv-" + "z" * 12), role="former"))
+            for grant in reply.grants
+        )
+        return replace(reply, grants=left + reply.grants if self._first else reply.grants + left)
 
 
 def test_a_disk_that_is_smaller_is_refused(world: FileWorld) -> None:

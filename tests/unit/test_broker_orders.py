@@ -243,6 +243,31 @@ def test_a_cancelled_migration_leaves_the_holder_alone_and_its_successor_to_be_w
     assert problem(lambda: moving.switch(house.broker, peer, successor.volume, ask)) is Problem.CONFLICT
 
 
+def test_a_volume_that_moves_on_is_not_parted_from_its_successor_by_the_disk_before(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    former = moving.switch(house.broker, peer, successor.volume, ask).former
+    second = order(house, "migrate", serial="newest-disk").partner
+    assert second is not None
+    wiped = ErasedRequest(former.revision, device(former), 4 * MIB, "zeros, read back")
+    assert moving.erased(house.broker, peer, data, wiped).stage == "erased"
+    assert house.record(successor.volume).partner == second
+    orders.cancel(house.broker, house.operator, "shop-db", "data")
+    assert house.record(second).stage == "erased"
+
+
+def test_an_order_that_is_taken_back_does_not_part_a_volume_from_the_disk_that_it_left(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    moving.switch(house.broker, peer, successor.volume, ask)
+    order(house, "resize")
+    assert orders.cancel(house.broker, house.operator, "shop-db", "data")[0].record.partner == data
+
+
 def test_a_migration_that_is_cancelled_before_anything_was_written_leaves_nothing(
     house: House, data: VolumeId
 ) -> None:

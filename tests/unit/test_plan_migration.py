@@ -12,7 +12,7 @@ from agent.plan import erasure, growth, migration
 from agent.plan.growth import Sizes
 from agent.plan.migration import Seen, Side
 from agent.plan.situation import Mapping, Situation, Stable
-from agent.plan.steps import Ask, Copy, Drop, Erased, Finish, Grow, Mirror, Switch, Unlink, Verify
+from agent.plan.steps import Ask, Close, Copy, Drop, Erased, Finish, Grow, Mirror, Switch, Unlink, Verify
 from keybroker.wire.names import VolumeName
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -92,6 +92,17 @@ def test_two_volumes_that_do_not_belong_together_are_none_of_a_migration() -> No
     assert refused(Stable(), other=replace(SUCCESSOR, partner=None)).problem is Problem.CORRUPT
     assert refused(Stable(), other=replace(SUCCESSOR, role="holder")).problem is Problem.CORRUPT
     assert refused(Stable(), other=replace(SUCCESSOR, name=VolumeName("else"))).problem is Problem.CORRUPT
+
+
+@pytest.mark.parametrize("after", [None, "migrate", "erase"])
+def test_a_disk_that_was_left_is_wiped_whatever_became_of_the_volume_since(after: str | None) -> None:
+    order = Order(2, "migrate") if after == "migrate" else Order(2, "erase") if after else None
+    third = record("third").volume if after == "migrate" else None
+    now = replace(SUCCESSOR, role="holder", stage="ready", order=order, partner=third)
+    former = replace(HOLDER, role="former", order=Order(2, "erase"))
+    assert isinstance(step(Stable((NEW.volume,)), holder=now, other=former), Close)
+    wanted = list(undertakings([now, former]))
+    assert wanted == [(now, former), *([(now,)] if after == "erase" else [])]
 
 
 def test_a_volume_that_is_closed_is_not_moved_live() -> None:
