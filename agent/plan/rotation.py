@@ -101,7 +101,8 @@ def _is_set_back(survey: Survey) -> bool:
 
 
 def _check_ahead(record: Record, keyslots: Keyslots) -> None:
-    known = max((*live(record), record.wanted or 0, record.newest or 0))
+    # Not ``wanted``: it was never minted here, and a header that names it is of another history.
+    known = max((*live(record), record.newest or 0))
     ahead = [each for each in keyslots.all if each.tagged is not None and each.tagged > known]
     if ahead:
         raise KeybrokerError(
@@ -119,7 +120,8 @@ def _check_opened(record: Record, keyslots: Keyslots, current: KeyVersion) -> No
     others = {each.opened_by for each in keyslots.all if each.bound and each.opened_by is not None}
     named = {each.tagged for each in keyslots.all if each.tagged is not None}
     if others:
-        said += f"; version {', '.join(map(str, sorted(others)))} does: the disk is an older snapshot"
+        older = "the disk is an older snapshot" if max(others) < current else "the broker was set back"
+        said += f"; version {', '.join(map(str, sorted(others)))} does: {older}"
     elif named and max(named) < current:
         said += f"; they were filled with version {max(named)}: the disk is an older snapshot"
     raise KeybrokerError(Problem.LOCKED_OUT, said, hint=f"keybroker volume show {record.addon}/{record.name}")

@@ -287,3 +287,33 @@ def test_a_broker_that_cannot_be_reached_leaves_a_volume_that_opens(world: Memor
     world.broker.reachable = True
     check_opens(world)
     settle(world)
+
+
+def test_a_wish_at_a_broker_that_was_set_back_does_not_hide_that_it_is_behind(world: MemoryWorld) -> None:
+    """The version that is wanted was never minted there; on the disk, it is another key."""
+    before = now(world)
+    world.broker.rotate(DATA.volume)
+    run_until_death(world, Death(ROTATION.index(Promote), "before"))
+    world.broker.records[DATA.volume] = before
+    world.broker.rotate(DATA.volume)
+    assert now(world).wanted == max((header(world).token or {}).values())
+    kept = dict(world.disk(DATA).header)
+    outcome = run(world)
+    assert outcome.error is not None
+    assert outcome.error.problem is Problem.CONFLICT
+    assert world.disk(DATA).header == kept
+
+
+def test_a_broker_of_before_the_promotion_is_told_as_such_once_the_old_key_is_cleared(
+    world: MemoryWorld,
+) -> None:
+    world.broker.rotate(DATA.volume)
+    run_until_death(world, Death(ROTATION.index(Promote), "before"))
+    before = now(world)
+    run_until_death(world, Death(3, "before"))  # Promote and Clear were done
+    assert len(header(world).keyslots) == 1
+    world.broker.records[DATA.volume] = before
+    outcome = run(world)
+    assert outcome.error is not None
+    assert outcome.error.problem is Problem.LOCKED_OUT
+    assert "version 2 does: the broker was set back" in outcome.error.detail
