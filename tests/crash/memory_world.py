@@ -309,6 +309,8 @@ class _Filesystems:
 
     def mount(self, record: Record) -> None:
         inside = self._world.disk(record).inside
-        assert inside.kind == record.filesystem, "nothing is there to be mounted"
-        assert not inside.unfinished, "half a filesystem is mounted"
+        if inside.kind != record.filesystem or inside.unfinished:
+            raise KeybrokerError(
+                Problem.TOOL_FAILED, f"{record.name}: no whole {record.filesystem} is inside"
+            )
         self._world.mounted.add(record.volume)

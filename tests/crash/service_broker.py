@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,10 +82,12 @@ class ServiceBroker:
         records: the volumes as the host was told when it enrolled.
         requests: what unlock was told, call by call.
         ahead: how far the broker's clock is ahead of the time: a test lets time pass with it.
+        directory: what it was installed in.
     """
 
     def __init__(self, directory: Path, *wanted: Wanted) -> None:
         self.ahead = timedelta()
+        self.directory = directory
         self.broker = _install(directory, lambda: datetime.now(UTC) + self.ahead)
         self.operator = _operator("ada", directory / "config/operators/ada.crt")
         self.requests: list[UnlockRequest] = []
@@ -194,6 +198,14 @@ class ServiceBroker:
         """Destroy what is due by ``clock``."""
         return endings.sweep(self.broker)
 
+    def save(self, to: Path) -> None:
+        """Back the database up to a file that is not there yet."""
+        _copy_database(self.directory / "state/keybroker.db", to)
+
+    def set_back(self, saved: Path) -> None:
+        """Restore a backup; the clock goes on."""
+        _copy_database(saved, self.directory / "state/keybroker.db")
+
     def close(self) -> None:
         self.broker.close()
 
@@ -229,6 +241,12 @@ def _install(directory: Path, clock: Callable[[], datetime]) -> Broker:
         settings=BrokerSettings(DOMAIN, ("https://broker.test.example:8443",)),
     )
     return installation.open_broker(whole, clock=clock, entropy=os.urandom)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a database whole and consistent, whatever its log beside it holds (sqlite3_backup_init)."""
+    with closing(sqlite3.connect(source)) as held, closing(sqlite3.connect(target)) as copied:
+        held.backup(copied)
 
 
 def _operator(name: str, certificate: Path) -> Peer:
