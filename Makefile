@@ -1,6 +1,7 @@
 # make test   every test, on a fresh Debian 12 machine, as root
 # make demo   a VM boots, fetches its keys, and its disks open
 # make quick  what a change needs while it is being written: a minute
+# make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
 # make bench  ratios against cryptsetup, curl and nginx
 # make lint   what the linters and the type checker say
 # make lock   new pins for requirements/*.txt from requirements/*.in
@@ -8,7 +9,7 @@
 PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
-.PHONY: test demo quick bench lint lock install
+.PHONY: test demo quick mutants bench lint lock install
 
 install:
 	@.ci/install
@@ -21,6 +22,9 @@ demo: install
 
 quick: install
 	$(PYTEST) -q -n 4 --dist worksteal tests/unit tests/contract tests/header
+
+mutants: install
+	$(PYTHON) -m tests.mutation.breaking
 
 bench: install
 	$(PYTEST) -q -s -m bench tests/bench

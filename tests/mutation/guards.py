@@ -1,0 +1,278 @@
+"""The guards that keep the data, each with a way to break it; ``breaking`` shows that a test fails then.
+
+Each names its file, a text that occurs in it exactly once, what is written in its place, and the tests that
+have to fail then. Who adds a guard to a planner or to the broker's models adds it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One guard, and how it is broken.
+
+    Attributes:
+        text: of the guard; in its file exactly once.
+        broken: what stands there instead.
+        tests: files; one of their tests must fail.
+    """
+
+    file: str
+    text: str
+    broken: str
+    tests: tuple[str, ...]
+
+
+ROTATION: Final = ("tests/unit/test_plan_rotation_rows.py",)
+REENCRYPTION: Final = ("tests/crash/test_crash_reencryption.py",)
+PROVISION: Final = ("tests/unit/test_plan_provision.py",)
+MIGRATION: Final = ("tests/unit/test_plan_migration.py",)
+KEYRING: Final = ("tests/unit/test_broker_keyring.py", "tests/unit/test_broker_transitions.py")
+MODEL: Final = (
+    "tests/unit/test_broker_transitions.py",
+    "tests/unit/test_broker_orders.py",
+    "tests/unit/test_broker_rotation.py",
+)
+POLICY: Final = ("tests/unit/test_broker_policy.py", "tests/unit/test_broker_policy_changes.py")
+HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
+ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
+MIDWAY: Final = ("tests/header/test_header_midway.py",)
+
+
+def _guards(file: str, tests: tuple[str, ...], *breaks: tuple[str, str]) -> tuple[Guard, ...]:
+    return tuple(Guard(file, text, broken, tests) for text, broken in breaks)
+
+
+GUARDS: Final[tuple[Guard, ...]] = (
+    *_guards(
+        "agent/plan/rotation.py",
+        ROTATION,
+        ('or record.stage != "ready" or', "or"),
+        (' or record.role != "holder":', ":"),
+        ("    if survey.grant.refused is not None:", "    if False:"),
+        ("    if survey.mapping.obstacle:", "    if False:"),
+        ("    check_pinned(record, record.pin, seen.header)\n", ""),
+        ("seen = at_its_place(record, survey.seen)", "seen = survey.seen"),
+        ("    _check_ahead(record, survey.keyslots)\n", ""),
+        (
+            "max((*live(record), record.newest or 0))",
+            "max((*live(record), record.newest or 0, record.wanted or 0))",
+        ),
+        ("    _check_opened(record, survey.keyslots, current)\n", ""),
+        ("    if _is_set_back(survey):", "    if False:"),
+        ("version not in (None, *live(record))]", "version not in (*live(record),)]"),
+        ("version not in (None, *live(record))]", "version != record.current and version is not None]"),
+        ("    if given_up:", "    if False:"),
+        ("    if keyslots.debris:", "    if False:"),
+        ("    if staged is None and retiring is None and", "    if staged is None and"),
+        ("        _check_room(record, keyslots)\n        return Stage", "        return Stage"),
+        ("        _check_room(record, keyslots)\n        return Fill", "        return Fill"),
+        ("    if not keyslots.is_tagged():", "    if False:"),
+        ("survey.seen.header.degraded:\n", "False:\n"),
+        ("    if staged is not None and not survey.fresh:", "    if False:"),
+        ("    if not survey.is_backed_up:", "    if False:"),
+        ("    if leftover:", "    if False:"),
+        (
+            '    if not survey.fresh:\n        return _ask(survey, "a keyslot is',
+            '    if False:\n        return _ask(survey, "a keyslot is',
+        ),
+        ("    if survey.fresh:  # it has been asked", "    if False:  # it has been asked"),
+        ("any(version not in survey.grant.keys for version in live(record))", "not survey.grant.keys"),
+    ),
+    *_guards(
+        "agent/plan/keyslots.py",
+        ROTATION,
+        (
+            "each for each in self.all if each.bound and version is not None",
+            "each for each in self.all if version is not None",
+        ),
+        ("each.opened_by is None and each.tagged in self.tried", "each.opened_by is None"),
+    ),
+    *_guards(
+        "agent/plan/provision.py",
+        PROVISION,
+        ("    if grant.refused is not None:", "    if False:"),
+        ("    if here.mapping.obstacle:", "    if False:"),
+        ("    if here.told != seen:", "    if False:"),
+        ('return Claim(_blank(record, seen), "the volume', 'return Claim(seen.device, "the volume'),
+        (
+            "            _blank(record, seen)\n            if record.current is None",
+            "            if record.current is None",
+        ),
+        ("    check_pinned(record, record.pin, seen.header)\n", ""),
+        (
+            "    if header.requirements and (begun is None or header.requirements",
+            "    if False and (header.requirements",
+        ),
+        ("        is_other = not keys <= known or len(keys) != 1\n", "        is_other = False\n"),
+        ("is_other = pin.digest not in keys or len(keys) != 2 or (", "is_other = False and ("),
+        ("    if content.unfinished:", "    if True:"),
+        ('    if content.kind == "" and content.untouched:', '    if content.kind == "":'),
+        ("    if seen.device.serial != meant.serial:", "    if False:"),
+        ("    if seen.device.size_bytes < meant.size_bytes:", "    if False:"),
+        ("return header.degraded and header.pin == record.pin", "return header.degraded"),
+        ('names = ("uuid", "data_offset", "sector_size")', 'names = ("sector_size",)'),
+        ("    if not grant.keys:", "    if False:"),
+    ),
+    *_guards(
+        "agent/plan/reencryption.py",
+        REENCRYPTION,
+        ("    if survey.grant.refused is not None:", "    if False:"),
+        ("    check_pinned(record, record.pin, seen.header)\n", ""),
+        ("    if not survey.keyslots.opened_by(current):", "    if False:"),
+        (
+            "    if order.digest is not None:\n        raise KeybrokerError(\n            Problem.CONFLICT",
+            "    if False:\n        raise KeybrokerError(\n            Problem.CONFLICT",
+        ),
+        ("    if unbound:", "    if False:"),
+        ("    if keyslots.foreign and not order.drop_foreign:", "    if False:"),
+        ('    if survey.mapping.reach == "closed":', "    if False:"),
+        ("    if not keyslots.is_tagged():", "    if False:"),
+        ("    if not survey.is_backed_up or pin.digest != order.digest:", "    if False:"),
+    ),
+    *_guards(
+        "agent/plan/migration.py",
+        MIGRATION,
+        ("    _check_pair(holder.record, partner.record, stable)\n", ""),
+        ("    if stable.legs == (partner.volume,):", "    if False:"),
+        ('    if record.role != "holder" or partner.role == "holder" or not belong', "    if not belong"),
+        (
+            "if is_mirrored and (trouble := stable.failure or seen.differs):",
+            "if is_mirrored and (trouble := seen.differs):",
+        ),
+        ("    if seen.differs:", "    if False:"),
+        ("    if seen.failed:", "    if False:"),
+        ("    if device.serial == source:", "    if False:"),
+        ("    if not stable.in_sync:", "    if False:"),
+        ("    if seen.compared is None:", "    if False:"),
+        ("        if stable.used_by:", "        if False:"),
+        ("    if not seen.copied:", "    if False:"),
+        (
+            "    if len(stable.legs) == 2:\n        return Turn(record.volume, Drop(f",
+            "    if False:\n        return Turn(record.volume, Drop(f",
+        ),
+        ('    if holder.here.mapping.reach == "closed" and left.stage', "    if False and left.stage"),
+        ("    if device.size_bytes < needs + provision.HEADER_BYTES:", "    if False:"),
+    ),
+    *_guards(
+        "agent/plan/erasure.py",
+        MIGRATION,
+        ("    if not is_wanted(record):", "    if False:"),
+        ("        if stable.used_by:", "        if False:"),
+        ('        if record.role == "former":', "        if False:"),
+        ("    if here.mapping.obstacle:", "    if False:"),
+        ('    if here.mapping.reach != "closed":', "    if False:"),
+        ("    if device.serial != meant.serial:", "    if False:"),
+        ("    if wiped is None:", "    if False:"),
+        ("    if record.stage in NOTHING_WRITTEN:", "    if False:"),
+    ),
+    *_guards(
+        "keybroker/model/keyring.py",
+        KEYRING,
+        ("        if self.retiring is not None:", "        if False:"),
+        ("        if version != self.retiring:", "        if False:"),
+        ("if old.destroy_after is None or now < old.destroy_after:", "if old.destroy_after is None:"),
+        (
+            "if old.destroy_after is None or now < old.destroy_after:",
+            "if old.destroy_after is not None and now < old.destroy_after:",
+        ),
+        ("return max((*self.kept, *self.destroyed))", "return max(self.kept)"),
+        (
+            "        if self.wanted == self.current:\n            raise _conflict",
+            "        if False:\n            raise _conflict",
+        ),
+    ),
+    *_guards(
+        "keybroker/model/rotation.py",
+        MODEL,
+        ("    if copied != keys.current:", "    if False:"),
+        ("    if volume.begun is not None:", "    if False:"),
+        ("    if pin.digest == volume.pin.digest or (", "    if True or ("),
+        ("    if (pin.data_offset, pin.sector_size) != (", "    if False and () != ("),
+        (
+            "    volume.expect(revision)\n    return replace(volume, keyring=keys.stage()",
+            "    return replace(volume, keyring=keys.stage()",
+        ),
+        (
+            "    volume.expect(revision)\n    return replace(volume, keyring=keys.promote(",
+            "    return replace(volume, keyring=keys.promote(",
+        ),
+        ("wrong = volume.unfit(header) or _unannounced(volume, header.pin)", "wrong = volume.unfit(header)"),
+    ),
+    *_guards(
+        "keybroker/model/moving.py",
+        MODEL,
+        ("    successor.expect(revision)\n", ""),
+        ("    holder.expect(holder_revision)\n", ""),
+        ("    if compared < data:", "    if False:"),
+        ("    if holder.rotating:", "    if False:"),
+        ("    if holder.order is None or holder.order.kind != ", "    if holder.order is None and () != "),
+        (
+            '    if volume.role != "former" and (volume.order is None or',
+            "    if False and (volume.order is None or",
+        ),
+        ("wiped < volume.pin.data_offset:", "False:"),
+        (
+            "    if wrong is not None:\n        raise KeybrokerError(Problem.WRONG_DEVICE",
+            "    if False:\n        raise KeybrokerError(Problem.WRONG_DEVICE",
+        ),
+    ),
+    *_guards(
+        "keybroker/model/orders.py",
+        MODEL,
+        ('    if order.phase == "begun":\n        raise', "    if False:\n        raise"),
+        ("        if volume.pin.digest != order.digest:", "        if False:"),
+        ('    if wish.kind == "encrypt" and not wish.backed_up:', "    if False:"),
+    ),
+    *_guards(
+        "keybroker/policy.py",
+        POLICY,
+        (
+            "    if wrong is not None:\n        return Refusal(Problem.WRONG_DEVICE",
+            "    if False:\n        return Refusal(Problem.WRONG_DEVICE",
+        ),
+        ('    if volume.role == "former":', "    if False:"),
+        ('    if volume.stage == "erased":', "    if False:"),
+        ("    if volume.block_older:", "    if False:"),
+        (
+            "    differs = _differs(volume.pin, seen.header.pin)\n    if differs is not None:",
+            "    differs = None\n    if differs is not None:",
+        ),
+        ("header.sequence >= volume.sequence:", "True:"),
+        ("    if (strangers and not open_end) or", "    if False or"),
+        ("    if misplaced is not None:", "    if False:"),
+        ("    if header.others:", "    if False:"),
+        ("    if standing.revoked is not None:", "    if False:"),
+        ('        if seen.sight != "blank":', "        if False:"),
+    ),
+    *_guards(
+        "agent/change/headers.py",
+        HEADERS,
+        ("for n in before.bound() if n != keyslot and before.may_hold(n, by)]", "for n in before.bound()]"),
+        ("                if not ours and _opener(", "                if False and _opener("),
+        ("            if opened is None:\n", "            if False:\n"),
+    ),
+    *_guards(
+        "agent/luks/acceptance.py",
+        ACCEPTANCE,
+        ('    must(not header.requirements, "config.requirements"', '    must(True, "config.requirements"'),
+        ('    equal("number of digests", len(header.digests), 1)\n', ""),
+        ("        check_pin(header.pin, pin)\n", "        pass\n"),
+        ('    equal("segments.0.encryption", segment.cipher, profile.cipher)\n', ""),
+        ('    must(tuple(header.segments) == (0,), "segments"', '    must(True, "segments"'),
+        ("len(header.keyslots), (1, most))", "len(header.keyslots), (1, 99))"),
+    ),
+    *_guards(
+        "agent/luks/midway.py",
+        MIDWAY,
+        ('    equal("config.requirements", header.requirements, (REQUIREMENT,))\n', ""),
+        ('    equal("uuid", header.uuid, pin.uuid)\n', ""),
+        ('    equal("digest of the old volume key", old.fingerprint, pin.digest)\n', ""),
+        ('        equal("digest of the new volume key", new.fingerprint, order.digest)\n', "        pass\n"),
+        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
+        ('        equal(f"{path}.offset", segment.offset, at)\n', ""),
+    ),
+)
