@@ -43,13 +43,23 @@ def look(world: World, record: Record, runtime: Path) -> Standing:
     Args:
         runtime: the agent's runtime directory, where it is written down how volumes were opened.
     """
-    mapping, seen = world.mappings.look(record), world.disks.look(record).observation
+    mapping, seen = world.mappings.look(record), _seen(world, record)
     state: Openness = "foreign" if mapping.obstacle else mapping.reach
     if state == "closed" and seen.sight == "absent":
         state = "absent"
     sequence = None if seen.header is None else seen.header.sequence
     report = VolumeReport(record.volume, state, _opened_by(record, runtime), sequence)
     return Standing(report, seen)
+
+
+def _seen(world: World, record: Record) -> Observation:
+    """Return what is on its disk; one that cannot be looked at is that volume's trouble, and no other's."""
+    try:
+        return world.disks.look(record).observation
+    except KeybrokerError as error:
+        return Observation(record.volume, "absent", detail=error.detail)
+    except OSError as error:
+        return Observation(record.volume, "absent", detail=str(error))
 
 
 def _opened_by(record: Record, runtime: Path) -> KeyVersion | None:

@@ -139,14 +139,17 @@ class Undertaking:
 
     def _look(self) -> None:
         main, partner = self._main, self._partner
-        for each in self._volumes.values():
-            each.mapping = self.workshop.world.mappings.look(each.record)
-            wanted = each.mapping.reach == "closed" or _is_resized(each.record)
-            each.sighting = self.workshop.world.disks.look(each.record) if wanted else None
         self._stable, self._sizes = Stable(), None
         if main.record.role == "holder":
             self._stable = self.workshop.legs.look(main.record, (partner or main).record)
             self._sizes = self.workshop.growth.sizes(main.record)
+        for each in self._volumes.values():
+            each.mapping = self.workshop.world.mappings.look(each.record)
+            wanted = each.mapping.reach == "closed" or _is_resized(each.record)
+            # Under a mirror no header is of interest, and a disk that fails must not keep it from being
+            # dropped: until it is, the kernel holds every write back.
+            is_looked_at = wanted and len(self._stable.legs) < 2
+            each.sighting = self.workshop.world.disks.look(each.record) if is_looked_at else None
         is_offline = main.record.order is not None and main.record.order.offline
         if not self._stable.in_sync and not is_offline:
             self._seen = replace(self._seen, compared=None)  # what was compared may have changed since

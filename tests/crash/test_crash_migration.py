@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from agent.change.undertaking import undertake, undertakings
 from agent.plan import steps
+from agent.plan.situation import Mapping
 from agent.plan.steps import (
     Ask,
     Claim,
@@ -31,6 +33,7 @@ from agent.plan.steps import (
     Verify,
     Wipe,
 )
+from agent.world import Disks, Sighting
 from keybroker.wire.changes import SwitchRequest
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -215,6 +218,36 @@ def test_a_volume_that_is_in_use_is_not_moved_offline() -> None:
     assert error is not None
     assert error.problem is Problem.IN_USE
     assert world.legs[DATA.name] == (DATA.volume,)
+
+
+class Sick:
+    """Disks of which one cannot be looked at."""
+
+    def __init__(self, disks: Disks, sick: Record) -> None:
+        self._disks, self._sick = disks, sick
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disks, name)
+
+    def look(self, record: Record) -> Sighting:
+        if record.volume == self._sick.volume:
+            raise OSError(5, "Input/output error")
+        return self._disks.look(record)
+
+
+@pytest.mark.parametrize("after", [Copy, Drop], ids=["before the switch", "after the switch"])
+def test_a_disk_that_fails_under_a_mirror_is_dropped_by_an_agent_that_comes_new_to_it(after: type) -> None:
+    world = opened()
+    database = Database(world)
+    run_until_death(world, Death(LIVE.index(after), "before"))
+    left = TARGET if after is Copy else DATA
+    world.failing = "the disk: a write failed"
+    world.reach[left.volume] = Mapping(obstacle="its disk cannot be opened")
+    shop = world.workshop()
+    broken = replace(shop, world=replace(shop.world, disks=cast(Disks, Sick(shop.world.disks, left))))
+    undertake(broken, BOOT, tuple(world.broker.records.values()), watch=lambda record, doing: None)
+    assert world.legs[DATA.name] == (holder(world).volume,)
+    database.write()
 
 
 @pytest.mark.parametrize("how", JOURNEYS)
