@@ -205,3 +205,13 @@ def test_a_mirrors_status_is_in_sync_only_if_all_is_copied_and_no_leg_failed() -
     for wrong in (STATUS.replace("17/22", "23/22"), STATUS.replace("AA", "AX"), STATUS + " 1", "", TABLE):
         with pytest.raises(KeybrokerError):
             mirror.read_status(wrong)
+
+
+@pytest.mark.parametrize("changes", [{"order": Order(1, "erase")}, {"role": "former"}])
+def test_a_disk_that_the_stable_device_stands_on_in_use_is_not_erased(changes: dict[str, object]) -> None:
+    of = replace(HOLDER, **changes)  # type: ignore[arg-type]
+    here = Situation(Mapping("open"), None, None)
+    stands = Stable((OLD.volume,), used_by="/srv/data" if of.role == "holder" else "")
+    with pytest.raises(KeybrokerError) as caught:
+        erasure.next_step(of, here, stands, wiped=None)
+    assert caught.value.problem is Problem.IN_USE
