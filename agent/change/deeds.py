@@ -90,6 +90,8 @@ def retire(course: Course, step: Retire) -> None:
 
 def announce(course: Course, step: Announce) -> None:
     """Say that an order begins, or which volume key it leads to."""
+    if step.digest is None:
+        course.workshop.reencryption.check()
     request = PhaseRequest(course.record.revision, step.order, step.digest)
     course.hear(course.workshop.broker.announce(course.record.volume, request))
 

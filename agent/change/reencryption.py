@@ -47,6 +47,10 @@ class MachineReencryption:
     places: Opener
     runtime: Path
 
+    def check(self) -> None:
+        """See ``agent.change.workshop.Reencryption``."""
+        reencrypt.check_version()
+
     def begin(self, record: Record, keys: Keys[KeyVersion, Secret], *, by: KeyVersion) -> None:
         """See ``agent.change.workshop.Reencryption``."""
         reencrypt.check_version()

@@ -220,12 +220,15 @@ class Wiped:
 class Reencryption(Protocol):
     """A new volume key, under a volume that is in use."""
 
+    def check(self) -> None:
+        """Refuse before anything is begun: what has begun is only ever finished (TOOL_FAILED)."""
+
     def begin(self, record: Record, keys: Keys[KeyVersion, Secret], *, by: KeyVersion) -> None:
         """Write a re-encryption into the header: the new volume key, under the passphrase ``by``.
 
         Raises:
             KeybrokerError: HEADER_REFUSED (and nothing was written); LOCKED_OUT where ``by`` opens nothing;
-                TOOL_FAILED, also for a cryptsetup that corrupts data by it.
+                TOOL_FAILED, also for a cryptsetup that corrupts data by it (``check``).
         """
 
     def run(

@@ -20,10 +20,19 @@ if TYPE_CHECKING:
 
 
 class MemoryReencryption:
-    """The re-encryptions of a world's volumes."""
+    """The re-encryptions of a world's volumes.
+
+    Attributes:
+        corrupting: the tool that there is would corrupt the data.
+    """
 
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
+        self.corrupting = False
+
+    def check(self) -> None:
+        if self.corrupting:
+            raise KeybrokerError(Problem.TOOL_FAILED, "cryptsetup corrupts data in an online re-encryption")
 
     def begin(self, record: Record, keys: Keys[KeyVersion, Secret], *, by: KeyVersion) -> None:
         luks = self._luks(record)

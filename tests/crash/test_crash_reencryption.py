@@ -84,6 +84,16 @@ def test_a_reencryption_takes_each_step_once(world: MemoryWorld) -> None:
     check_done(world, before)
 
 
+def test_nothing_is_begun_with_a_tool_that_could_not_finish_it(world: MemoryWorld) -> None:
+    world.reencryption.corrupting = True
+    outcome = Course(world.workshop(), BOOT, now(world)).settle()
+    assert outcome.error is not None
+    assert outcome.error.problem is Problem.TOOL_FAILED
+    order = now(world).order
+    assert order is not None
+    assert order.phase == "ordered", "it could never be taken back"
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("effect", range(len(WAY)))
 def test_a_reencryption_that_is_cut_anywhere_is_finished_by_the_next_run(
