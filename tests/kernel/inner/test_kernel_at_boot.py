@@ -154,7 +154,7 @@ def test_a_boot_finishes_an_interrupted_reencryption_before_the_database_only_wh
     assert now.pin.digest != before
     shown = machine.broker.ask("GET", "/v1/addons/shop/volumes/data", who=machine.broker.operator).document
     assert (shown["order"], shown["pin"]["digest"]) == (None, now.pin.digest)
-    name = crypt_name("data", machine.known.luks_uuid)
+    name = crypt_name(machine.known.name, machine.known.luks_uuid)
     assert [each for each in devicemapper.mapped() if each.startswith(f"{name}-")] == []
     assert len((devicemapper.table(name) or "").splitlines()) == 1
     machine.agent("lock")
