@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from agent.parallel import Aside, at_once, join
 from agent.passage import Boot, Passage, VolumeOutcome, tell
+from agent.plan import relapse
 from agent.world import World
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError
@@ -55,6 +56,7 @@ class Driver:
         self._keep = keep
         self._paged: frozenset[VolumeId] = frozenset()
         self._others: dict[VolumeId, Record] = {}
+        self._known: tuple[Record, ...] = ()
 
     def unlock(self, known: Sequence[Record]) -> Report:
         """Open all volumes: at once those whose disks are there, then those that take waiting for.
@@ -66,6 +68,7 @@ class Driver:
             The report. Every KeybrokerError is in it: the refusal of one volume concerns that one, and a
             broker that cannot be asked leaves what needs none (swap, and what is open already) in use.
         """
+        self._known = tuple(known)
         self._others = {record.volume: record for record in known if not _is_opened(record)}
         volumes = {record.volume: self._passage(record) for record in known if _is_opened(record)}
         at_once(Passage.observe, volumes.values())
@@ -86,7 +89,7 @@ class Driver:
             known or heard
         ):  # a lost cache and a broker that is down are no reason to forget what systemd knows
             kept = tuple(volume.record for volume in volumes.values() if not volume.gone)
-            self._keep((*kept, *self._others.values()))
+            self._keep(relapse.kept(self._known, (*kept, *self._others.values())))
         return Report(tuple(volume.outcome() for volume in volumes.values()), error)
 
     def _passage(self, record: Record) -> Passage:
@@ -122,7 +125,8 @@ class Driver:
     ) -> None:
         """Tell the broker of some volumes, and, once more, of those that its reply was the first to name."""
         grants = tell(self._world, self._boot, about)
-        self._keep(tuple(grant.record for grant in grants.values()))
+        said = tuple(grant.record for grant in grants.values())
+        self._keep(relapse.kept(self._known, said))
         self._others = {name: each.record for name, each in grants.items() if not _is_opened(each.record)}
         grants = {name: grant for name, grant in grants.items() if name not in self._others}
         for name in self._others.keys() & volumes.keys():  # the holder's data has moved since the last boot
@@ -137,6 +141,10 @@ class Driver:
             tell(self._world, self._boot, there)
         volumes.update(new)
         heard.update(grants)
+        fallen = relapse.names(self._known, said)
+        for volume in volumes.values():
+            if volume.record.name in fallen:
+                volume.error = relapse.error(volume.record.name)
 
     def _page(self, volume: Passage) -> None:
         """Turn a known swap volume on without asking anybody, waiting for its disk if need be."""

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
-from agent import opening, overwriting, sighting
+from agent import layout, opening, overwriting, sighting
 from agent.devices import OpenDevice
 from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import accept
@@ -30,6 +30,7 @@ from agent.luks.copies import BINARY_BYTES
 from agent.luks.copy import HeaderImage
 from agent.luks.header import Header, read_header
 from agent.passage import Boot
+from agent.plan import relapse
 from agent.turn import turn
 from agent.world import Broker, Sighting
 from keybroker.wire.names import KeyVersion
@@ -88,9 +89,10 @@ def restore(bench: Bench, name: str, *, sure: bool) -> Restored:
         sure: write; otherwise everything is checked, and what would be written over is said.
 
     Raises:
-        KeybrokerError: UNKNOWN; CONFLICT where the volume is not one to restore; HEADER_REFUSED, CORRUPT for
-            the broker's copy, or what is on the disk; NO_DEVICE, WRONG_DEVICE; USAGE where ``sure`` is
-            missing; LOCKED_OUT where the header that was restored is not opened by the broker's key.
+        KeybrokerError: UNKNOWN; CONFLICT where the volume is not one to restore, or the broker is behind;
+            HEADER_REFUSED, CORRUPT for the broker's copy, or what is on the disk; NO_DEVICE, WRONG_DEVICE;
+            USAGE where ``sure`` is missing; LOCKED_OUT where the header that was restored is not opened by
+            the broker's key.
     """
     record = _find(bench, name)
     _check_record(record)
@@ -121,6 +123,8 @@ def restore(bench: Bench, name: str, *, sure: bool) -> Restored:
 
 def _find(bench: Bench, name: str) -> Record:
     records = [grant.record for grant in bench.broker.unlock(bench.boot.request(())).grants]
+    if name in relapse.names(layout.load(bench.state).records, records):
+        raise relapse.error(name)
     for role in ("holder", "former"):  # a disk that was left has the name, too, until it is wiped
         for record in records:
             if (record.name, record.role) == (name, role):

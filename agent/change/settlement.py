@@ -26,7 +26,7 @@ from agent.config import Config
 from agent.contact import Tell
 from agent.parallel import at_once
 from agent.passage import Boot
-from agent.plan import erasure, settling
+from agent.plan import erasure, relapse, settling
 from agent.turn import alone
 from keybroker.wire.names import VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -62,9 +62,14 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     known = layout.load(config.state_directory).records
     standings = [reporting.look(shop.world, record, runtime) for record in known]
     reply = reporting.send(broker, boot, [standing.report for standing in standings])
-    outfit.keep(config, reply.records, tell)
+    outfit.keep(config, relapse.kept(known, reply.records), tell)
+    fallen = relapse.names(known, reply.records)
     seen = {standing.report.volume: standing for standing in standings}
-    wanting = [record for record in reply.records if _is_wanting(shop, record, seen, runtime)]
+    wanting = [
+        record
+        for record in reply.records
+        if record.name not in fallen and _is_wanting(shop, record, seen, runtime)
+    ]
     reporter = Reporter(
         lambda: outfit.client(config, patience=INTERIM_SECONDS, tell=lambda line, priority: None),
         boot, [standing.report for standing in standings], every=reporting.EVERY_SECONDS,
@@ -73,11 +78,16 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
         outcomes = carry_out(
             shop, boot, wanting, reply.records, runtime=runtime, reporter=reporter, tell=tell
         )
+    outcomes += [
+        CourseOutcome(record, (), relapse.error(record.name))
+        for record in reply.records
+        if record.name in fallen and record.role == "holder"
+    ]
     for outcome in outcomes:
         _tell(outcome, tell)
     if any(outcome.steps or outcome.error for outcome in outcomes):
         reply = _report_again(shop, boot, reply, outcomes, runtime)
-        outfit.keep(config, reply.records, tell)
+        outfit.keep(config, relapse.kept(known, reply.records), tell)
     _note(runtime, reply.again_seconds)
     return judge([outcome.error for outcome in outcomes if outcome.error is not None])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent import layout
 from agent.broker import Clockwork, Limits
 from agent.change.broker import ChangeClient
 from agent.change.workshop import Broker
@@ -22,10 +23,12 @@ from keybroker.wire.changes import (
     StageRequest,
     SwitchRequest,
 )
+from keybroker.wire.fields import Fields
 from keybroker.wire.names import KeyVersion
+from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.proof import GivenProof
-from keybroker.wire.records import Device
+from keybroker.wire.records import Device, Record
 from keybroker.wire.reports import ReportRequest, VolumeReport
 from keybroker.wire.secret import Secret
 from tests.contract.test_agent_broker import GRANT, RECORD, SEEN, UUID, VOLUME, Bench, bench, nobody
@@ -173,3 +176,19 @@ def test_a_second_agent_does_not_wait_for_the_first(tmp_path: Path) -> None:
     assert caught.value.problem is Problem.BUSY
     with alone(tmp_path, VOLUME):
         pass
+
+
+def test_settle_does_nothing_about_a_volume_that_the_broker_says_has_moved_back(enrolled: Machine) -> None:
+    other = RECORD | {"volume": "kbv-" + "z" * 12, "partner": VOLUME, "role": "holder"}
+    known = [Record.read(Fields(said)) for said in (RECORD | {"role": "former"}, other)]
+    layout.save(enrolled.state, tuple(known))
+    order = Order(1, "migrate").as_json()
+    enrolled.wanted = {
+        "records": [RECORD | {"partner": other["volume"], "order": order}, other | {"role": "successor"}],
+        "again_seconds": 60,
+    }
+    done = enrolled.run("settle")
+    assert done.returncode == Problem.CONFLICT.exit_status, done.stderr
+    assert "restored from an older backup" in done.stderr
+    assert layout.load(enrolled.state).records == tuple(known)
+    assert "trouble" in json.dumps(enrolled.reports[-1])

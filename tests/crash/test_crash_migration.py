@@ -220,6 +220,30 @@ def test_a_volume_that_is_in_use_is_not_moved_offline() -> None:
     assert world.legs[DATA.name] == (DATA.volume,)
 
 
+@pytest.mark.parametrize("left", range(1, len(END) + 1))
+def test_a_broker_that_is_set_back_to_before_the_switch_has_neither_disk_opened_nor_written_to(
+    left: int,
+) -> None:
+    world = opened()
+    database = Database(world)
+    run_until_death(world, Death(LIVE.index(Switch), "before"))
+    backup = dict(world.broker.records)
+    rest = (Ask, Verify, Switch, Drop, *END)
+    run_until_death(world, Death(len(rest) - left, "before"))
+    reboot(world, database)  # the broker says here who holds the data now
+    now = dict(world.broker.records)
+    world.broker.records = dict(backup)
+    for _ in range(2):  # what the set back broker says must not be what is remembered
+        world.power_cut()
+        (outcome,) = boot(world).outcomes
+        assert outcome.error is not None
+        assert outcome.error.problem is Problem.CONFLICT
+        assert world.reach == {}
+    world.broker.records = now
+    reboot(world, database)
+    settle(world, database, "live")
+
+
 class Sick:
     """Disks of which one cannot be looked at."""
 

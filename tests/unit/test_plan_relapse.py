@@ -1,0 +1,37 @@
+"""A broker that says of a move what it had left behind: which volumes nothing is done with any more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.plan import relapse
+from keybroker.wire.names import VolumeName
+from keybroker.wire.records import Record
+from tests.crash.volumes import record
+
+DATA = VolumeName("data")
+OLD, NEW, OTHER = record("data"), replace(record("target"), name=DATA), record("logs")
+
+
+def move(old: str, new: str) -> list[Record]:
+    return [replace(OLD, role=old), replace(NEW, role=new), OTHER]  # type: ignore[arg-type]
+
+
+BEFORE, AFTER, GIVEN_UP = move("holder", "successor"), move("former", "holder"), move("holder", "former")
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [(BEFORE, BEFORE), (BEFORE, AFTER), (BEFORE, GIVEN_UP), (AFTER, AFTER), ([], BEFORE),
+                        (AFTER, AFTER[1:]), ([OTHER], AFTER)],
+)  # fmt: skip
+def test_a_move_that_goes_on_is_believed(known: list[Record], said: list[Record]) -> None:
+    assert relapse.names(known, said) == frozenset()
+    assert relapse.kept(known, said) == tuple(said)
+
+
+@pytest.mark.parametrize("known", [AFTER, AFTER[1:], AFTER[:1]], ids=["both", "the new", "the old"])
+def test_a_move_that_went_back_is_not_and_what_was_known_is_remembered(known: list[Record]) -> None:
+    assert relapse.names(known, BEFORE) == {DATA}
+    assert relapse.kept(known, BEFORE) == (OTHER, *(each for each in known if each.name == DATA))
