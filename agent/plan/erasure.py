@@ -77,7 +77,8 @@ def _there(record: Record, here: Situation) -> None:
         raise KeybrokerError(
             Problem.NO_DEVICE,
             f"{record.name}: the disk {meant.serial} is not there, so it cannot be erased",
-            hint="attach it again; if it is lost, its keys are what is left to destroy",
+            hint=f"attach it again; if it is lost: keybroker volume erase {record.addon} {record.name}"
+            " --disk-gone, which gives up a disk that was left before the one that has the data",
         )
     if device.serial != meant.serial:
         raise KeybrokerError(

@@ -71,7 +71,7 @@ def erased(broker: Broker, peer: Peer, volume: VolumeId, request: ErasedRequest)
             return changed.record
         save(writing, caller, row, changed)
         if row.volume.partner is not None:
-            _part(writing, caller, row.volume.partner, volume)
+            part(writing, caller, row.volume.partner, volume)
         number = forget(broker, writing, caller.now, changed, method=request.method, wiped=request.wiped)
         writing.append(
             done(caller, changed, statement=number, wiped=request.wiped, serial=request.device.serial)
@@ -83,7 +83,7 @@ def erased(broker: Broker, peer: Peer, volume: VolumeId, request: ErasedRequest)
     return record
 
 
-def _part(writing: Writing, caller: Caller, partner: VolumeId, erased: VolumeId) -> None:
+def part(writing: Writing, caller: Caller, partner: VolumeId, erased: VolumeId) -> None:
     """Let the volume that holds the data forget the one that held it before.
 
     It may have another partner by now: the one that it is being moved to.

@@ -12,6 +12,7 @@ from keybroker.service.broker import Broker
 from keybroker.service.custody import done, mint, own, save
 from keybroker.service.directory import view, volume_named
 from keybroker.service.endings import forget
+from keybroker.service.moving import part
 from keybroker.service.views import OrderSpec, VolumeSpec, VolumeView
 from keybroker.service.volumes import SMALLEST_DATA, check_room, new_volume
 from keybroker.store import Writing
@@ -62,6 +63,9 @@ def rotate(
 def order(broker: Broker, peer: Peer, addon: str, name: str, spec: OrderSpec) -> tuple[VolumeView, bool]:
     """Have something done to a volume; a migration makes its successor here, with a key of its own.
 
+    A disk that is said to be gone is the one that the volume has left, as long as there is one that was not
+    wiped: the one that holds the data is not given up for it.
+
     Returns:
         The volume, and whether the order is new; False where just this is ordered already.
 
@@ -73,6 +77,8 @@ def order(broker: Broker, peer: Peer, addon: str, name: str, spec: OrderSpec) ->
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         row = volume_named(writing, addon, name)
         wish = _read(spec, row.volume)
+        if left := _left(writing, row.volume) if spec.disk_gone else []:
+            return [_given_up(broker, writing, caller, each) for each in left][-1], True
         placed = orders.place(row.volume, wish)
         if placed is row.volume:
             _same_successor(writing, row.volume, spec)
@@ -129,6 +135,26 @@ def _placed(
         if before.keyring is None and placed.keyring is not None and placed.keyring.current is not None:
             minted = mint(broker, writing, placed, placed.keyring.current)
         row = save(writing, caller, row, placed, minted)
+    writing.append(caller.about("done", addon=before.addon, volume=before.id, **facts))
+    return view(writing, row)
+
+
+def _left(writing: Writing, volume: Volume) -> list[VolumeRow]:
+    """Return the disks that a volume has left and that nobody has wiped yet."""
+    rows = [row for row in writing.volumes(volume.addon) if row.volume.name == volume.name]
+    return [row for row in rows if row.volume.role == "former" and row.volume.stage != "erased"]
+
+
+def _given_up(broker: Broker, writing: Writing, caller: Caller, row: VolumeRow) -> VolumeView:
+    """Erase what there is at the broker of a disk that was left, and that is gone."""
+    before = row.volume
+    gone = moving.give_up(before, caller.now + broker.settings.retention)
+    row = save(writing, caller, row, gone)
+    if before.partner is not None:
+        part(writing, caller, before.partner, before.id)
+    method = "the operator says that the disk is gone"
+    number = forget(broker, writing, caller.now, gone, method=method, wiped=None)
+    facts: dict[str, Any] = {"kind": "erase", "role": before.role, "statement": number}
     writing.append(caller.about("done", addon=before.addon, volume=before.id, **facts))
     return view(writing, row)
 

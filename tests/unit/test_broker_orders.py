@@ -300,6 +300,21 @@ def test_a_volume_whose_disk_is_gone_is_erased_at_the_broker_alone(house: House,
     assert "disk is gone" in json.loads(said.row.document)["method"]
 
 
+def test_a_disk_that_is_gone_is_the_one_that_was_left_before_the_one_that_has_the_data(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    holder, successor = migration(house, peer, data)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    moving.switch(house.broker, peer, successor.volume, ask)
+    assert order(house, "erase", disk_gone=True).volume == data
+    left, now = house.record(data), house.record(successor.volume)
+    assert (left.stage, left.order) == ("erased", None)
+    assert (now.role, now.stage, now.partner, now.current) == ("holder", "ready", None, 1)
+    assert house.broker.store.read(lambda reading: reading.headers(data)) == []
+    assert order(house, "erase", disk_gone=True).volume == successor.volume
+    assert house.record(successor.volume).stage == "erased"
+
+
 def test_nobody_erases_what_was_not_ordered(house: House, peer: Peer, data: VolumeId) -> None:
     record = house.record(data)
     ask = ErasedRequest(record.revision, device(record), 4 * MIB, "zeros")
