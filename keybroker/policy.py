@@ -23,6 +23,8 @@ request. A device of another serial, or too small, is refused before anything el
 | luks2, another one | refused | refused | refused | refused |
 | other, or a swap mark | refused | – | keys, for there is no header yet | refused |
 
+No order to encrypt in place is taken today (``model.orders``); the column says what one would have to mean.
+
 A successor goes by its own stage. A former volume gets no keys and no refusal: its disk is to be wiped, which
 takes none. Once a re-encryption (ready) or an encryption in place (plain) has begun, a header in between is
 expected; its UUID, data offset and sector size are what they were, or what the profile allows:

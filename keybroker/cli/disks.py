@@ -60,9 +60,9 @@ def migrate(
 @click.command()
 @click.argument("addon")
 @click.argument("name")
-@click.option("--size", help="Of the new disk; without --size and --serial, it is done in place.")
+@click.option("--size", help="Of the new disk: more than the old one's, for the header.")
 @click.option("--serial", help="Of the new disk, if it cannot be the new volume's id.")
-@click.option("--backed-up", is_flag=True, help="There is a backup; encrypting in place asks for one.")
+@click.option("--backed-up", is_flag=True, help="There is a backup; in place is refused all the same.")
 @RATE
 @AT_BOOT_OPTION
 @waiting_options
@@ -80,15 +80,15 @@ def encrypt(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Encrypt a disk whose filesystem is in the clear: by moving it to a new disk, or in place.
+    """Encrypt a disk whose filesystem is in the clear, by moving it to a new disk.
 
-    Declare it first, with volume add --plain. On a new disk nothing was ever in the clear; in place it
-    stays readable until all is done, and what the disk remapped before may be readable for ever.
+    Declare it first, with volume add --plain. It is plaintext until all is on the new disk, where nothing was
+    ever in the clear; what the old one remapped may be readable for ever. In place (neither --size nor
+    --serial) is refused: cryptsetup 2.6.1 could lose the filesystem to a power cut.
 
     \b
       keybroker volume add shop-db data --plain --size 20G --mount /srv/data --serial WD-WX41A1234567
       keybroker volume encrypt shop-db data --size 40G --wait
-      keybroker volume encrypt shop-db data --backed-up
     """
     client = connect(options)
     wish = {

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from keybroker.model.keyring import Keyring
 from keybroker.model.rotation import want
 from keybroker.model.volume import Volume, conflict
 from keybroker.wire.orders import Order, OrderKind
@@ -43,7 +42,7 @@ def place(volume: Volume, wish: Order) -> Volume:
 
     Raises:
         KeybrokerError: CONFLICT where another order is open, or this one does not fit the volume's stage or
-            role; MALFORMED for an encryption in place without a backup.
+            role, or asks for an encryption in place.
     """
     if volume.order is not None:
         if _alike(volume.order, wish):
@@ -57,22 +56,32 @@ def place(volume: Volume, wish: Order) -> Volume:
         raise conflict(volume, f"at stage {volume.stage}, as {volume.role}, there is nothing to {wish.kind}")
     if volume.is_swap and wish.kind != "erase":
         raise conflict(volume, f"is swap, and has nothing to {wish.kind}")
-    if wish.kind == "encrypt" and not wish.backed_up:
-        raise KeybrokerError(
-            Problem.MALFORMED,
-            f"volume {volume.addon}/{volume.name}: encrypting in place asks for a backup",
-            hint="make one, then say so: --backed-up",
-        )
+    if wish.kind == "encrypt":
+        raise _in_place(volume)
     if wish.kind == "reencrypt":
         volume = want(volume)
-    elif wish.kind == "encrypt" and volume.keyring is None:
-        volume = replace(volume, keyring=Keyring.first())
     number = volume.last_order + 1
     return replace(
         volume,
         order=replace(wish, number=number, phase="ordered", digest=None),
         last_order=number,
         revision=volume.revision + 1,
+    )
+
+
+def _in_place(volume: Volume) -> KeybrokerError:
+    """Refuse to encrypt a disk in place, backup or not.
+
+    cryptsetup 2.6.1 copies the first 16 MiB of the filesystem to the end of the disk, and writes the header
+    over the original with no flush in between: after a power cut there, the header may be there and the copy
+    not, or half a header, which nothing reads.
+    """
+    return KeybrokerError(
+        Problem.CONFLICT,
+        f"volume {volume.addon}/{volume.name}: is not encrypted in place: a power cut at its beginning could"
+        " lose the filesystem, and nothing was changed",
+        hint=f"move it to a new disk: keybroker volume encrypt {volume.addon} {volume.name} --size SIZE"
+        " [--serial SERIAL]",
     )
 
 

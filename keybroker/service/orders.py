@@ -9,7 +9,7 @@ from keybroker.model import Volume, moving, orders, rotation
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
-from keybroker.service.custody import done, mint, own, save
+from keybroker.service.custody import done, own, save
 from keybroker.service.directory import view, volume_named
 from keybroker.service.endings import forget
 from keybroker.service.moving import part
@@ -131,10 +131,7 @@ def _placed(
         writing.add_volume(successor)
         facts["successor"] = successor.volume.id
     else:
-        minted = {}
-        if before.keyring is None and placed.keyring is not None and placed.keyring.current is not None:
-            minted = mint(broker, writing, placed, placed.keyring.current)
-        row = save(writing, caller, row, placed, minted)
+        row = save(writing, caller, row, placed)
     writing.append(caller.about("done", addon=before.addon, volume=before.id, **facts))
     return view(writing, row)
 

@@ -6,7 +6,7 @@
 |---|---|---|
 | reencrypt | gives the volume a new volume key, in place and online | ordered, begun |
 | migrate | moves it to its successor's disk, under a new passphrase and a new volume key | ordered |
-| encrypt | encrypts a plain disk in place (with a successor, it is a migration) | ordered, begun |
+| encrypt | encrypts a plain disk in place; brokers refuse it (with a successor, it is a migration) | – |
 | resize | lets volume and filesystem take all of a disk that has grown | ordered |
 | erase | destroys every keyslot and header copy; nothing opens the data any more | ordered |
 
@@ -48,7 +48,7 @@ class Order:
         at_boot: whether what a power cut interrupted is finished before the database starts, or beside it.
         offline: migrate while nothing uses the volume, instead of under it.
         drop_foreign: let keyslots and tokens of others be lost where the order cannot keep them.
-        backed_up: the operator says that there is a backup; encrypting in place asks for that.
+        backed_up: the operator says that there is a backup; encrypting in place would ask for that.
     """
 
     number: int

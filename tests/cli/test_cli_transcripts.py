@@ -147,7 +147,6 @@ def test_volume_of_others(transcript: Transcript, broker: Broker) -> None:
     broker.add_addon("lent")
     transcript.run("volume", "add", "lent", "old", "--plain", "--size", "1G", "--mount", "/srv/old",
                    "--serial", "old-disk")  # fmt: skip
-    transcript.run("volume", "encrypt", "lent", "old")
     transcript.run("volume", "encrypt", "lent", "old", "--backed-up")
     transcript.run("volume", "show", "lent", "old")
     transcript.run(

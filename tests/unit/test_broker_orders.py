@@ -382,30 +382,16 @@ def test_a_plain_disk_moves_to_a_new_one_and_says_what_remains(house: House, pee
     assert json.loads(said.row.document)["born_encrypted"] is False
 
 
-def test_encrypting_in_place_asks_for_a_backup_and_mints_the_key_with_the_order(
-    house: House, peer: Peer
+@pytest.mark.parametrize("backed_up", [False, True])
+def test_a_disk_is_not_encrypted_in_place_and_a_new_disk_is_named_instead(
+    house: House, backed_up: bool
 ) -> None:
-    record = plain(house)
-    assert problem(lambda: order(house, "encrypt", "old")) is Problem.MALFORMED
-    ordered = order(house, "encrypt", "old", backed_up=True)
-    assert ordered.current == 1
-    disk = Device("old-disk", GIB)
-    cleartext = Observation(record.volume, "other", disk, detail="ext4")
-
-    def keys(seen: Observation) -> set[KeyVersion]:
-        grants = {grant.record.volume: grant for grant in house.unlock(peer, seen).grants}
-        return set(grants[record.volume].keys)
-
-    assert keys(cleartext) == set()
-    begun = orders.announce(house.broker, peer, record.volume, PhaseRequest(ordered.revision, 1))
-    assert keys(cleartext) == {1}
-    pin = Pin(record.luks_uuid, NEW_DIGEST, 16 * MIB, 512)
-    between = Observation(record.volume, "luks2", disk, SeenHeader(pin, 2, BUSY))
-    assert keys(between) == {1}
-    told = PhaseRequest(begun.revision, 1, NEW_DIGEST)
-    orders.announce(house.broker, peer, record.volume, told)
-    assert keys(between) == {1}
-    ready = house.back_up(peer, record.volume, SeenHeader(pin, 5))
-    assert (ready.stage, ready.pin) == ("ready", pin)
-    assert orders.finish(house.broker, peer, record.volume, 1).order is None
-    assert keys(Observation(record.volume, "luks2", disk, SeenHeader(pin, 5))) == {1}
+    house.addon()
+    before = plain(house)
+    with pytest.raises(KeybrokerError) as caught:
+        order(house, "encrypt", "old", backed_up=backed_up)
+    assert caught.value.problem is Problem.CONFLICT
+    assert "keybroker volume encrypt shop-db old --size SIZE" in (caught.value.hint or "")
+    after = house.record(before.volume)
+    assert (after, house.keys(before.volume)) == (before, {})
+    assert order(house, "encrypt", "old", size_bytes=2 * GIB).order is not None

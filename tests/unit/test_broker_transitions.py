@@ -157,7 +157,7 @@ def test_a_key_is_retired_only_when_the_newest_copy_is_from_after_its_promotion(
     [
         ("reencrypt", {"ready", "wanted", "staged", "promoted", "retired"}),
         ("migrate", {"ready", "wanted", "staged", "promoted", "retired", "plain"}),
-        ("encrypt", {"plain"}),
+        ("encrypt", set()),
         ("resize", {"ready", "wanted", "staged", "promoted", "retired"}),
         (
             "erase",
