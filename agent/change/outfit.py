@@ -78,8 +78,11 @@ def fitted(world: World, broker: Broker, places: Places, runtime: Path) -> Works
 
 
 def keep(config: Config, records: tuple[Record, ...], tell: Tell) -> None:
-    """Remember for the next boot what the broker said; a full /var is no reason to stop."""
+    """Remember for the next boot what the broker said; a full /var is no reason to stop.
+
+    Of what is erased nothing: it would be named in every report, and with it each reply grow by one a move.
+    """
     try:
-        layout.save(config.state_directory, records)
+        layout.save(config.state_directory, tuple(each for each in records if each.stage != "erased"))
     except OSError as error:
         tell(f"layout: not kept for the next boot: {error}", 4)

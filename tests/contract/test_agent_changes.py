@@ -192,3 +192,12 @@ def test_settle_does_nothing_about_a_volume_that_the_broker_says_has_moved_back(
     assert "restored from an older backup" in done.stderr
     assert layout.load(enrolled.state).records == tuple(known)
     assert "trouble" in json.dumps(enrolled.reports[-1])
+
+
+def test_settle_forgets_what_is_erased(enrolled: Machine) -> None:
+    gone = RECORD | {"volume": "kbv-" + "z" * 12, "role": "former", "stage": "erased"}
+    known = [Record.read(Fields(said)) for said in (RECORD, gone)]
+    layout.save(enrolled.state, tuple(known))
+    enrolled.wanted = {"records": [RECORD, gone], "again_seconds": 60}
+    enrolled.run("settle")
+    assert layout.load(enrolled.state).records == (known[0],)
