@@ -138,6 +138,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         MIGRATION,
         ("    _check_pair(holder.record, partner.record, stable)\n", ""),
         ("    if stable.legs == (partner.volume,):", "    if False:"),
+        ("    if not seen.asked:", "    if False:"),
         ('    if record.role != "holder" or partner.role == "holder" or not belong', "    if not belong"),
         (
             "if is_mirrored and (trouble := stable.failure or seen.differs):",
@@ -208,6 +209,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("    successor.expect(revision)\n", ""),
         ("    holder.expect(holder_revision)\n", ""),
         ("    if compared < data:", "    if False:"),
+        ("revision=holder.revision + 1) if is_moving else holder", "revision=holder.revision)"),
         ("    if holder.rotating:", "    if False:"),
         ("    if holder.order is None or holder.order.kind != ", "    if holder.order is None and () != "),
         (
