@@ -227,7 +227,6 @@ GUARDS: Final[tuple[Guard, ...]] = (
         MODEL,
         ('    if order.phase == "begun":\n        raise', "    if False:\n        raise"),
         ("        if volume.pin.digest != order.digest:", "        if False:"),
-        ('    if wish.kind == "encrypt" and not wish.backed_up:', "    if False:"),
     ),
     *_guards(
         "keybroker/policy.py",
