@@ -74,7 +74,7 @@ def _in_place(volume: Volume) -> KeybrokerError:
 
     cryptsetup 2.6.1 copies the first 16 MiB of the filesystem to the end of the disk, and writes the header
     over the original with no flush in between: after a power cut there, the header may be there and the copy
-    not, or half a header, which nothing reads.
+    not, or half a header, which nothing reads (tests/kernel/inner/test_kernel_in_place.py).
     """
     return KeybrokerError(
         Problem.CONFLICT,
