@@ -227,6 +227,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         MODEL,
         ('    if order.phase == "begun":\n        raise', "    if False:\n        raise"),
         ("        if volume.pin.digest != order.digest:", "        if False:"),
+        ('    if wish.kind == "encrypt":', "    if False:"),
     ),
     *_guards(
         "keybroker/policy.py",
