@@ -16,7 +16,7 @@ import pytest
 
 from tests.machine import image, story
 from tests.machine.broker import HostBroker
-from tests.machine.site import MOUNT_POINT, UNLOCK, VOLUMES, Site
+from tests.machine.site import DATA_BYTES, MOUNT_POINT, UNLOCK, VOLUMES, Site
 from tests.machine.vm import Machine
 
 DEADLINE_SECONDS: Final = 75
@@ -99,15 +99,21 @@ def provisioned() -> Iterator[Provisioned]:
     directory = Path(tempfile.mkdtemp(prefix="kbm-"))  # short: sockets live in it
     try:
         with Site(directory, root, tree) as site:
-            yield _provision(site)
+            yield provision(site)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _provision(site: Site) -> Provisioned:
+def provision(site: Site, *, data_bytes: int = DATA_BYTES, checksums: bool = False) -> Provisioned:
+    """Set a site up, enrol its machine, give it a database with rows, and switch it off.
+
+    Args:
+        data_bytes: size of the data volume's disk.
+        checksums: of every page of the database's files.
+    """
     text = f"dear diary {secrets.token_hex(16)}"
     machine = site.machine
-    site.establish()
+    site.establish(data_bytes=data_bytes)
     machine.start(disks=site.disks)
     machine.wait_for_login()
     bare = machine.run(f"find {MOUNT_POINT} -mindepth 1 | sort")
@@ -116,7 +122,7 @@ def _provision(site: Site) -> Provisioned:
     site.enrol()
     machine.run(f"systemctl start {VOLUMES}")
     machine.wait_until(f"findmnt {MOUNT_POINT}", limit_seconds=30)
-    story.create_database(machine)
+    story.create_database(machine, checksums=checksums)
     story.write_rows(machine, text)
     control = site.directory / "control"
     control.write_bytes(story.fetch(machine, story.table_file(machine)))

@@ -43,11 +43,11 @@ class Site:
         self._ends.enter_context(self.broker)
         self._ends.enter_context(self.machine)
 
-    def establish(self) -> None:
+    def establish(self, *, data_bytes: int = DATA_BYTES) -> None:
         """Start the broker, declare the add-on and its volumes, and make a blank disk for each."""
         self.broker.start()
         self.broker.operate("addon", "add", ADDON, "--engine", "postgresql")
-        self._volume("data", DATA_BYTES, "--mount", MOUNT_POINT)
+        self._volume("data", data_bytes, "--mount", MOUNT_POINT)
         self._volume("swap", SWAP_BYTES, "--fs", "swap")
 
     def _volume(self, name: str, size_bytes: int, *options: str) -> None:

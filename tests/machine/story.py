@@ -13,9 +13,9 @@ DATABASE: Final = "postgresql@15-main.service"
 ROWS: Final = 2000
 
 
-def create_database(machine: Machine) -> None:
+def create_database(machine: Machine, *, checksums: bool = False) -> None:
     """Make a PostgreSQL cluster on the mounted volume and start it as Debian does."""
-    machine.run("pg_createcluster 15 main -- --no-sync")
+    machine.run(f"pg_createcluster 15 main -- --no-sync{' --data-checksums' if checksums else ''}")
     machine.run(f"sync -f {MOUNT_POINT}; systemctl start {DATABASE}")
 
 
