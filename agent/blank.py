@@ -54,11 +54,16 @@ def look(disk: OpenDevice, *, least_bytes: int = LEAST_BYTES) -> str | None:
         return f"it has {device.size_bytes} bytes, less than {max(least_bytes, LEAST_BYTES)}"
     if device.read_only:
         return "it is read-only"
+    return used(disk) or _signature(disk) or _touched(disk)
+
+
+def used(disk: OpenDevice) -> str | None:
+    """Return who uses a disk or a part of it, in words, or None where nobody does."""
     try:
-        in_use = _in_use(device)
+        in_use = _in_use(disk.device)
     except OSError as error:  # ENOENT, ENODEV or EINVAL of its entry in sysfs
         return f"it went away while it was looked at: {error.strerror}"
-    return in_use or _claimed(disk) or _signature(disk) or _touched(disk)
+    return in_use or _claimed(disk)
 
 
 def _in_use(device: BlockDevice, *, sys: Path = SYS, proc: Path = PROC) -> str | None:

@@ -26,6 +26,7 @@ from agent.config import Config
 from agent.contact import credentials
 from agent.identity import Identity
 from agent.luks import cryptsetup
+from agent.opened import PLAINTEXT
 from agent.places import Places
 from agent.process import ENVIRONMENT, run
 from agent.standing import table
@@ -206,6 +207,8 @@ def _devices(settings: Config, records: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(subject, "bad", f"{path} has {size} bytes, {least} are needed")
         else:
             yield Finding(subject, "good", str(path))
+            if record.stage == "plain":
+                yield Finding(subject, "warn", PLAINTEXT, "at the broker: keybroker volume encrypt")
             yield from _header(record, places)
     if not records:
         yield Finding("disks", "warn", "no volumes are known yet", "keybroker volume add, at the broker")

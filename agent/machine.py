@@ -148,6 +148,8 @@ class MachineMappings:
         if top is None and (crypt is None or record.is_swap):
             return situation.Mapping()
         try:
+            if record.stage == "plain" and top is not None:
+                return self._plain(record, top)
             return self._swap(record) if record.is_swap else self._data(record, top, crypt)
         except KeybrokerError as error:
             return situation.Mapping(obstacle=error.detail)
@@ -187,6 +189,15 @@ class MachineMappings:
         self._compared.update((each.name, each.uuid, each.node) for each in (top, crypt) if each is not None)
         return situation.Mapping("crypt" if top is None else "open")
 
+    def _plain(self, record: Record, top: devicemapper.Mapped) -> situation.Mapping:
+        if self._is_new(top):
+            from agent import plain  # most machines have no such disk
+
+            with self.places.open(record) as disk:
+                plain.check_linked(record, top, disk)
+        self._compared.add((top.name, top.uuid, top.node))
+        return situation.Mapping("open")
+
     def _is_new(self, device: devicemapper.Mapped) -> bool:
         return (device.name, device.uuid, device.node) not in self._compared
 
@@ -215,9 +226,14 @@ class MachineMappings:
             if self._stands(record, "open"):
                 return
             self._clear(record)
-            crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
             with self.places.open(record) as disk:
-                opening.link(record, crypt, disk.device)
+                if record.stage == "plain":
+                    from agent import plain  # most machines have no such disk
+
+                    plain.link(record, disk, runtime=self.runtime, now=int(self.clock()))
+                else:
+                    crypt = _mapped(names.crypt_name(record.name, record.luks_uuid))
+                    opening.link(record, crypt, disk.device)
             top = _mapped(names.mapper_name(record.name))
         self._compared.add((top.name, top.uuid, top.node))  # it was made just now, of the table that is meant
 
@@ -283,6 +299,10 @@ class MachineFilesystems:
     def look(self, record: Record) -> Content:
         """See ``agent.world.Filesystems``."""
         with self.places.open(record) as disk:
+            if record.stage == "plain":
+                from agent import plain  # most machines have no such disk
+
+                return plain.look(record, disk)
             return filesystem.look(record, disk, _stable(record))
 
     def make(self, record: Record) -> None:

@@ -25,13 +25,16 @@ from keybroker.wire.values import dataclass
 
 DIRECTORY: Final = "opened"
 
+PLAINTEXT: Final = "plaintext until it is encrypted"
+"""What is said of a plain disk wherever its state is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
     """How a volume was opened.
 
     Attributes:
-        node: ``major:minor`` of its dm-crypt device.
+        node: ``major:minor`` of its dm-crypt device, of a plain disk of its linear one.
         version, keyslot, sequence: of the key, where it fitted, and of the header; None for swap.
         since: seconds since 1970 by the system's clock.
     """
@@ -97,7 +100,7 @@ class VolumeStatus:
     Attributes:
         state: ``open``; ``crypt`` for half-open; ``closed``; ``foreign`` where something that is not ours has
             its name.
-        detail: why it is foreign.
+        detail: why it is foreign, or that it is plaintext.
         device: path of the stable device; None unless it is open.
         mounted: where it is mounted now.
         fact: how it was opened, as far as that is known.
@@ -152,11 +155,13 @@ def _status(
 ) -> VolumeStatus:
     stable = names.swap_crypt_name(record.name) if record.is_swap else names.mapper_name(record.name)
     crypt = stable if record.is_swap else names.crypt_name(record.name, record.luks_uuid)
+    if record.stage == "plain":
+        crypt = stable  # nothing is between the name and the disk
     is_known = crypt in there and not mapping.obstacle
     return VolumeStatus(
         record=record,
         state="foreign" if mapping.obstacle else mapping.reach,
-        detail=mapping.obstacle,
+        detail=mapping.obstacle or (PLAINTEXT if record.stage == "plain" else ""),
         device=f"/dev/mapper/{stable}" if mapping.reach == "open" else None,
         mounted=tuple(
             each.point

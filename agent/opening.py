@@ -165,7 +165,7 @@ def check_opened(record: Record, crypt: Mapped, device: BlockDevice) -> None:
     text = devicemapper.table(crypt.name) or ""
     said = re.search(rf":{record.profile.key_bytes}:logon:cryptsetup:{record.pin.uuid}-d[0-9]+", text)
     table = CryptTable(
-        sectors=_length(text, _sectors(record, device)),
+        sectors=length(text, _sectors(record, device)),
         cipher=record.profile.cipher,
         key_bytes=record.profile.key_bytes,
         # Which digest it was is the header's affair; that the key is this volume's is in the UUID.
@@ -191,15 +191,22 @@ def check_linked(record: Record, top: Mapped, crypt: Mapped, device: BlockDevice
         raise KeybrokerError(Problem.WRONG_DEVICE, f"its DM UUID is {top.uuid or 'missing'}")
     text = devicemapper.table(top.name) or ""
     if " mirror " in text:
-        _check_mirrored(record, top, crypt, text)
+        check_mirrored(record, top, crypt.node, text)
     else:
-        check_linear_table(text, LinearTable(_length(text, _sectors(record, device)), crypt.node))
+        check_linear_table(text, LinearTable(length(text, _sectors(record, device)), crypt.node))
 
 
-def _check_mirrored(record: Record, top: Mapped, crypt: Mapped, text: str) -> None:
-    """Let a mirror of this volume's dm-crypt device and another one under the same name stand for the volume.
+def check_mirrored(record: Record, top: Mapped, node: str, text: str) -> None:
+    """Let a mirror of this volume's own device and another one under the same name stand for the volume.
 
-    It is being moved: ``agent.change.legs`` made it, and looks closer.
+    It is being moved: ``agent.change.legs`` made it, and looks closer. The disk that is left may be a plain
+    one, which has no name by which it could be told; then what is known is that it is no mapping.
+
+    Args:
+        node: ``major:minor`` of what the volume is read from: its dm-crypt device, or its plain disk.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE.
     """
     from agent.luks import mirror  # rare, and not worth its time at every boot
 
@@ -209,7 +216,11 @@ def _check_mirrored(record: Record, top: Mapped, crypt: Mapped, text: str) -> No
         for other in devicemapper.mapped().values()
         if other.name.startswith(f"{top.name}-") and other.uuid.startswith("CRYPT-LUKS2-")
     }
-    if crypt.node not in legs or not set(legs) - {crypt.node} <= others:
+    strange = set(legs) - {node} - others
+    if record.partner is not None and record.stage == "ready" and len(legs) == 2 and legs[1] == node:
+        mappings = {other.node for other in devicemapper.mapped().values()}
+        strange &= mappings
+    if node not in legs or strange:
         raise KeybrokerError(Problem.WRONG_DEVICE, f"{top.name}: mirrors {' and '.join(legs)}")
 
 
@@ -227,7 +238,7 @@ def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
     )
 
 
-def _length(text: str, most: int) -> int:
+def length(text: str, most: int) -> int:
     """Return the length that a table may have: a disk that has grown since is still the volume's disk."""
     lines = text.splitlines()  # several in the middle of a re-encryption; the last one ends it all
     found = re.match(r"([0-9]{1,19}) ([1-9][0-9]{0,18}) ", lines[-1]) if lines else None

@@ -38,6 +38,9 @@ Result = Literal["opened", "already", "refused"]
 LIMIT: Final = 24
 """Steps a volume may take in one run; the longest way there is, with a stale revision in it, takes 12."""
 
+_IN_USE: Final = ("ready", "plain")
+"""Stages at which an open volume needs nothing but, at most, to be mounted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
@@ -120,7 +123,7 @@ class Passage:
     @property
     def in_use(self) -> bool:
         """Say whether it is open and needs nothing but, at most, to be mounted."""
-        return self._mapping.reach == "open" and self.record.stage == "ready" and self.error is None
+        return self._mapping.reach == "open" and self.record.stage in _IN_USE and self.error is None
 
     def outcome(self) -> VolumeOutcome:
         """Return what became of it."""
@@ -186,9 +189,11 @@ class Passage:
             return
         if record.is_swap or self._mapping.reach == "closed":
             self._sighting = world.disks.look(record)
+            if record.stage == "plain" and self._sighting.observation.sight in ("other", "blank"):
+                self._content = world.filesystems.look(record)
         elif is_open and record.stage == "deposited" and record.filesystem != "none":
             self._content = world.filesystems.look(record)
-        elif is_open and record.stage == "ready" and record.mount is not None:
+        elif is_open and record.stage in _IN_USE and record.mount is not None:
             self._mounted = world.filesystems.mounted(record)
 
     def _take(self, step: Step) -> None:

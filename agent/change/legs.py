@@ -205,9 +205,23 @@ class MachineLegs:
         return there
 
     def _node(self, record: Record) -> str:
-        """Return the node of what a volume is read from and written to; empty where it is not open."""
+        """Return the node of what a volume is read from and written to; empty where it is not open.
+
+        Of a plain volume that is its disk, which nothing needs to open.
+        """
+        if record.stage == "plain":
+            return self._plain_node(record)
         crypt = self._crypt(record)
         return crypt.node if crypt is not None else ""
+
+    def _plain_node(self, record: Record) -> str:
+        try:
+            with self.places.open(record) as disk:
+                return disk.device.node
+        except KeybrokerError as error:
+            if error.problem is not Problem.NO_DEVICE:
+                raise
+            return ""  # the disk that was left may be gone: that is no trouble of the new one's
 
     def _path(self, record: Record) -> Path:
         return devicemapper.device(names.crypt_name(record.name, record.luks_uuid))
@@ -215,15 +229,21 @@ class MachineLegs:
     def _hold(self, record: Record) -> Blocks:
         """Open what a volume is written to, and keep everybody else from using it until ``release``."""
         if record.volume not in self._held:
-            self._held[record.volume] = Blocks(self._path(record), writable=True, exclusive=True)
+            self._held[record.volume] = self._blocks(record, hold=True)
         return self._held[record.volume]
+
+    def _blocks(self, record: Record, *, hold: bool = False) -> Blocks:
+        if record.stage != "plain":
+            return Blocks(self._path(record), writable=hold, exclusive=hold)
+        with self.places.open(record) as disk:  # by the descriptor: it cannot come to mean another disk
+            return Blocks(Path(disk.path), exclusive=hold)  # and never to be written to
 
     @contextmanager
     def _reading(self, record: Record) -> Iterator[Blocks]:
         if record.volume in self._held:
             yield self._held[record.volume]
             return
-        blocks = Blocks(self._path(record))
+        blocks = self._blocks(record)
         try:
             yield blocks
         finally:

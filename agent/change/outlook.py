@@ -18,7 +18,7 @@ from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
 from agent.passage import Boot
-from agent.plan import erasure, settling
+from agent.plan import settling
 from agent.standing import table
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
@@ -98,7 +98,7 @@ def outlook(
         return Outlook(record, standing.report.state, None, None)
     course = Course(shop, boot, record)
     try:
-        step = course.next_step() if record.role == "holder" and not erasure.is_wanted(record) else None
+        step = course.next_step() if settling.has_course(record) else None
         for group in undertakings(records) if step is None else ():
             turn = Undertaking(shop, boot, group).next_step() if record in group else None
             if turn is not None and turn.volume == record.volume:

@@ -26,7 +26,7 @@ from agent.config import Config
 from agent.contact import Tell
 from agent.parallel import at_once
 from agent.passage import Boot
-from agent.plan import erasure, relapse, settling
+from agent.plan import relapse, settling
 from agent.turn import alone
 from keybroker.wire.names import VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -149,7 +149,7 @@ def carry_out(
 
     def take(name: VolumeName) -> None:
         mine = {record.volume: record for record in known if record.name == name}
-        for record in [record for record in records if record.name == name and _has_course(record)]:
+        for record in [record for record in records if record.name == name and settling.has_course(record)]:
             try:
                 with alone(runtime, record.volume):
                     outcome = Course(shop, boot, record, watch=watch).settle()
@@ -166,11 +166,6 @@ def carry_out(
 
     at_once(take, {record.name for record in records})
     return list(outcomes.values())
-
-
-def _has_course(record: Record) -> bool:
-    """Say whether its keys are of any interest: of a disk that is to be erased they are not."""
-    return record.role == "holder" and not erasure.is_wanted(record)
 
 
 def _report_again(

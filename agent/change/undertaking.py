@@ -220,6 +220,7 @@ class Undertaking:
             case steps.Close():
                 legs.close(record)
             case steps.Wipe():
+                legs.release(record)  # a plain disk that was copied offline is held itself
                 wiped = self.workshop.wiping.wipe(record, watch)
                 self._seen, self._method = replace(self._seen, wiped=wiped.length), wiped.method
             case steps.Erased():
@@ -241,6 +242,8 @@ class Undertaking:
     @property
     def _sector_size(self) -> int | None:
         """Of the volume that moves, in bytes: its filesystem was made for that."""
+        if self._main.record.stage == "plain":
+            return 512  # as the broker has it in the successor's profile: what is below now is a bare disk
         pin = self._main.record.pin
         return pin.sector_size if pin is not None else None
 

@@ -6,8 +6,10 @@
 3. It is told to discard them, if it can: on flash the old blocks are still there, and only it can reach them.
 4. They are read again past the cache: zeros, where any copy of a header could be and in between.
 
-A plain disk is its data: all of it is overwritten. What a disk keeps aside (spare blocks of flash, remapped
-sectors) is out of reach for anyone but its maker; what it holds opens nothing once the keys are destroyed.
+A plain disk is its data: all of it is overwritten, once, with zeros, and what is zero already is left as it
+is; so a wipe that was cut goes on where it was, by reading. What a disk keeps aside (spare blocks of flash,
+remapped sectors) is out of reach for anyone but its maker; what it holds opens nothing once the keys are
+destroyed. Of a plain disk it may be plaintext, and the statement says so: no key's end would help.
 
 Source: cryptsetup FAQ 5.19; NIST SP 800-88, "cryptographic erase".
 """
@@ -57,7 +59,9 @@ class MachineWiping:
         """See ``agent.change.workshop.Wiping``."""
         with self.places.open(record, writable=True) as disk:
             check(record, disk)
-            return wipe(disk, _length(record, disk), watch=watch)
+            if record.stage == "plain":
+                return wipe_all(disk, watch=watch)
+            return wipe(disk, _length(record), watch=watch)
 
 
 def check(record: Record, disk: OpenDevice) -> None:
@@ -94,9 +98,7 @@ def signature(disk: OpenDevice) -> str:
     return said.get("TYPE") or said.get("PTTYPE") or ""
 
 
-def _length(record: Record, disk: OpenDevice) -> int:
-    if record.stage == "plain":
-        return disk.device.size_bytes // 4096 * 4096
+def _length(record: Record) -> int:
     if record.pin is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin")
     return record.pin.data_offset
@@ -137,6 +139,44 @@ def wipe(disk: OpenDevice, length: int, *, watch: Watch) -> Wiped:
     finally:
         blocks.close()
     return Wiped(length, "overwritten with random bytes, then zeros" + (", discarded" if discarded else ""))
+
+
+def wipe_all(disk: OpenDevice, *, watch: Watch) -> Wiped:
+    """Overwrite all of a disk with zeros, and read back that nothing else is left on it.
+
+    Args:
+        disk: writable, and so exclusive.
+
+    Raises:
+        KeybrokerError: CORRUPT where the disk still has what was overwritten.
+        OSError: it cannot be read or written.
+    """
+    if not disk.exclusive:
+        raise ValueError(f"{disk.device.path}: is not held, and so not wiped")
+    length = disk.device.size_bytes
+    blocks = Blocks(Path(disk.path), writable=True)
+    try:
+        for offset in range(0, length, CHUNK):
+            size = min(CHUNK, length - offset)
+            if any(blocks.read(offset, size)):
+                blocks.write(offset, bytes(size))
+            watch(offset + size, 2 * length)
+        blocks.flush()
+        discarded = _discard(blocks, length)
+        for offset in range(0, length, CHUNK):
+            size = min(CHUNK, length - offset)
+            if any(blocks.read(offset, size)):
+                if not discarded:
+                    raise _kept(blocks, offset, "something")
+                blocks.write(
+                    offset, bytes(size)
+                )  # what is read of a discarded block is the disk's own affair
+            watch(length + offset + size, 2 * length)
+        blocks.flush()
+        inscription.forget_cache(disk.fd)
+    finally:
+        blocks.close()
+    return Wiped(length, "all of it overwritten with zeros" + (", discarded" if discarded else ""))
 
 
 def _overwrite(blocks: Blocks, length: int, watch: Watch, before: int, *, zeros: bool = False) -> None:

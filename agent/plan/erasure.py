@@ -5,7 +5,7 @@
 | somebody uses it | none: IN_USE, with who |
 | its stable device stands, unused (an order to erase) | Unlink |
 | its dm-crypt device stands | Close |
-| it is there, whatever its header looks like by now | Wipe |
+| it is there, whatever its header looks like by now; of a plain disk, all of it | Wipe |
 | this process has wiped it and read that back | Erased |
 
 Only what the broker says is to be erased gets here: an order, or the role ``former``. That a wipe was done is
@@ -65,6 +65,8 @@ def next_step(
     if record.stage in NOTHING_WRITTEN:
         return Erased("nothing was ever written to a disk for it")
     _there(record, here)
+    if wiped is None and record.stage == "plain":
+        return Wipe("the disk holds plaintext: all of it is overwritten")
     if wiped is None:
         return Wipe("the broker says that nobody shall open this disk again")
     return Erased(f"{wiped} bytes were overwritten and read back")

@@ -15,6 +15,9 @@ Switch. Until then the holder's disk is right whatever happens to the other; fro
 | former | the holder | **Close**, **Wipe**, **Erased** | done again |
 | successor | both, and a leg failed | **Drop** onto the holder | nothing was acknowledged that it lacks |
 
+A plain disk is moved like any other: its leg is the disk itself, and what it is moved to is encrypted. Only
+from Drop on is nothing written in the clear, and Wipe overwrites all of the old disk.
+
 ``order.offline`` does the same without a mirror, while nothing uses the volume: Unlink takes the stable
 device away first, so that nobody can come to use it, not even after a crash that follows Switch.
 

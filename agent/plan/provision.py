@@ -20,6 +20,8 @@ Rules, in the order in which the code follows them:
 | deposited | open, nothing ever written in it | MakeFilesystem |
 | deposited | open, the declared filesystem | Ready |
 | ready | open | Mount (swap: SwapOn) |
+| plain | the declared filesystem in the clear, and nobody uses the disk | Link, straight over the disk |
+| plain | open | Mount |
 """
 
 from __future__ import annotations
@@ -89,9 +91,13 @@ def _closed(grant: Grant, here: Situation) -> Step:
             hint=f"keybroker-agent adopt {grant.record.name} --key-file FILE",
         )
     record, seen = grant.record, at_its_place(grant.record, here.seen)
+    if record.stage == "plain":
+        check_plain(record, here.content, seen)
     if here.told != seen:
         return Ask("the broker has not been told what is on the disk now")
     match record.stage:
+        case "plain":
+            return Link("the declared filesystem is there, in the clear; plaintext until it is encrypted")
         case "new":
             return Claim(_blank(record, seen), "the volume has no disk yet, and this one is blank")
         case "claimed":
@@ -118,7 +124,7 @@ def _closed(grant: Grant, here: Situation) -> Step:
 
 
 def _inside(record: Record, here: Situation) -> Step | None:
-    if record.stage == "ready":
+    if record.stage in ("ready", "plain"):
         if here.mounted is False and record.mount is not None:
             return Mount(record.mount, "the volume is open and not mounted")
         return None
@@ -131,6 +137,40 @@ def _inside(record: Record, here: Situation) -> Step | None:
     if here.content is None:
         raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at what is inside")
     return _filled(record, here.content)
+
+
+def check_plain(record: Record, content: Content | None, seen: Observation | None = None) -> None:
+    """Refuse a plain disk on which anything but the declared filesystem is.
+
+    Args:
+        content: of the disk itself; None where nobody looked.
+        seen: on the disk, where that was looked at too.
+
+    Raises:
+        KeybrokerError: WRONG_DEVICE, with what is there; HEADER_REFUSED for LUKS; CONFLICT in the middle of
+            its encryption, when only part of the disk is plain.
+    """
+    if record.order is not None and (record.order.kind, record.order.phase) == ("encrypt", "begun"):
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"{record.name}: its encryption in place has begun; it is no plain disk any more",
+        )
+    if seen is not None and seen.header is not None:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED,
+            f"{record.name}: a LUKS2 header is on the disk that was declared plain; nothing was changed",
+            hint="declare it without --plain, and adopt it: keybroker-agent adopt",
+        )
+    if content is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody looked at what is on the disk")
+    declared = "" if record.filesystem == "none" else record.filesystem
+    if content.kind != declared:
+        raise KeybrokerError(
+            Problem.WRONG_DEVICE,
+            f"{record.name}: {content.kind or 'nothing that anybody recognises'} is on the plain disk, where"
+            f" {declared or 'nothing recognisable'} was declared; nothing was changed",
+            hint="look with: blkid --probe; wipefs --no-act",
+        )
 
 
 def _filled(record: Record, content: Content) -> Step:

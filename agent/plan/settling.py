@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.plan import reencryption, rotation, steps
+from agent.plan import erasure, reencryption, rotation, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from keybroker.wire.records import Record, SeenHeader
@@ -63,6 +63,11 @@ def next_step(survey: Survey) -> Change | Step | None:
     return None
 
 
+def has_course(record: Record) -> bool:
+    """Say whether a volume's keys are of any interest: a plain disk has none, one to be erased needs none."""
+    return record.role == "holder" and record.stage != "plain" and not erasure.is_wanted(record)
+
+
 def is_at_rest(record: Record, header: SeenHeader | None) -> bool:
     """Say whether a volume needs no look at its keyslots, so that no key leaves the broker for nothing.
 
@@ -70,6 +75,8 @@ def is_at_rest(record: Record, header: SeenHeader | None) -> bool:
         header: on the disk; None where none can be read.
     """
     if record.is_swap or record.stage in ("new", "claimed", "deposited", "erased"):
+        return record.order is None and record.role == "holder"
+    if record.stage == "plain":
         return record.order is None and record.role == "holder"
     wanted = not rotation.is_at_rest(record) or record.order is not None or record.partner is not None
     backed_up = header is not None and header.sequence == record.sequence and not header.degraded

@@ -226,7 +226,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Wipe:
-    """Overwrite a header and every keyslot, and read back that they are gone."""
+    """Overwrite a header and every keyslot, or all of a plain disk, and read back that it is gone; long."""
 
     reason: str
 

@@ -51,7 +51,7 @@ def _changes(one: dict[str, Any]) -> list[tuple[str, object]]:
     if one["partner"] is not None:
         facts.append(("partner", one["partner"]))
     if one["stage"] == "plain" or (order is not None and order["kind"] == "encrypt"):
-        facts.append(("in the clear", "yes, until all of it is encrypted"))
+        facts.append(("in the clear", "plaintext until it is encrypted"))
     if report is not None:
         facts.append(("going on", progress_line(one).partition(": ")[2] if report["activity"] else None))
         trouble = report["trouble"]

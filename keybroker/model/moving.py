@@ -103,7 +103,7 @@ def erased(volume: Volume, revision: int, device: Device, wiped: int, destroy_af
 
     Raises:
         KeybrokerError: CONFLICT for another revision, or where nobody ordered it; WRONG_DEVICE; MISMATCH
-            where less than the header was wiped.
+            where less than the header, or than all of a plain disk, was wiped.
     """
     if volume.stage == "erased":
         return volume
@@ -117,6 +117,11 @@ def erased(volume: Volume, revision: int, device: Device, wiped: int, destroy_af
         raise KeybrokerError(
             Problem.MISMATCH,
             f"volume {volume.id}: {wiped} bytes were wiped, and its header has {volume.pin.data_offset}",
+        )
+    if volume.stage == "plain" and wiped < volume.size_bytes:
+        raise KeybrokerError(
+            Problem.MISMATCH,
+            f"volume {volume.id}: {wiped} bytes were wiped, and its plaintext has {volume.size_bytes}",
         )
     ended = replace(volume, device=volume.device or device, revision=revision + 1)
     return _ended(ended, destroy_after)

@@ -86,7 +86,13 @@ def remains(volume: Volume, wiped: int | None = None) -> list[str]:
         words.append(f"key version {old.version}, wrapped, at the broker {until}")
     if wiped is None and volume.device is not None:
         words.append(f"the disk {volume.device.serial} itself, which was not touched")
-    if not volume.born_encrypted:
+    if not volume.born_encrypted and keys is None and wiped is not None:
+        words.append(
+            f"the disk held plaintext and was never encrypted: {wiped} bytes of it were overwritten; what it"
+            " keeps aside (spare blocks, remapped sectors) may still be plaintext, so destroy the disk where"
+            " that matters"
+        )
+    elif not volume.born_encrypted:
         beyond = "" if wiped is None else f" beyond its first {wiped} bytes"
         words.append(f"on the disk{beyond}: what was ever written to it before it was encrypted by us")
     return words

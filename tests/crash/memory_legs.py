@@ -96,6 +96,8 @@ class MemoryLegs:
             raise KeybrokerError(Problem.MISMATCH, f"{holder.name}: its disk does not have all")
         world.legs[holder.name] = (holder.volume,)
         world.synced.discard(holder.name)
+        if partner.stage == "plain":
+            world.reach.pop(partner.volume, None)  # nothing but the stable device made it open
         if world.mounted & set(legs):
             world.mounted = world.mounted - set(legs) | {holder.volume}
 
@@ -103,7 +105,7 @@ class MemoryLegs:
         if self._world.mounted & set(self._world.legs.get(record.name, ())):
             raise KeybrokerError(Problem.IN_USE, f"{record.name}: is mounted")
         if self._world.legs.pop(record.name, None):
-            self._world.reach[record.volume] = Mapping("crypt")
+            self._world.reach[record.volume] = Mapping() if record.stage == "plain" else Mapping("crypt")
 
     def close(self, record: Record) -> None:
         self.release(record)
@@ -157,6 +159,12 @@ class MemoryWiping:
 
     def wipe(self, record: Record, watch: Watch) -> Wiped:
         self._check(record)
+        if record.stage == "plain":
+            size = self._world.size(record.volume)
+            inside = self._world.disk(record).inside
+            self._world.disk(record).inside = type(inside)()
+            self.wiped.append(record.volume)
+            return Wiped(size, "overwritten")
         self._world.disk(record).header = {}
         self.wiped.append(record.volume)
         watch(4 * MIB, 4 * MIB)
@@ -164,10 +172,13 @@ class MemoryWiping:
 
     def partial(self, record: Record) -> None:
         self._check(record)
+        if record.stage == "plain":
+            self._world.disk(record).inside = replace(self._world.disk(record).inside, kind="")
         for name in ("first", "keyslots-1"):
             self._world.disk(record).header.pop(name, None)
 
     def _check(self, record: Record) -> None:
         kept = self._world.broker.records[record.volume]
         assert kept.role == "former" or (kept.order is not None and kept.order.kind == "erase")
-        assert record.volume not in self._world.reach, "it is open"
+        assert self._world.reach.get(record.volume, Mapping()) == Mapping(), "it is open"
+        assert record.volume not in self._world.legs.get(record.name, ()), "the stable device stands on it"

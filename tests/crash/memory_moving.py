@@ -33,7 +33,8 @@ def switched(successor: Record, holder: Record, request: SwitchRequest) -> tuple
     revisions = (successor.revision, holder.revision) == (request.revision, request.holder_revision)
     if successor.role != "successor" or holder.order is None or not revisions:
         raise memory_keys.conflict(successor, "it is no successor now")
-    if successor.stage != "deposited" or request.compared < holder.size_bytes - 4 * MIB:
+    header = 0 if holder.stage == "plain" else 4 * MIB
+    if successor.stage != "deposited" or request.compared < holder.size_bytes - header:
         raise KeybrokerError(Problem.MISMATCH, f"{successor.name}: not compared")
     return (
         replace(successor, role="holder", stage="ready", revision=successor.revision + 1),
@@ -59,6 +60,8 @@ def erased(record: Record, request: ErasedRequest) -> Record:
         raise memory_keys.conflict(record, "nobody ordered that")
     if record.pin is not None and request.wiped < record.pin.data_offset:
         raise KeybrokerError(Problem.MISMATCH, f"{record.name}: less than its header was wiped")
+    if record.stage == "plain" and request.wiped < record.size_bytes:
+        raise KeybrokerError(Problem.MISMATCH, f"{record.name}: less than all of its plaintext was wiped")
     return replace(
         record, stage="erased", order=None, partner=None, current=None, staged=None, retiring=None,
         revision=record.revision + 1,

@@ -118,7 +118,8 @@ class MemoryWorld:
 
     def size(self, volume: VolumeId) -> int:
         """Return the room for data on a volume's disk, in bytes."""
-        return self.disk(self.broker.records[volume]).device.size_bytes - 4 * MIB
+        record = self.broker.records[volume]
+        return self.disk(record).device.size_bytes - (0 if record.stage == "plain" else 4 * MIB)
 
     def duplicate(self, source: VolumeId, target: VolumeId) -> None:
         """Have one disk hold what another does."""
@@ -254,7 +255,7 @@ class _Mappings:
         if record.is_swap or reach.reach == "closed":
             return reach
         if record.role != "holder":
-            return Mapping("crypt")
+            return Mapping() if record.stage == "plain" else Mapping("crypt")
         legs = self._world.legs.get(record.name, ())
         if legs and record.volume not in legs:
             return Mapping(obstacle=f"its stable device stands on {legs}")
@@ -275,7 +276,10 @@ class _Mappings:
         return ()
 
     def link(self, record: Record) -> None:
-        assert self.look(record).reach != "closed", "a linear device over nothing"
+        if record.stage == "plain":
+            assert _Filesystems(self._world).look(record).kind == record.filesystem
+        else:
+            assert self.look(record).reach != "closed", "a linear device over nothing"
         assert record.role == "holder"
         if record.volume in self._world.legs_of.held:
             raise KeybrokerError(Problem.EXISTS, f"{record.name}: its disk is held")
@@ -293,8 +297,12 @@ class _Filesystems:
         self._world = world
 
     def look(self, record: Record) -> Content:
-        assert self._world.legs[record.name] == (record.volume,)
         inside = self._world.disk(record).inside
+        if record.stage == "plain":
+            if self._world.legs.get(record.name) or record.volume in self._world.legs_of.held:
+                raise KeybrokerError(Problem.IN_USE, f"{record.name}: its disk is in use")
+            return Content(inside.kind, untouched=False, unfinished=False)
+        assert self._world.legs[record.name] == (record.volume,)
         return Content(inside.kind, not inside.touched, inside.unfinished)
 
     def make(self, record: Record) -> None:

@@ -27,6 +27,7 @@ from agent.plan.steps import (
     SwapOn,
 )
 from keybroker.wire.names import KeyVersion
+from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin
 from keybroker.wire.records import (
@@ -191,8 +192,8 @@ def test_a_grant_counts_only_for_what_the_broker_had_been_told(every: list[Case]
 
 def at(stage: str, **changes: object) -> Record:
     pin = PIN if stage in ("deposited", "ready") else None
-    device = None if stage == "new" else HERE
-    return replace(record(), stage=stage, device=device, pin=pin, **changes)  # type: ignore[arg-type]
+    known = {"pin": pin, "device": None if stage == "new" else HERE, **changes}
+    return replace(record(), stage=stage, **known)  # type: ignore[arg-type]
 
 
 def here(sight: str = "blank", pin: Pin = PIN, *, degraded: bool = False, told: bool = True) -> Situation:
@@ -204,6 +205,13 @@ def here(sight: str = "blank", pin: Pin = PIN, *, degraded: bool = False, told: 
 def inside(kind: str = "", *, untouched: bool = False, unfinished: bool = False) -> Situation:
     return Situation(Mapping("open"), None, None, Content(kind, untouched, unfinished))
 
+
+def plain(content: str | None = "ext4", sight: str = "other", *, told: bool = True) -> Situation:
+    now = here(sight, told=told)
+    return replace(now, content=None if content is None else Content(content, False, False))
+
+
+PLAIN = at("plain", current=None, wanted=None, device=None)
 
 ROWS: list[tuple[str, Record, Situation, type]] = [
     ("new", at("new"), here(), Claim),
@@ -220,6 +228,12 @@ ROWS: list[tuple[str, Record, Situation, type]] = [
     ("open, cut", at("deposited"), inside("ext4", unfinished=True), MakeFilesystem),
     ("open, made", at("deposited"), inside("ext4"), Ready),
     ("open, raw", at("deposited", filesystem="none", mount=None), inside(), Ready),
+    ("plain", PLAIN, plain(), Link),
+    ("plain, not told", PLAIN, plain(told=False), Ask),
+    ("plain, raw", replace(PLAIN, filesystem="none", mount=None), plain("", "blank"), Link),
+    ("plain, to be moved", replace(PLAIN, order=Order(1, "migrate")), plain(), Link),
+    ("plain, to be encrypted", replace(PLAIN, order=Order(1, "encrypt")), plain(), Link),
+    ("plain, not mounted", PLAIN, Situation(Mapping("open"), None, None, mounted=False), Mount),
     ("open, not mounted", at("ready"), Situation(Mapping("open"), None, None, mounted=False), Mount),
 ]  # fmt: skip
 
@@ -240,6 +254,13 @@ REFUSED: list[tuple[str, Record, Situation, Problem]] = [
     ("open, another filesystem", at("deposited"), inside("xfs"), Problem.NOT_BLANK),
     ("open, unknown data", at("deposited"), inside(""), Problem.NOT_BLANK),
     ("open, but new", at("new"), inside(), Problem.CONFLICT),
+    ("plain, another filesystem", PLAIN, plain("xfs"), Problem.WRONG_DEVICE),
+    ("plain, partitions", PLAIN, plain("ext4 and a partition table (dos)"), Problem.WRONG_DEVICE),
+    ("plain, RAID", PLAIN, plain("linux_raid_member"), Problem.WRONG_DEVICE),
+    ("plain, blank", PLAIN, plain("", "blank"), Problem.WRONG_DEVICE),
+    ("plain, LUKS2", PLAIN, plain(None, "luks2"), Problem.HEADER_REFUSED),
+    ("plain, nobody looked at it", PLAIN, plain(None), Problem.INTERNAL),
+    ("plain, half", replace(PLAIN, order=Order(1, "encrypt", phase="begun")), plain(), Problem.CONFLICT),
     ("nobody looked inside", at("deposited"), Situation(Mapping("open"), None, None), Problem.INTERNAL),
     ("nobody looked", at("ready"), Situation(Mapping(), None, None), Problem.INTERNAL),
 ]
@@ -279,7 +300,14 @@ def test_a_record_without_a_pin_at_ready_is_corrupt() -> None:
     assert caught.value.problem is Problem.CORRUPT
 
 
+def test_a_plain_disk_takes_no_step_that_writes_and_none_that_needs_a_key(every: list[Case]) -> None:
+    plain = [grant.record.stage == "plain" and not grant.record.is_swap for grant, _, _ in every]
+    taken = {type(step) for (_, _, step), here in zip(every, plain, strict=True) if here}
+    assert taken <= {Ask, Link, Mount, type(None), KeybrokerError}
+
+
 def test_an_open_mounted_volume_needs_nothing() -> None:
+    assert next_step(Grant(PLAIN), Situation(Mapping("open"), None, None, mounted=True)) is None
     assert next_step(Grant(at("ready")), Situation(Mapping("open"), None, None, mounted=True)) is None
     assert next_step(Grant(at("ready")), Situation(Mapping("open"), None, None, mounted=None)) is None
 
