@@ -377,6 +377,8 @@ def test_a_plain_disk_moves_to_a_new_one_and_says_what_remains(house: House, pee
     ask = SwitchRequest(successor.revision, holder.revision, GIB)
     former = moving.switch(house.broker, peer, successor.volume, ask).former
     wiped = ErasedRequest(former.revision, Device("old-disk", GIB), GIB, "zeros")
+    less = replace(wiped, wiped=GIB - 4096)
+    assert problem(lambda: moving.erased(house.broker, peer, record.volume, less)) is Problem.MISMATCH
     assert moving.erased(house.broker, peer, record.volume, wiped).stage == "erased"
     (said,) = inventory.statements(house.broker, house.operator, "shop-db", "old")
     assert json.loads(said.row.document)["born_encrypted"] is False
