@@ -14,8 +14,11 @@ PYTEST = $(PYTHON) -m pytest
 install:
 	@.ci/install
 
+# Two cores are enough for two at a time; kernels share what a file sets up, and machines share everything.
 test: install
-	$(PYTEST) -q --no-skips -m "not bench"
+	$(PYTEST) -q --no-skips -n 2 --dist worksteal tests/unit tests/contract tests/header tests/crash tests/tls tests/cli
+	$(PYTEST) -q --no-skips -n 2 --dist loadfile tests/kernel
+	$(PYTEST) -q --no-skips tests/machine
 
 demo: install
 	@$(PYTHON) -m tests.machine.demo
