@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -114,16 +115,25 @@ def _format(file: Path, key: Secret, uuid: str, label: str, profile: Profile, se
 
 def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
     """Put our one token in: which keyslot holds which version of which volume's key."""
-    token = {
-        "type": TOKEN_TYPE,
-        "keyslots": [str(FIRST_KEYSLOT)],
-        "volume": volume,
-        "versions": {str(FIRST_KEYSLOT): str(version)},
-    }
     run(
         "cryptsetup", "token", "import", "--token-id", "0", "--json-file", "-",
-        file, stdin=Secret(json.dumps(token).encode()),
+        file, stdin=token(volume, {FIRST_KEYSLOT: version}),
     )  # fmt: skip
+
+
+def token(volume: VolumeId, versions: Mapping[int, KeyVersion]) -> Secret:
+    """Return our token as ``cryptsetup token import`` takes it (JSON); it is no secret, but travels like one.
+
+    Args:
+        versions: which keyslot has which version of the volume's key.
+    """
+    said = {
+        "type": TOKEN_TYPE,
+        "keyslots": [str(keyslot) for keyslot in sorted(versions)],
+        "volume": volume,
+        "versions": {str(keyslot): str(versions[keyslot]) for keyslot in sorted(versions)},
+    }
+    return Secret(json.dumps(said).encode())
 
 
 TRY_SECONDS: Final = 180.0

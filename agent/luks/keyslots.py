@@ -8,13 +8,11 @@ kills the last keyslot with status 0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Final
 
 from agent.devices import OpenDevice
-from agent.luks.cryptsetup import PBKDF2_ITERATIONS
-from agent.luks.metadata import TOKEN_TYPE
+from agent.luks import cryptsetup
 from agent.process import run
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.profile import Profile
@@ -40,7 +38,8 @@ def add(disk: OpenDevice, key: Secret, *, keyslot: int, by: Secret, opened: int,
     run(
         "cryptsetup", "luksAddKey", "--batch-mode", "--type", "luks2", "--disable-external-tokens",
         "--key-file", by, "--key-slot", str(opened), "--new-key-slot", str(keyslot),
-        "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", str(PBKDF2_ITERATIONS), "--hash", "sha256",
+        "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", str(cryptsetup.PBKDF2_ITERATIONS),
+        "--hash", "sha256",
         "--keyslot-cipher", profile.cipher, "--keyslot-key-size", str(profile.key_bytes * 8),
         disk.path, key,
         pass_fds=[disk.fd], timeout_seconds=CHANGE_SECONDS,
@@ -57,16 +56,10 @@ def tag(disk: OpenDevice, volume: VolumeId, versions: Mapping[int, KeyVersion], 
     Raises:
         KeybrokerError: TOOL_FAILED, TOO_SLOW.
     """
-    said = {
-        "type": TOKEN_TYPE,
-        "keyslots": [str(keyslot) for keyslot in sorted(versions)],
-        "volume": volume,
-        "versions": {str(keyslot): str(versions[keyslot]) for keyslot in sorted(versions)},
-    }
     run(
         "cryptsetup", "token", "import", "--token-id", str(token), "--token-replace", "--json-file", "-",
         disk.path,
-        stdin=Secret(json.dumps(said).encode()), pass_fds=[disk.fd], timeout_seconds=CHANGE_SECONDS,
+        stdin=cryptsetup.token(volume, versions), pass_fds=[disk.fd], timeout_seconds=CHANGE_SECONDS,
     )  # fmt: skip
 
 
