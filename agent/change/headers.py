@@ -172,13 +172,7 @@ class MachineHeaders:
                 others = [n for n in before.bound() if n != keyslot and before.may_hold(n, by)]
                 if not any(cryptsetup.opens(fd, keyslot=number, key=keys[by]) for number in others):
                     raise _locked_out(record, by, f" but {keyslot}")
-            keyslots.kill(disk, keyslot=keyslot, by=keys[by])
-            after = _read(record, disk)
-            _check_rest(record, before, after, {keyslot})
-            if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
-                raise _not_done(record, f"keyslot {keyslot} was not killed")
-            if after.opened_by(keys[by], by) is None:
-                raise _not_done(record, f"key version {by} does not open it any more")
+            _kill(record, disk, before, keyslot, keys[by], by)
 
     def evict(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         """See ``agent.change.workshop.Headers``."""
@@ -189,13 +183,7 @@ class MachineHeaders:
             keeps = before.opened_by(keys[by], by)
             if keeps is None or keeps == keyslot or _tagged(record, before.header, keeps) != by:
                 raise _locked_out(record, by, f" that our token names, but {keyslot}")
-            keyslots.kill(disk, keyslot=keyslot, by=keys[by])
-            after = _read(record, disk)
-            _check_rest(record, before, after, {keyslot})
-            if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
-                raise _not_done(record, f"keyslot {keyslot} was not killed")
-            if after.opened_by(keys[by], by) is None:
-                raise _not_done(record, f"key version {by} does not open it any more")
+            _kill(record, disk, before, keyslot, keys[by], by)
 
     def detach(self, record: Record, *, token: int) -> None:
         """See ``agent.change.workshop.Headers``."""
@@ -226,6 +214,19 @@ def _read(record: Record, disk: OpenDevice) -> Read:
 def _accepted(record: Record, header: Header, image: HeaderImage) -> Read:
     judge(header, record, image.total)
     return Read(header, image)
+
+
+def _kill(
+    record: Record, disk: OpenDevice, before: Read, keyslot: int, key: Secret, version: KeyVersion
+) -> None:
+    """Kill a keyslot that may go, by the key of a version that opens another one; look at what is left."""
+    keyslots.kill(disk, keyslot=keyslot, by=key)
+    after = _read(record, disk)
+    _check_rest(record, before, after, {keyslot})
+    if set(after.header.keyslots) != set(before.header.keyslots) - {keyslot}:
+        raise _not_done(record, f"keyslot {keyslot} was not killed")
+    if after.opened_by(key, version) is None:
+        raise _not_done(record, f"key version {version} does not open it any more")
 
 
 def _tagged(record: Record, header: Header, keyslot: int) -> KeyVersion | None:
