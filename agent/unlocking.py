@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -146,6 +147,11 @@ def judge(report: Report) -> int:
     errors = [outcome.error for outcome in report.outcomes if outcome.error is not None]
     if report.error is not None and (errors or not report.outcomes):
         errors.insert(0, report.error)
+    return exit_status(errors)
+
+
+def exit_status(errors: Sequence[KeybrokerError]) -> int:
+    """Return that of a problem that time may heal, if there is one; that of the first otherwise, or 0."""
     if not errors:
         return 0
     return next((error for error in errors if error.problem.temporary), errors[0]).problem.exit_status

@@ -22,7 +22,6 @@ from agent.plan import rotation, settling, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from agent.world import Sighting
-from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Observation, Record
 from keybroker.wire.reports import Activity, Progress
@@ -49,8 +48,8 @@ class CourseOutcome:
     error: KeybrokerError | None = None
 
 
-def _look_away(record: Record, activity: Activity | None) -> None:
-    return
+def look_away(record: Record, activity: Activity | None) -> None:
+    """Hear nothing."""
 
 
 class Course:
@@ -63,15 +62,13 @@ class Course:
     Attributes:
         grant: the record, and the keys that the broker gave last, as far as they may still open the volume.
         sighting: what the last look at the disk brought.
-        neighbours: the host's other volumes, as the broker said them last.
     """
 
-    def __init__(self, workshop: Workshop, boot: Boot, record: Record, *, watch: Watch = _look_away) -> None:
+    def __init__(self, workshop: Workshop, boot: Boot, record: Record, *, watch: Watch = look_away) -> None:
         self.workshop = workshop
         self.boot = boot
         self.grant = Grant(record)
         self.sighting: Sighting | None = None
-        self.neighbours: dict[VolumeId, Record] = {}
         self._told: Observation | None = None
         self._surveyed: Survey | None = None
         self._watch = watch
@@ -131,7 +128,6 @@ class Course:
         seen = self.seen
         reply = self.workshop.broker.unlock(self.boot.request([seen]))
         grants = {grant.record.volume: grant for grant in reply.grants}
-        self.neighbours = {name: grant.record for name, grant in grants.items()}
         if seen.volume not in grants:
             raise KeybrokerError(
                 Problem.UNKNOWN, f"{self.record.name}: the broker does not know this volume any more"

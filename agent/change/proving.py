@@ -10,7 +10,6 @@ from agent import layout, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course
 from agent.change.deeds import proof_of
-from agent.change.settlement import judge
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
@@ -57,7 +56,7 @@ def prove_all(config: Config, *, patience: float, tell: Tell) -> int:
             reports.append(replace(standing.report, proof=proof))
     reporting.send(broker, boot, reports)
     locked_out = [error for error in errors if error.problem is Problem.LOCKED_OUT]
-    return judge(locked_out or errors)
+    return unlocking.exit_status(locked_out or errors)
 
 
 def prove(shop: Workshop, boot: Boot, record: Record) -> GivenProof:

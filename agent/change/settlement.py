@@ -20,7 +20,7 @@ from agent import layout, supervisor, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, CourseOutcome
 from agent.change.reporting import Reporter, Standing
-from agent.change.undertaking import Undertaking, undertakings
+from agent.change.undertaking import undertake
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
@@ -89,7 +89,7 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
         reply = _report_again(shop, boot, reply, outcomes, runtime)
         outfit.keep(config, relapse.kept(known, reply.records), tell)
     _note(runtime, reply.again_seconds)
-    return judge([outcome.error for outcome in outcomes if outcome.error is not None])
+    return unlocking.exit_status([outcome.error for outcome in outcomes if outcome.error is not None])
 
 
 def is_due(runtime: Path) -> bool:
@@ -158,11 +158,9 @@ def carry_out(
             outcomes[record.volume], mine[record.volume] = outcome, outcome.record
         if any(outcomes[volume].error for volume in outcomes.keys() & mine.keys()):
             return  # a volume whose key or header is in trouble is not moved
-        for group in undertakings(mine.values()):
-            outcome = Undertaking(shop, boot, group, watch=watch).settle()
-            before = outcomes.get(outcome.record.volume)
-            taken = (*before.steps, *outcome.steps) if before is not None else outcome.steps
-            outcomes[outcome.record.volume] = CourseOutcome(outcome.record, taken, outcome.error)
+        for volume, outcome in undertake(shop, boot, mine.values(), watch=watch).items():
+            taken = (*outcomes[volume].steps, *outcome.steps) if volume in outcomes else outcome.steps
+            outcomes[volume] = CourseOutcome(outcome.record, taken, outcome.error)
 
     at_once(take, {record.name for record in records})
     return list(outcomes.values())
@@ -192,10 +190,3 @@ def _tell(outcome: CourseOutcome, tell: Tell) -> None:
     tell(f"{name}: {outcome.error.problem.slug}: {outcome.error.detail}", 3)
     if outcome.error.hint:
         tell(f"hint: {outcome.error.hint}", 3)
-
-
-def judge(errors: Sequence[KeybrokerError]) -> int:
-    """Return the exit status of a run: that of a problem that time may heal, if there is one."""
-    if not errors:
-        return 0
-    return next((error for error in errors if error.problem.temporary), errors[0]).problem.exit_status

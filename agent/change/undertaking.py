@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from agent.change.course import LIMIT, CourseOutcome, activity
+from agent.change.course import LIMIT, CourseOutcome, activity, look_away
 from agent.change.course import Watch as Hear
 from agent.change.workshop import Watch, Workshop
 from agent.passage import Boot, NotConverging
@@ -37,10 +37,6 @@ from keybroker.wire.values import replace
 
 TELL_SECONDS: Final = 1.0
 """How often long work is told of."""
-
-
-def _look_away(record: Record, activity: Activity | None) -> None:
-    return
 
 
 class _Volume:
@@ -72,7 +68,7 @@ class Undertaking:
     """
 
     def __init__(
-        self, workshop: Workshop, boot: Boot, records: Sequence[Record], *, watch: Hear = _look_away
+        self, workshop: Workshop, boot: Boot, records: Sequence[Record], *, watch: Hear = look_away
     ) -> None:
         self.workshop = workshop
         self.boot = boot
@@ -334,10 +330,12 @@ def undertake(
 
     Returns:
         An outcome for each volume that something was to be done with, by the id of the one that is reported
-        of.
+        of; all steps are in it, and the last error.
     """
     outcomes: dict[VolumeId, CourseOutcome] = {}
     for group in undertakings(records):
         outcome = Undertaking(workshop, boot, group, watch=watch).settle()
-        outcomes[outcome.record.volume] = outcome
+        before = outcomes.get(outcome.record.volume)
+        taken = (*before.steps, *outcome.steps) if before is not None else outcome.steps
+        outcomes[outcome.record.volume] = CourseOutcome(outcome.record, taken, outcome.error)
     return outcomes

@@ -22,7 +22,8 @@ As long as the header is midway nothing else is done to it: no key is rotated, n
 from __future__ import annotations
 
 from agent.plan.keyslots import Keyslots, numbers
-from agent.plan.provision import at_its_place, check_pinned, no_header, no_key
+from agent.plan.provision import no_key
+from agent.plan.rotation import pinned_header
 from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Finish, Reencrypt, Tag
 from agent.plan.survey import Survey
 from keybroker.wire.names import KeyVersion
@@ -81,22 +82,10 @@ def ordered(survey: Survey) -> Announce | None:
 
 
 def _look(survey: Survey) -> tuple[Pin, SeenHeader, KeyVersion]:
-    record = survey.record
-    if survey.grant.refused is not None:
-        raise survey.grant.refused.as_error()
-    if survey.mapping.obstacle:
-        raise KeybrokerError(
-            Problem.WRONG_DEVICE,
-            f"{record.name}: {survey.mapping.obstacle}",
-            hint="look with: dmsetup table; dmsetup info -c",
-        )
-    seen = at_its_place(record, survey.seen)
-    if seen.header is None:
-        raise no_header(record, seen)
-    if record.pin is None or record.current is None:
-        raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin or no key")
-    check_pinned(record, record.pin, seen.header)
-    return record.pin, seen.header, record.current
+    pin, header = pinned_header(survey)
+    if survey.record.current is None:
+        raise KeybrokerError(Problem.CORRUPT, f"{survey.record.name}: the broker's record has no key")
+    return pin, header, survey.record.current
 
 
 def _untouched(survey: Survey, keyslots: Keyslots, order: Order, current: KeyVersion) -> Reencrypting:

@@ -31,7 +31,8 @@ from agent.plan.steps import Ask, Backup, Clear, Fill, Promote, Retire, Stage, T
 from agent.plan.survey import Survey
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.records import Record
+from keybroker.wire.profile import Pin
+from keybroker.wire.records import Record, SeenHeader
 
 Rotating = Ask | Stage | Fill | Tag | Backup | Promote | Clear | Retire
 
@@ -48,7 +49,7 @@ def next_step(survey: Survey) -> Rotating | None:
     record = survey.record
     if record.is_swap or record.stage != "ready" or record.role != "holder":
         return None
-    _look(survey)
+    pinned_header(survey)
     current = record.current
     if current is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the record has no current key version")
@@ -75,8 +76,13 @@ def is_at_rest(record: Record) -> bool:
     return record.current == record.wanted and record.staged is None and record.retiring is None
 
 
-def _look(survey: Survey) -> None:
-    """Refuse what is not the pinned header on the record's own disk."""
+def pinned_header(survey: Survey) -> tuple[Pin, SeenHeader]:
+    """Return the pin, and the header on the record's own disk that it holds for.
+
+    Raises:
+        KeybrokerError: what the broker refused the keys for; WRONG_DEVICE, NO_DEVICE, HEADER_REFUSED; CORRUPT
+            where the record has no pin.
+    """
     record = survey.record
     if survey.grant.refused is not None:
         raise survey.grant.refused.as_error()
@@ -92,6 +98,7 @@ def _look(survey: Survey) -> None:
     if record.pin is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the broker's record has no pin")
     check_pinned(record, record.pin, seen.header)
+    return record.pin, seen.header
 
 
 def _is_set_back(survey: Survey) -> bool:

@@ -120,8 +120,10 @@ GUARDS: Final[tuple[Guard, ...]] = (
     *_guards(
         "agent/plan/reencryption.py",
         REENCRYPTION,
-        ("    if survey.grant.refused is not None:", "    if False:"),
-        ("    check_pinned(record, record.pin, seen.header)\n", ""),
+        (
+            "    pin, header = pinned_header(survey)\n",
+            "    pin, header = survey.record.pin, survey.seen.header\n",
+        ),
         ("    if not survey.keyslots.opened_by(current):", "    if False:"),
         (
             "    if order.digest is not None:\n        raise KeybrokerError(\n            Problem.CONFLICT",
