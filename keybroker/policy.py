@@ -52,48 +52,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from keybroker.model import Keyring, Volume
-from keybroker.wire.names import Identity, KeyVersion, Kind
+from keybroker.rights import MAY
+from keybroker.rights import Verb as Verb
+from keybroker.wire.names import Identity, KeyVersion, Kind, Role
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Observation, Refusal, SeenHeader
-
-Verb = Literal[
-    "unlock",
-    "claim",
-    "deposit",
-    "header.read",
-    "ready",
-    "renew",
-    "report",
-    "stage",
-    "promote",
-    "backup",
-    "retire",
-    "announce",
-    "finish",
-    "switch",
-    "erased",
-    "adopt",
-    "addon.add",
-    "addon.read",
-    "volume.add",
-    "volume.read",
-    "volume.rotate",
-    "volume.order",
-    "volume.cancel",
-    "host.invite",
-    "host.read",
-    "host.revoke",
-    "audit.read",
-]
-
-_HOSTS_MAY = frozenset({
-    "unlock", "claim", "deposit", "header.read", "ready", "renew", "report", "stage", "promote", "backup",
-    "retire", "announce", "finish", "switch", "erased", "adopt",
-})  # fmt: skip
 
 ONGOING = frozenset({"online-reencrypt-v2", "online-reencrypt-v3"})
 """The requirements that a re-encryption leaves in a header until it is done; cryptsetup 2.6 writes the first,
@@ -122,7 +88,9 @@ class Standing:
     Attributes:
         kind, name: of the identity that it was issued to.
         not_before, not_after: its lifetime.
-        revoked: when the host or operator was turned away; None while it is welcome.
+        revoked: when the host or operator was turned away, or this certificate of it replaced; None while it
+            is welcome.
+        roles: an operator's; a host has none.
     """
 
     kind: Kind
@@ -130,6 +98,7 @@ class Standing:
     not_before: datetime
     not_after: datetime
     revoked: datetime | None
+    roles: frozenset[Role] = frozenset()
 
 
 def may(
@@ -138,7 +107,8 @@ def may(
     """Say why ``peer`` may not do ``verb``; None where it may.
 
     That TLS took the certificate is not enough: it must be one that the store knows to be issued to this very
-    identity, whose lifetime is not over by our own clock, and the identity must not be revoked.
+    identity, whose lifetime is not over by our own clock, and the identity must not be revoked. What it may
+    do then is in ``rights.MAY``; a verb that is not in there is nobody's.
 
     Args:
         standing: what the store has under the peer's fingerprint, looked up for this request.
@@ -154,9 +124,19 @@ def may(
         return KeybrokerError(Problem.REVOKED, f"{who.uri}: is revoked")
     if not standing.not_before <= now < standing.not_after:
         return KeybrokerError(Problem.CERTIFICATE, f"{who.uri}: the certificate's lifetime is not now")
-    if (verb in _HOSTS_MAY) != (who.kind == "host"):
-        return KeybrokerError(Problem.NOT_ALLOWED, f"{who.uri}: may not {verb}")
-    return None
+    wanted = MAY.get(verb, frozenset())
+    if who.kind == "host":
+        allowed, hint = "host" in wanted, None
+    else:
+        allowed, hint = not wanted.isdisjoint(standing.roles), _roles_hint(wanted - {"host"})
+    return None if allowed else KeybrokerError(Problem.NOT_ALLOWED, f"{who.uri}: may not {verb}", hint=hint)
+
+
+def _roles_hint(wanted: frozenset[str]) -> str | None:
+    """Say which roles would do, to an operator who has none of them."""
+    if not wanted:
+        return None
+    return f"that takes the role {' or '.join(sorted(wanted))}; yours: keybroker operator show"
 
 
 @dataclass(frozen=True, slots=True)

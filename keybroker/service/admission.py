@@ -12,7 +12,7 @@ from keybroker.policy import Peer, Standing, Verb, may
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AdmissionRow
-from keybroker.wire.names import AddonName, HostId
+from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.problems import KeybrokerError, Problem
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ class Caller:
 
     Attributes:
         host, addon: None for an operator.
+        roles: an operator's, as they are now; a host has none.
         now: the time of this request, one for all that it does.
     """
 
@@ -32,6 +33,7 @@ class Caller:
     now: datetime
     host: HostId | None
     addon: AddonName | None
+    roles: frozenset[Role] = frozenset()
 
     def as_host(self) -> tuple[HostId, AddonName]:
         """Return which host this is, and whose; ``policy.may`` lets nobody else in for a host's verbs."""
@@ -77,7 +79,7 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
     if row is None:
         caller, standing = Caller(peer, verb, now, None, None), None
     else:
-        caller, standing = Caller(peer, verb, now, row.host, row.addon), _standing(row)
+        caller, standing = Caller(peer, verb, now, row.host, row.addon, row.roles), _standing(row)
     error = may(peer, verb, standing, broker.settings.trust_domain, now)
     if error is not None:
         raise Stopped(caller, "denied", error)
@@ -87,7 +89,8 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
 def _standing(row: AdmissionRow) -> Standing:
     if row.host is not None:
         return Standing("host", row.host, row.not_before, row.not_after, row.revoked)
-    return Standing("operator", row.operator or "", row.not_before, row.not_after, row.revoked)
+    name = row.operator or ""
+    return Standing("operator", name, row.not_before, row.not_after, row.revoked, row.roles)
 
 
 class Stopped(Exception):

@@ -22,9 +22,10 @@ from keybroker.audit import AuditEvent
 from keybroker.ca import SERIAL_BYTES, Authority, Leaf, key_pem, new_key, serial_number
 from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master_key
+from keybroker.rights import FIRST
 from keybroker.service.keys import KEY_CHECK
 from keybroker.store import Writing, schema
-from keybroker.store.rows import CertificateRow, InstallationRow
+from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire import names
 from keybroker.wire.names import Identity
@@ -44,7 +45,8 @@ class Plan:
     Attributes:
         config_directory, state_directory: absolute; absent, or empty directories.
         server_names, server_addresses: DNS names and IP addresses of the server certificate; one at least.
-        operator: name of the first operator (``wire.names.OPERATOR_NAME``).
+        operator: name of the first operator (``wire.names.OPERATOR_NAME``), who gets the roles
+            ``rights.FIRST``.
         configuration: the text of ``keybroker.toml``, written as it is.
         master_key: ``file:`` and a path right inside ``config_directory``, where it is made; or
             ``credential:NAME`` for one that is there already.
@@ -277,7 +279,7 @@ def _database(
         writing.put_installation(
             InstallationRow(plan.trust_domain, authority.fingerprint, masterkey.identity, check, now)
         )
-        writing.add_operator(plan.operator, now)
+        writing.add_operator(OperatorRow(plan.operator, now, FIRST, None, now))
         writing.add_certificate(
             CertificateRow(
                 fingerprint=operator.fingerprint,
@@ -291,7 +293,7 @@ def _database(
                 pem=operator.pem,
             )
         )
-        facts = {"ca": authority.fingerprint, "operator": plan.operator}
+        facts = {"ca": authority.fingerprint, "operator": plan.operator, "roles": sorted(FIRST)}
         writing.append(AuditEvent(now, "local", "", "local", "init", "done", detail=facts))
 
     store = SqliteStore(database)

@@ -21,13 +21,14 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    OperatorRow,
     ProofRow,
     ReportRow,
     SignerRow,
     StatementRow,
     VolumeRow,
 )
-from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 
 __all__ = ["Reading", "Store", "Writing"]
 
@@ -109,6 +110,18 @@ class Reading(Protocol):
         """Return a host's newest certificate for one public key."""
         ...
 
+    def operators(self) -> list[OperatorRow]:
+        """Return all operators by name."""
+        ...
+
+    def operator(self, name: str) -> OperatorRow | None:
+        """Return one operator."""
+        ...
+
+    def operators_certificate(self, operator: str, spki: str) -> CertificateRow | None:
+        """Return an operator's newest certificate for one public key, of those that count."""
+        ...
+
     def audit(self, after: int, limit: int) -> list[AuditEntry]:
         """Return at most ``limit`` audit records with sequence numbers above ``after``, in order."""
         ...
@@ -184,8 +197,20 @@ class Writing(Reading, Protocol):
         """Add a host's next certificate, or an operator's."""
         ...
 
-    def add_operator(self, name: str, now: datetime) -> None:
-        """Add an operator."""
+    def add_operator(self, row: OperatorRow) -> None:
+        """Add an operator; certificates come by themselves."""
+        ...
+
+    def change_roles(self, operator: str, roles: frozenset[Role]) -> None:
+        """Give an operator these roles, and no others."""
+        ...
+
+    def replace_certificates(self, operator: str, since: datetime) -> None:
+        """Let an operator's certificates that were issued before not count any more."""
+        ...
+
+    def revoke_operator(self, operator: str, reason: str, now: datetime) -> None:
+        """Turn an operator away; the first revocation's time and reason stay."""
         ...
 
     def revoke_host(self, host: HostId, reason: str, now: datetime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import START, AuditEntry
 from keybroker.store.rows import (
@@ -17,6 +17,7 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    OperatorRow,
     ProofRow,
     ReportRow,
     SignerRow,
@@ -41,7 +42,16 @@ from keybroker.store.tables import (
     STATEMENTS,
     VOLUMES,
 )
-from keybroker.store.values import addon_of, certificate_of, header_of, host_of, report_of, volumes_of
+from keybroker.store.values import (
+    addon_of,
+    certificate_of,
+    header_of,
+    host_of,
+    operator_of,
+    report_of,
+    roles_of,
+    volumes_of,
+)
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 
 _INSTALLATION: Final = select(INSTALLATION)
@@ -53,7 +63,12 @@ _ADMISSION: Final = (
         HOSTS.c.addon,
         CERTIFICATES.c.not_before,
         CERTIFICATES.c.not_after,
-        func.coalesce(HOSTS.c.revoked, OPERATORS.c.revoked).label("revoked"),
+        func.coalesce(
+            HOSTS.c.revoked,
+            OPERATORS.c.revoked,
+            case((CERTIFICATES.c.issued < OPERATORS.c.since, OPERATORS.c.since)),
+        ).label("revoked"),
+        OPERATORS.c.roles,
     )
     .select_from(
         CERTIFICATES.outerjoin(HOSTS, CERTIFICATES.c.host == HOSTS.c.id).outerjoin(
@@ -114,11 +129,32 @@ _HOSTS: Final = select(HOSTS, _EXPIRES).order_by(HOSTS.c.invited, HOSTS.c.id)
 _HOSTS_OF: Final = _HOSTS.where(HOSTS.c.addon == bindparam("addon"))
 _HOST: Final = _HOSTS.where(HOSTS.c.id == bindparam("host"))
 
+_OPERATORS: Final = select(
+    OPERATORS,
+    select(func.max(CERTIFICATES.c.not_after))
+    .where(CERTIFICATES.c.operator == OPERATORS.c.name, CERTIFICATES.c.issued >= OPERATORS.c.since)
+    .scalar_subquery()
+    .label("expires"),
+).order_by(OPERATORS.c.name)
+_OPERATOR: Final = _OPERATORS.where(OPERATORS.c.name == bindparam("name"))
+
 _ENROLMENT: Final = select(ENROLMENTS).where(ENROLMENTS.c.token_hash == bindparam("token_hash"))
 _CERTIFICATE: Final = select(CERTIFICATES).where(CERTIFICATES.c.fingerprint == bindparam("fingerprint"))
 _NEWEST_CERTIFICATE: Final = (
     select(CERTIFICATES)
     .where(CERTIFICATES.c.host == bindparam("host"), CERTIFICATES.c.spki == bindparam("spki"))
+    .order_by(CERTIFICATES.c.not_after.desc(), CERTIFICATES.c.issued.desc())
+    .limit(1)
+)
+
+_OPERATORS_CERTIFICATE: Final = (
+    select(CERTIFICATES)
+    .join(OPERATORS, OPERATORS.c.name == CERTIFICATES.c.operator)
+    .where(
+        CERTIFICATES.c.operator == bindparam("operator"),
+        CERTIFICATES.c.spki == bindparam("spki"),
+        CERTIFICATES.c.issued >= OPERATORS.c.since,
+    )
     .order_by(CERTIFICATES.c.not_after.desc(), CERTIFICATES.c.issued.desc())
     .limit(1)
 )
@@ -161,6 +197,7 @@ class SqlReading:
             not_before=from_text(row.not_before),
             not_after=from_text(row.not_after),
             revoked=row.revoked and from_text(row.revoked),
+            roles=roles_of(row.roles),
         )
 
     def addons(self) -> list[AddonRow]:
@@ -256,6 +293,20 @@ class SqlReading:
     def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
         """Return a host's newest certificate for one public key."""
         row = self._one(_NEWEST_CERTIFICATE, host=host, spki=spki)
+        return row and certificate_of(row)
+
+    def operators(self) -> list[OperatorRow]:
+        """Return all operators by name."""
+        return [operator_of(row) for row in self._all(_OPERATORS)]
+
+    def operator(self, name: str) -> OperatorRow | None:
+        """Return one operator."""
+        row = self._one(_OPERATOR, name=name)
+        return row and operator_of(row)
+
+    def operators_certificate(self, operator: str, spki: str) -> CertificateRow | None:
+        """Return an operator's newest certificate for one public key, of those that count."""
+        row = self._one(_OPERATORS_CERTIFICATE, operator=operator, spki=spki)
         return row and certificate_of(row)
 
     def audit(self, after: int, limit: int) -> list[AuditEntry]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
-from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.reports import VolumeReport
 
 
@@ -162,6 +162,26 @@ class HostRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """An operator; revoked for good, for its name stands in the record.
+
+    Attributes:
+        added_by: URI of the operator who added it; None for one that was made on the broker's machine.
+        since: certificates that were issued before do not count.
+        expires: when the newest of those that count is over.
+    """
+
+    name: str
+    created: datetime
+    roles: frozenset[Role]
+    added_by: str | None
+    since: datetime
+    expires: datetime | None = None
+    revoked: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateRow:
     """A certificate that was issued, to a host or to an operator.
 
@@ -204,6 +224,8 @@ class AdmissionRow:
 
     Attributes:
         addon: the host's; None for an operator.
+        revoked: when the host or operator was turned away, or this certificate of an operator replaced.
+        roles: the operator's; empty for a host.
     """
 
     host: HostId | None
@@ -212,6 +234,7 @@ class AdmissionRow:
     not_before: datetime
     not_after: datetime
     revoked: datetime | None
+    roles: frozenset[Role] = frozenset()
 
 
 def to_text(time: datetime) -> str:

@@ -205,8 +205,14 @@ OPERATORS: Final = Table(
     METADATA,
     Column("name", Text, primary_key=True),
     Column("created", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("added_by", Text),
+    Column("since", Text, nullable=False),
     Column("revoked", Text),
+    Column("reason", Text),
+    CheckConstraint("(revoked IS NULL) = (reason IS NULL)", name="reason"),
 )
+"""``roles``: sorted, with spaces between. ``since``: certificates that were issued before are replaced."""
 
 CERTIFICATES: Final = Table(
     "certificates",

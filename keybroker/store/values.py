@@ -15,12 +15,13 @@ from keybroker.store.rows import (
     CertificateRow,
     HeaderRow,
     HostRow,
+    OperatorRow,
     ReportRow,
     VolumeRow,
     from_text,
 )
 from keybroker.wire.fields import Fields
-from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId, VolumeName
+from keybroker.wire.names import ROLES, AddonName, HostId, KeyVersion, Role, VolumeId, VolumeName
 from keybroker.wire.orders import Order
 from keybroker.wire.profile import Pin, Profile
 from keybroker.wire.records import Device
@@ -61,6 +62,25 @@ def host_of(row: Row[Any]) -> HostRow:
         revoked=row.revoked and from_text(row.revoked),
         reason=row.reason,
     )
+
+
+def operator_of(row: Row[Any]) -> OperatorRow:
+    """Return an operator from its row."""
+    return OperatorRow(
+        name=row.name,
+        created=from_text(row.created),
+        roles=roles_of(row.roles),
+        added_by=row.added_by,
+        since=from_text(row.since),
+        expires=row.expires and from_text(row.expires),
+        revoked=row.revoked and from_text(row.revoked),
+        reason=row.reason,
+    )
+
+
+def roles_of(text: str | None) -> frozenset[Role]:
+    """Return the roles that a column holds; a word that is none gives nobody anything."""
+    return frozenset(cast(Role, word) for word in (text or "").split() if word in ROLES)
 
 
 def certificate_of(row: Row[Any]) -> CertificateRow:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    OperatorRow,
     ProofRow,
     ReportRow,
     SignerRow,
@@ -45,7 +47,7 @@ from keybroker.store.tables import (
     STATEMENTS,
     VOLUMES,
 )
-from keybroker.wire.names import HostId, KeyVersion, VolumeId
+from keybroker.wire.names import HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _APPEND: Final = insert(AUDIT)
@@ -225,9 +227,31 @@ class SqlWriting(SqlReading):
         """Add a host's next certificate, or an operator's."""
         self._connection.execute(insert(CERTIFICATES), _columns(row))
 
-    def add_operator(self, name: str, now: datetime) -> None:
-        """Add an operator."""
-        self._connection.execute(insert(OPERATORS), {"name": name, "created": to_text(now)})
+    def add_operator(self, row: OperatorRow) -> None:
+        """Add an operator; certificates come by themselves."""
+        columns = _columns(replace(row, roles=frozenset()))
+        del columns["expires"]  # its certificates' to say
+        self._connection.execute(insert(OPERATORS), columns | {"roles": _roles(row.roles)})
+
+    def change_roles(self, operator: str, roles: frozenset[Role]) -> None:
+        """Give an operator these roles, and no others."""
+        self._connection.execute(
+            update(OPERATORS).where(OPERATORS.c.name == operator).values(roles=_roles(roles))
+        )
+
+    def replace_certificates(self, operator: str, since: datetime) -> None:
+        """Let an operator's certificates that were issued before not count any more."""
+        self._connection.execute(
+            update(OPERATORS).where(OPERATORS.c.name == operator).values(since=to_text(since))
+        )
+
+    def revoke_operator(self, operator: str, reason: str, now: datetime) -> None:
+        """Turn an operator away; the first revocation's time and reason stay."""
+        self._connection.execute(
+            update(OPERATORS)
+            .where(OPERATORS.c.name == operator, OPERATORS.c.revoked.is_(None))
+            .values(revoked=to_text(now), reason=reason)
+        )
 
     def revoke_host(self, host: HostId, reason: str, now: datetime) -> None:
         """Turn a host away; the first revocation's time and reason stay."""
@@ -249,6 +273,10 @@ class SqlWriting(SqlReading):
             self._connection.execute(_APPEND, entries)
         self.head = sequence, previous
         return self.head
+
+
+def _roles(roles: Iterable[Role]) -> str:
+    return " ".join(sorted(roles))
 
 
 def _columns(row: Any) -> dict[str, Any]:

@@ -44,6 +44,11 @@ ENGINES: Final = frozenset({"postgresql", "mysql", "mongodb", "redis", "elastic"
 
 Kind = Literal["host", "operator"]
 
+Role = Literal["operator", "approver", "auditor", "metrics"]
+"""What an operator may be; ``keybroker.rights`` has what each of them may do."""
+
+ROLES: Final = frozenset({"operator", "approver", "auditor", "metrics"})
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

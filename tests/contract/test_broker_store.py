@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    OperatorRow,
     VolumeRow,
 )
 from keybroker.store.sqlite import SqliteStore, engine, settle
@@ -63,6 +65,7 @@ VOLUME = Volume(
 )
 ROW = VolumeRow(VOLUME, NOW, {v(1): b"wrapped 1"})
 HOST = HostRow(HostId("kbh-aaaaaaaaaaaa"), SHOP, NOW)
+OPERATOR = OperatorRow("alice", NOW, frozenset({"operator", "auditor"}), None, NOW)
 ENROLMENT = EnrolmentRow("ab" * 32, HOST.id, NOW, LATER)
 CERTIFICATE = CertificateRow(
     "cd" * 32, "1f", HOST.id, None, "ef" * 32, NOW, LATER, NOW, "-----BEGIN CERTIFICATE-----"
@@ -252,7 +255,7 @@ def test_an_operator_is_admitted_by_its_certificate(store: Store) -> None:
     own = replace(CERTIFICATE, host=None, operator="alice")
 
     def fill(writing: Writing) -> None:
-        writing.add_operator("alice", NOW)
+        writing.add_operator(OPERATOR)
         writing.add_certificate(own)
 
     store.write(fill)
@@ -260,6 +263,68 @@ def test_an_operator_is_admitted_by_its_certificate(store: Store) -> None:
     assert row is not None
     assert (row.host, row.operator, row.addon, row.revoked) == (None, "alice", None, None)
     assert (row.not_before, row.not_after) == (NOW, LATER)
+    assert row.roles == OPERATOR.roles
+
+
+def test_operators_come_back_with_their_roles(store: Store) -> None:
+    assert store.read(lambda reading: reading.operators()) == []
+    assert store.read(lambda reading: reading.operator("alice")) is None
+    bob = OperatorRow("bob", LATER, frozenset({"auditor"}), "spiffe://example.org/operator/alice", LATER)
+
+    def fill(writing: Writing) -> None:
+        writing.add_operator(bob)
+        writing.add_operator(OPERATOR)
+        writing.add_certificate(replace(CERTIFICATE, host=None, operator="alice"))
+
+    store.write(fill)
+    alice = replace(OPERATOR, expires=LATER)
+    assert store.read(lambda reading: reading.operators()) == [alice, bob]
+    assert store.read(lambda reading: reading.operator("alice")) == alice
+    store.write(lambda writing: writing.change_roles("bob", frozenset({"metrics", "approver"})))
+    changed = store.read(lambda reading: reading.operator("bob"))
+    assert changed == replace(bob, roles=frozenset({"approver", "metrics"}))
+
+
+def test_an_operators_certificates_from_before_do_not_count_once_they_are_replaced(store: Store) -> None:
+    old = replace(CERTIFICATE, host=None, operator="alice")
+    new = replace(old, fingerprint="11" * 32, serial="2f", issued=LATER)
+
+    def fill(writing: Writing) -> None:
+        writing.add_operator(OPERATOR)
+        writing.add_certificate(old)
+
+    store.write(fill)
+    assert store.read(lambda reading: reading.operators_certificate("alice", old.spki)) == old
+
+    def renew(writing: Writing) -> None:
+        writing.replace_certificates("alice", LATER)
+        writing.add_certificate(new)
+
+    store.write(renew)
+    assert store.read(lambda reading: reading.operators_certificate("alice", old.spki)) == new
+    assert store.read(lambda reading: reading.operators_certificate("bob", old.spki)) is None
+    for certificate, revoked in ((old, LATER), (new, None)):
+        row = store.read(lambda reading, one=certificate: reading.admission(one.fingerprint))  # type: ignore[misc]
+        assert row is not None
+        assert row.revoked == revoked
+
+
+def test_an_operator_is_revoked_once(store: Store) -> None:
+    own = replace(CERTIFICATE, host=None, operator="alice")
+
+    def fill(writing: Writing) -> None:
+        writing.add_operator(OPERATOR)
+        writing.add_certificate(own)
+        writing.revoke_operator("alice", "left", NOW)
+        writing.revoke_operator("alice", "again", LATER)
+
+    store.write(fill)
+    shown = store.read(lambda reading: reading.operator("alice"))
+    assert shown is not None
+    assert (shown.revoked, shown.reason) == (NOW, "left")
+    row = store.read(lambda reading: reading.admission(own.fingerprint))
+    assert row is not None
+    assert row.revoked == NOW
 
 
 def test_audit_records_are_chained_across_transactions(store: Store) -> None:
@@ -507,7 +572,7 @@ def normal(statements: object) -> list[list[str]]:
     return sorted(
         # RENAME TABLE leaves the new name in quotes
         sorted(
-            line.strip().rstrip(",").replace('TABLE "volumes"', "TABLE volumes")
+            re.sub(r'TABLE "(\w+)"', r"TABLE \1", line.strip().rstrip(","))
             for line in statement.splitlines()
             if line.strip()
         )

@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 
 from keybroker.model import Keyring, Volume
-from keybroker.policy import Peer, Release, Standing, Verb, may, release
-from keybroker.wire.names import Identity, KeyVersion
+from keybroker.policy import Peer, Release, Standing, may, release
+from keybroker.rights import FIRST, MAY, Verb, beyond
+from keybroker.wire.names import ROLES, Identity, KeyVersion, Role
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import SIGHTS, Device, Observation, Refusal, SeenHeader
@@ -163,7 +164,7 @@ def test_a_refusal_repeats_the_agent_s_words() -> None:
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 HOST = Standing("host", "kbh-q3m5x7abcdef", NOW - DAY, NOW + DAY, None)
-OPERATOR = Standing("operator", "alice", NOW - DAY, NOW + DAY, None)
+OPERATOR = Standing("operator", "alice", NOW - DAY, NOW + DAY, None, FIRST)
 HOSTS_VERBS = {
     *("unlock", "claim", "deposit", "header.read", "ready", "renew", "report", "stage", "promote", "backup"),
     *("retire", "announce", "finish", "switch", "erased", "adopt"),
@@ -179,12 +180,66 @@ def asked(who: Peer, standing: Standing | None, verb: Verb = "unlock") -> Proble
     return None if error is None else error.problem
 
 
+def test_every_verb_says_who_may_do_it_and_no_other_is_in_the_table() -> None:
+    assert set(MAY) == set(get_args(Verb)), "keybroker/rights.py: a verb goes into Verb and into MAY"
+    parties = {"host", *ROLES}
+    assert {verb for verb, who in MAY.items() if not who or not who <= parties} == set()
+    assert set(get_args(Role)) == ROLES
+
+
 @pytest.mark.parametrize("verb", get_args(Verb))
 def test_hosts_and_operators_have_each_their_own_verbs(verb: Verb) -> None:
+    everything = replace(OPERATOR, roles=frozenset(get_args(Role)))
     hosts = asked(peer(HOST), HOST, verb)
-    operators = asked(peer(OPERATOR), OPERATOR, verb)
-    assert {hosts, operators} == {None, Problem.NOT_ALLOWED}
-    assert (hosts is None) == (verb in HOSTS_VERBS)
+    operators = asked(peer(OPERATOR), everything, verb)
+    assert {hosts, operators} == ({None} if verb == "describe" else {None, Problem.NOT_ALLOWED})
+    assert (hosts is None) == (verb in {*HOSTS_VERBS, "describe"})
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+@pytest.mark.parametrize("verb", get_args(Verb))
+def test_a_role_may_what_the_table_says(verb: Verb, role: Role) -> None:
+    standing = replace(OPERATOR, roles=frozenset({role}))
+    assert asked(peer(OPERATOR), standing, verb) is (None if role in MAY[verb] else Problem.NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("verb", get_args(Verb))
+def test_an_operator_without_roles_may_nothing(verb: Verb) -> None:
+    assert asked(peer(OPERATOR), replace(OPERATOR, roles=frozenset()), verb) is Problem.NOT_ALLOWED
+
+
+def test_only_the_role_operator_changes_anything() -> None:
+    looks = {verb for verb in get_args(Verb) if verb.endswith(".read") or verb in ("self.renew", "describe")}
+    changes = set(get_args(Verb)) - looks - HOSTS_VERBS
+    assert {verb for verb in changes if MAY[verb] != {"operator"}} == set()
+    assert {verb for verb in get_args(Verb) if "metrics" in MAY[verb]} == {
+        "self.read",
+        "self.renew",
+        "describe",
+    }
+
+
+def test_a_verb_that_is_in_no_table_is_nobodys() -> None:
+    for who in (HOST, OPERATOR):
+        assert asked(peer(who), who, "no.such") is Problem.NOT_ALLOWED  # type: ignore[arg-type]
+
+
+def test_who_has_none_of_the_roles_is_told_which_would_do() -> None:
+    error = may(
+        peer(OPERATOR), "addon.add", replace(OPERATOR, roles=frozenset({"auditor"})), "example.org", NOW
+    )
+    assert error is not None
+    assert error.hint == "that takes the role operator; yours: keybroker operator show"
+    other = may(peer(OPERATOR), "unlock", OPERATOR, "example.org", NOW)
+    assert other is not None
+    assert other.hint is None
+
+
+def test_nobody_gives_or_takes_a_role_that_they_lack_but_metrics() -> None:
+    own: tuple[Role, ...] = ("operator", "auditor")
+    assert beyond(own, ("operator", "auditor", "metrics")) == ()
+    assert beyond(own, ("approver", "metrics", "operator")) == ("approver",)
+    assert beyond((), ("operator", "approver", "auditor", "metrics")) == ("approver", "auditor", "operator")
 
 
 @pytest.mark.parametrize(
