@@ -22,7 +22,7 @@ import ipaddress
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -45,6 +45,7 @@ LARGEST_DEPOSIT: Final = LARGEST_HEADER_COPY * 4 // 3 + 65536
 
 _URL: Final = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(:[0-9]{1,5})?")
 _MASTER_KEY: Final = re.compile(r"file:/.+|credential:[A-Za-z0-9._-]+")
+_MOST_MASTER_KEYS: Final = 16
 _HEALTH: Final = re.compile(r"unix:(?P<path>/.+)|http://(?P<address>[^/]+)")
 
 
@@ -188,7 +189,12 @@ def load(file: Path, *, credentials_directory: Path | None = None) -> Settings:
         raise KeybrokerError(
             Problem.CONFIGURATION, f"{file}: cannot be read: {reason}", hint="keybroker init --help"
         ) from error
-    return parse(text, file, credentials_directory=credentials_directory)
+    settings = parse(text, file, credentials_directory=credentials_directory)
+
+    def master_keys() -> tuple[str, ...]:
+        return load(file, credentials_directory=credentials_directory).installation.master_keys
+
+    return replace(settings, installation=replace(settings.installation, reread=master_keys))
 
 
 def parse(text: str, file: Path, *, credentials_directory: Path | None = None) -> Settings:
@@ -235,7 +241,7 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
         server_certificate=_path(files, "server_certificate", file, "server.crt"),
         server_key=_path(files, "server_key", file, "server.key"),
         database=file.parent / files.text("database", most=4096),
-        master_key=files.text("master_key", most=4096, match=_MASTER_KEY),
+        master_keys=_master_keys(files),
         settings=BrokerSettings(
             trust_domain=fields.text("trust_domain", match=TRUST_DOMAIN),
             brokers=brokers,
@@ -249,6 +255,18 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
     if lifetimes is not None:
         lifetimes.end()
     return installation
+
+
+def _master_keys(files: Fields) -> tuple[str, ...]:
+    """Read one URI, or a list of them; what is wrong is not repeated, for it may be the key itself."""
+    found = files.one_or_more("master_key", most=_MOST_MASTER_KEYS, each=4096)
+    if not found or not all(_MASTER_KEY.fullmatch(uri) for uri in found):
+        raise files.wrong(
+            "master_key", f"must be a URI that matches {_MASTER_KEY.pattern}, or a list of them"
+        )
+    if len(set(found)) != len(found):
+        raise files.wrong("master_key", "names one twice")
+    return found
 
 
 def _path(files: Fields, key: str, file: Path, name: str) -> Path:

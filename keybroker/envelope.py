@@ -44,6 +44,7 @@ LARGEST_PLAINTEXT: Final = 4 << 20
 
 _HEADER: Final = struct.Struct(">4sBB16sI32s32s12sI")
 HEADER_BYTES: Final = _HEADER.size
+_NAMED: Final = slice(6, 22)
 
 
 class Purpose(Enum):
@@ -187,6 +188,19 @@ def seal(key: WrappingKey, context: Context, plaintext: Secret, entropy: bytes) 
     encryption, commitment = _derive(key.key, salt, ctx)
     header = _HEADER.pack(MAGIC, SUITE, 0, key.id, key.generation, salt, commitment, nonce, len(plaintext))
     return header + AESGCM(encryption).encrypt(nonce, plaintext.reveal(), header + ctx)
+
+
+def wrapped_by(blob: bytes) -> bytes:
+    """Return the id of the key that a blob names, whatever wrapped it; nothing about it is proven.
+
+    Every form that a master key provider writes begins as KBE1 does: four letters, suite, flags, key id.
+
+    Raises:
+        EnvelopeError: it is too short to name one.
+    """
+    if len(blob) < _NAMED.stop or not blob.startswith(b"KB"):
+        raise EnvelopeError(Failure.HEADER, "it names no key")
+    return blob[_NAMED]
 
 
 def unseal(find: Callable[[bytes, int], WrappingKey | None], context: Context, blob: bytes) -> Secret:

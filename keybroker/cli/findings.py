@@ -82,10 +82,10 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         broker = open_broker(installation, clock=lambda: now, entropy=secrets.token_bytes)
     except KeybrokerError as error:
         found = _wrong(check, error)
-        scheme, _, name = installation.master_key.partition(":")
-        if scheme == "credential" and installation.credentials_directory is None:
+        names = [uri.partition(":")[2] for uri in installation.master_keys if uri.startswith("credential:")]
+        if names and installation.credentials_directory is None:
             # only systemd has the key, and gives it to the user that a unit runs as
-            found = replace(found, hint=_in_unit(name, installation.configuration))
+            found = replace(found, hint=_in_unit(names, installation.configuration))
         return (found,)
     try:
         return (
@@ -96,13 +96,14 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         broker.close()
 
 
-def _in_unit(credential: str, configuration: Path | None) -> str:
-    """Return the command whose unit has a credential, as the owner that ``check`` has become."""
+def _in_unit(credentials: list[str], configuration: Path | None) -> str:
+    """Return the command whose unit has these credentials, as the owner that ``check`` has become."""
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
-    unit = f"systemd-run --pipe --wait -q -p User={user} -p LoadCredentialEncrypted={credential}"
+    loaded = " ".join(f"-p LoadCredentialEncrypted={name}" for name in credentials)
+    unit = f"systemd-run --pipe --wait -q -p User={user} {loaded}"
     usual = configuration in (None, DEFAULT_DIRECTORY / FILE_NAME)
     return f"{unit} keybroker check{'' if usual else f' --config {configuration}'}"
 

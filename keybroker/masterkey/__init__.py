@@ -9,36 +9,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
-from keybroker.envelope import Context
 from keybroker.masterkey.files import credential_path, file_path, read_key
 from keybroker.masterkey.local import LocalMasterKey
+from keybroker.masterkey.provider import MasterKey
+from keybroker.masterkey.ring import Ring
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.secret import Secret
 
-__all__ = ["LocalMasterKey", "MasterKey", "key_file", "open_master_key"]
-
-
-class MasterKey(Protocol):
-    """A key that wraps the add-ons' keys and never leaves its provider."""
-
-    @property
-    def identity(self) -> str:
-        """Return its name, 32 hex digits; the same key has the same name, another key another one."""
-        ...
-
-    def wrap(self, key: Secret, context: Context, entropy: bytes) -> bytes:
-        """Wrap 32 bytes, bound to ``context``; ``entropy`` is ``envelope.ENTROPY_BYTES`` fresh bytes."""
-        ...
-
-    def unwrap(self, wrapped: bytes, context: Context) -> Secret:
-        """Unwrap what ``wrap`` made with the same context.
-
-        Raises:
-            EnvelopeError: a blob that was changed, moved, or wrapped by another key.
-        """
-        ...
+__all__ = ["LocalMasterKey", "MasterKey", "Ring", "key_file", "open_master_key"]
 
 
 def key_file(uri: str, credentials_directory: Path | None) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keybroker.ca import Authority
-from keybroker.masterkey import MasterKey
+from keybroker.masterkey import MasterKey, Ring
 from keybroker.store import Store
 
 
@@ -29,20 +29,31 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfiguredKey:
+    """A master key that the configuration names, opened."""
+
+    uri: str
+    key: MasterKey
+
+
+@dataclass(frozen=True, slots=True)
 class Broker:
     """Everything a use case may touch; made by ``installation.open_broker`` and shared by all threads.
 
     Attributes:
+        masterkey: all master keys; they change while others use them, by ``masters.rotate``.
         clock: the time in UTC, aware.
         entropy: so many bytes from the kernel's generator; a parameter so that a test can be repeated.
+        configured: opens the master keys that the configuration names at this moment, the newest first.
     """
 
     store: Store
-    masterkey: MasterKey
+    masterkey: Ring
     authority: Authority
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]
     settings: BrokerSettings
+    configured: Callable[[], tuple[ConfiguredKey, ...]] = tuple
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

@@ -20,10 +20,10 @@ from typing import Final
 
 from keybroker.audit import AuditEvent
 from keybroker.ca import SERIAL_BYTES, Authority, Leaf, key_pem, new_key, serial_number
-from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES
+from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master_key
 from keybroker.rights import FIRST
-from keybroker.service.keys import KEY_CHECK
+from keybroker.service.masters import new_master_key_row
 from keybroker.store import Writing, schema
 from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
@@ -273,12 +273,11 @@ def _database(
     entropy: Entropy,
 ) -> None:
     schema.create(database)
-    check = masterkey.wrap(Secret(bytes(KEY_BYTES)), KEY_CHECK, entropy(ENTROPY_BYTES))
+    first = new_master_key_row(masterkey, plan.master_key, entropy, now)
 
     def fill(writing: Writing) -> None:
-        writing.put_installation(
-            InstallationRow(plan.trust_domain, authority.fingerprint, masterkey.identity, check, now)
-        )
+        writing.put_installation(InstallationRow(plan.trust_domain, authority.fingerprint, now))
+        writing.put_master_key(first)
         writing.add_operator(OperatorRow(plan.operator, now, FIRST, None, now))
         writing.add_certificate(
             CertificateRow(

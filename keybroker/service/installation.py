@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from keybroker.ca import Authority
-from keybroker.envelope import EnvelopeError
-from keybroker.masterkey import MasterKey, open_master_key
+from keybroker.masterkey import open_master_key
 from keybroker.masterkey.files import check_private, open_private
-from keybroker.service.broker import Broker, BrokerSettings
+from keybroker.service import masters
+from keybroker.service.broker import Broker, BrokerSettings, ConfiguredKey
 from keybroker.service.founding import Created, Plan, create
-from keybroker.service.keys import KEY_CHECK
 from keybroker.store import schema
 from keybroker.store.rows import InstallationRow
 from keybroker.store.sqlite import SqliteStore
@@ -36,7 +35,8 @@ class Installation:
 
     Attributes:
         configuration: the file that all this was read from, checked like the rest; None if there is none.
-        master_key: ``file:/absolute/path`` or ``credential:NAME``.
+        master_keys: the URIs of all master keys that may be needed, the newest first.
+        reread: reads ``master_keys`` anew; None where they stay what they are.
         credentials_directory: $CREDENTIALS_DIRECTORY (systemd.exec(5)), None outside a unit.
     """
 
@@ -45,10 +45,11 @@ class Installation:
     server_certificate: Path
     server_key: Path
     database: Path
-    master_key: str
+    master_keys: tuple[str, ...]
     settings: BrokerSettings
     configuration: Path | None = None
     credentials_directory: Path | None = None
+    reread: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
 
 
 def open_broker(
@@ -56,25 +57,41 @@ def open_broker(
 ) -> Broker:
     """Open an installation after checking the mode and owner of each of its files.
 
-    Nothing is written before the master key's check value is found good.
+    Nothing is written before every master key's check value is found good.
 
     Raises:
         KeybrokerError: CONFIGURATION with a hint like ``chmod 0400 PATH`` for a file that is missing, open to
-            others or somebody else's; for another master key than the database's; for a CA key that is not
+            others or somebody else's; for master keys that are not the database's; for a CA key that is not
             the CA certificate's; for a database at another revision of the schema or another installation's.
     """
     check_files(installation)
-    masterkey = open_master_key(installation.master_key, installation.credentials_directory)
+    configured = open_master_keys(installation, installation.master_keys)
     authority = _authority(installation)
     schema.check(installation.database)
     store = SqliteStore(installation.database)
     try:
-        row = store.read(lambda reading: reading.installation())
-        _check_belongs(installation, row, masterkey, authority)
+        row, known = store.read(lambda reading: (reading.installation(), reading.master_keys()))
+        _check_belongs(installation, row, authority)
+        ring = masters.ring_of(known, configured)
     except KeybrokerError:
         store.close()
         raise
-    return Broker(store, masterkey, authority, clock, entropy, installation.settings)
+
+    def again() -> tuple[ConfiguredKey, ...]:
+        uris = installation.reread() if installation.reread else installation.master_keys
+        return open_master_keys(installation, uris)
+
+    return Broker(store, ring, authority, clock, entropy, installation.settings, again)
+
+
+def open_master_keys(installation: Installation, uris: tuple[str, ...]) -> tuple[ConfiguredKey, ...]:
+    """Open master keys.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, for the first that cannot be opened.
+    """
+    directory = installation.credentials_directory
+    return tuple(ConfiguredKey(uri, open_master_key(uri, directory)) for uri in uris)
 
 
 def upgrade(installation: Installation) -> tuple[str | None, str]:
@@ -168,13 +185,8 @@ def _authority(installation: Installation) -> Authority:
     return Authority.load(installation.ca_certificate.read_text(), key)
 
 
-def _check_belongs(
-    installation: Installation,
-    row: InstallationRow | None,
-    masterkey: MasterKey,
-    authority: Authority,
-) -> None:
-    """Check that database, master key, CA and trust domain are of one installation."""
+def _check_belongs(installation: Installation, row: InstallationRow | None, authority: Authority) -> None:
+    """Check that database, CA and trust domain are of one installation."""
     database = installation.database
     if row is None:
         raise _wrong(database, "belongs to no installation: an init was cut short", None)
@@ -185,14 +197,3 @@ def _check_belongs(
             Problem.CONFIGURATION,
             f"trust domain {installation.settings.trust_domain}: the database's is {row.trust_domain}",
         )
-    try:
-        if row.master == masterkey.identity:
-            masterkey.unwrap(row.key_check, KEY_CHECK)
-            return
-    except EnvelopeError as error:
-        raise _wrong(database, f"its key check value does not open: {error.detail}", None) from None
-    raise KeybrokerError(
-        Problem.CONFIGURATION,
-        f"master key {installation.master_key}: is {masterkey.identity}, the database's is {row.master}",
-        hint="restore the master key that this database was made with",
-    )

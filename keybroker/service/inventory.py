@@ -23,7 +23,7 @@ from keybroker.service.views import (
 )
 from keybroker.service.volumes import check_room, declared_alike, new_volume, random_suffix, read_spec
 from keybroker.store import Reading, Writing
-from keybroker.store.rows import AddonKeyRow, AddonRow, EnrolmentRow, HostRow, VolumeRow
+from keybroker.store.rows import AddonRow, EnrolmentRow, HostRow, VolumeRow
 from keybroker.wire import names
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -77,9 +77,8 @@ def put_addon(broker: Broker, peer: Peer, name: str, engine: str) -> tuple[Addon
         row = writing.addon(name)
         if row is None:
             row = AddonRow(AddonName(name), engine, caller.now)
-            key_id, wrapped = new_addon_key(broker.masterkey, name, 1, broker.entropy)
-            master = broker.masterkey.identity
-            writing.add_addon(row, AddonKeyRow(row.name, 1, key_id, wrapped, master, caller.now))
+            key = new_addon_key(broker.masterkey, row.name, 1, broker.entropy, caller.now)
+            writing.add_addon(row, key)
             writing.append(caller.about("done", addon=name, engine=engine))
             return AddonView.of(row, [], []), True
         if row.engine != engine:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
-from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES, Context, Purpose, WrappingKey, seal, unseal
+from keybroker.envelope import (
+    ENTROPY_BYTES,
+    KEY_BYTES,
+    Context,
+    Purpose,
+    WrappingKey,
+    seal,
+    unseal,
+    wrapped_by,
+)
 from keybroker.masterkey import MasterKey
 from keybroker.model import Volume
 from keybroker.store.rows import AddonKeyRow
-from keybroker.wire.names import KeyVersion
+from keybroker.wire.names import AddonName, KeyVersion
 from keybroker.wire.secret import Secret, passphrase
 
 KEY_CHECK = Context("", "", "", 1, Purpose.KEY_CHECK)
@@ -41,11 +51,14 @@ def header_context(volume: Volume, number: int) -> Context:
 
 
 def new_addon_key(
-    masterkey: MasterKey, addon: str, generation: int, entropy: Callable[[int], bytes]
-) -> tuple[bytes, bytes]:
-    """Make an add-on's key; return its id and itself, wrapped."""
+    masterkey: MasterKey, addon: AddonName, generation: int, entropy: Callable[[int], bytes], now: datetime
+) -> AddonKeyRow:
+    """Make a generation of an add-on's key, wrapped."""
     context = addon_key_context(addon, generation)
-    return entropy(16), masterkey.wrap(Secret(entropy(KEY_BYTES)), context, entropy(ENTROPY_BYTES))
+    key_id = entropy(16)
+    wrapped = masterkey.wrap(Secret(entropy(KEY_BYTES)), context, entropy(ENTROPY_BYTES))
+    # by the blob's own word: the ring may have changed since
+    return AddonKeyRow(addon, generation, key_id, wrapped, wrapped_by(wrapped).hex(), now)
 
 
 class AddonKeys:

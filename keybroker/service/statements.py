@@ -7,7 +7,7 @@ from typing import Any
 
 from keybroker import statement
 from keybroker.audit import rfc3339
-from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES
+from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES, wrapped_by
 from keybroker.model import Volume
 from keybroker.service.broker import Broker
 from keybroker.service.keys import STATEMENT_KEY
@@ -56,13 +56,12 @@ def state(broker: Broker, writing: Writing, volume: Volume, now: datetime, **fac
 
 def _signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
     """Return the key that signs, made on first need."""
-    master = broker.masterkey.identity
-    found = writing.signer(master)
+    found = writing.signer()
     if found is not None:
         return found
     private = Secret(broker.entropy(KEY_BYTES))
     wrapped = broker.masterkey.wrap(private, STATEMENT_KEY, broker.entropy(ENTROPY_BYTES))
-    made = SignerRow(statement.public_key(private), wrapped, master, now)
+    made = SignerRow(statement.public_key(private), wrapped, wrapped_by(wrapped).hex(), now)
     writing.add_signer(made)
     return made
 

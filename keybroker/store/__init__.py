@@ -21,6 +21,7 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    MasterKeyRow,
     OperatorRow,
     ProofRow,
     ReportRow,
@@ -40,6 +41,14 @@ class Reading(Protocol):
 
     def installation(self) -> InstallationRow | None:
         """Return what the database belongs to; None before ``create`` has said so."""
+        ...
+
+    def master_keys(self) -> list[MasterKeyRow]:
+        """Return all master keys there ever were, the newest last."""
+        ...
+
+    def wrapped_by_masters(self) -> dict[str, int]:
+        """Return how many keys each master key wraps; one that wraps none is not in it."""
         ...
 
     def admission(self, fingerprint: str) -> AdmissionRow | None:
@@ -82,8 +91,8 @@ class Reading(Protocol):
         """Return the last proof of each volume, or of each of one add-on."""
         ...
 
-    def signer(self, master: str) -> SignerRow | None:
-        """Return the newest key that signs statements and is wrapped by that master key."""
+    def signer(self) -> SignerRow | None:
+        """Return the newest key that signs statements."""
         ...
 
     def statements(self, volume: VolumeId) -> list[StatementRow]:
@@ -136,6 +145,14 @@ class Writing(Reading, Protocol):
 
     def put_installation(self, row: InstallationRow) -> None:
         """Say what the database belongs to, once."""
+        ...
+
+    def put_master_key(self, row: MasterKeyRow) -> None:
+        """Add a master key, or change what is known of it; where it wraps, the one before only unwraps.
+
+        Raises:
+            KeybrokerError: CONFLICT to forget one that still wraps something, or to use a forgotten one.
+        """
         ...
 
     def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:

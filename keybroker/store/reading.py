@@ -52,6 +52,7 @@ from keybroker.store.values import (
     roles_of,
     volumes_of,
 )
+from keybroker.store.wrapping import WrappingReading
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 
 _INSTALLATION: Final = select(INSTALLATION)
@@ -112,9 +113,7 @@ _PROOFS: Final = select(PROOFS)
 _PROOFS_OF: Final = _PROOFS.join(VOLUMES, VOLUMES.c.id == PROOFS.c.volume).where(
     VOLUMES.c.addon == bindparam("addon")
 )
-_SIGNER: Final = (
-    select(SIGNERS).where(SIGNERS.c.master == bindparam("master")).order_by(SIGNERS.c.created.desc()).limit(1)
-)
+_SIGNER: Final = select(SIGNERS).order_by(SIGNERS.c.created.desc()).limit(1)
 _STATEMENTS: Final = (
     select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
 )
@@ -168,7 +167,7 @@ _AUDIT: Final = (
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading:
+class SqlReading(WrappingReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:
@@ -183,9 +182,7 @@ class SqlReading:
     def installation(self) -> InstallationRow | None:
         """Return what the database belongs to."""
         row = self._one(_INSTALLATION)
-        return row and InstallationRow(
-            row.trust_domain, row.ca_fingerprint, row.master, row.key_check, from_text(row.created)
-        )
+        return row and InstallationRow(row.trust_domain, row.ca_fingerprint, from_text(row.created))
 
     def admission(self, fingerprint: str) -> AdmissionRow | None:
         """Return whom a certificate was issued to, and how they stand."""
@@ -251,9 +248,9 @@ class SqlReading:
             for row in rows
         }
 
-    def signer(self, master: str) -> SignerRow | None:
-        """Return the newest key that signs statements and is wrapped by that master key."""
-        row = self._one(_SIGNER, master=master)
+    def signer(self) -> SignerRow | None:
+        """Return the newest key that signs statements."""
+        row = self._one(_SIGNER)
         return row and SignerRow(row.public, row.wrapped, row.master, from_text(row.created))
 
     def statements(self, volume: VolumeId) -> list[StatementRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
@@ -17,15 +18,34 @@ class InstallationRow:
 
     Attributes:
         ca_fingerprint: SHA-256 of the CA certificate's DER, hex.
-        master: identity of the master key.
-        key_check: 32 known bytes, wrapped by it: another key does not open them.
     """
 
     trust_domain: str
     ca_fingerprint: str
-    master: str
+    created: datetime
+
+
+MasterState = Literal["wraps", "unwraps", "forgotten"]
+"""One master key wraps; those before it only unwrap, until nothing needs them and they are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKeyRow:
+    """A master key that this broker uses or has used; never the key itself.
+
+    Attributes:
+        identity: its name, 32 hex digits.
+        uri: of its provider when it was taken; empty where that is not known.
+        key_check: 32 known bytes, wrapped by it: another key does not open them.
+        emptied: since when it wraps nothing any more; None while it does, or while it may.
+    """
+
+    identity: str
+    uri: str
+    state: MasterState
     key_check: bytes
     created: datetime
+    emptied: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,24 @@ INSTALLATION: Final = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("trust_domain", Text, nullable=False),
     Column("ca_fingerprint", Text, nullable=False),
-    Column("master", Text, nullable=False),
-    Column("key_check", LargeBinary, nullable=False),
     Column("created", Text, nullable=False),
     CheckConstraint("id = 1", name="one"),
 )
+
+MASTER_KEYS: Final = Table(
+    "master_keys",
+    METADATA,
+    Column("identity", Text, primary_key=True),
+    Column("uri", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("key_check", LargeBinary, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("emptied", Text),
+    CheckConstraint("state IN ('wraps', 'unwraps', 'forgotten')", name="state"),
+    CheckConstraint("emptied IS NULL OR state <> 'wraps'", name="emptied"),
+    Index("uq_master_keys_wraps", "state", unique=True, **where("state = 'wraps'")),
+)
+"""By triggers (migration 0004) whatever a master key wraps names one that is here and not forgotten."""
 
 ADDONS: Final = Table(
     "addons",

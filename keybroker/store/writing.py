@@ -47,6 +47,7 @@ from keybroker.store.tables import (
     STATEMENTS,
     VOLUMES,
 )
+from keybroker.store.wrapping import WrappingWriting
 from keybroker.wire.names import HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -62,7 +63,7 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(SqlReading):
+class SqlWriting(WrappingWriting, SqlReading):
     """``Writing`` on one connection.
 
     Attributes:

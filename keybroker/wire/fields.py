@@ -146,6 +146,12 @@ class Fields:
                 raise _malformed(f"{self._at(key)}[{i}]", "is not text")
         return tuple(values)
 
+    def one_or_more(self, key: str, *, most: int, each: int) -> tuple[str, ...]:
+        """Take one string of at most ``each`` characters, or a list of at most ``most`` of them."""
+        if isinstance(self._left.get(key), str):
+            return (self.text(key, most=each),)
+        return self.texts(key, most=most, each=each)
+
     def numbers(self, key: str, *, most: int = 64) -> tuple[int, ...]:
         """Take a list of at most ``most`` whole numbers, none negative."""
         values = self._list(key, most)

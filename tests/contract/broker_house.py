@@ -74,7 +74,7 @@ def installation(root: Path) -> Installation:
         server_certificate=root / "etc/server.crt",
         server_key=root / "etc/server.key",
         database=root / "var/keybroker.db",
-        master_key=f"file:{root}/etc/master.key",
+        master_keys=(f"file:{root}/etc/master.key",),
         settings=BrokerSettings(TRUST_DOMAIN, ("https://broker.example.org:8443",)),
         configuration=root / "etc/keybroker.toml",
     )

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from keybroker.audit import AuditEvent
 from keybroker.store import Writing
-from keybroker.store.rows import AddonKeyRow, AddonRow
+from keybroker.store.rows import AddonKeyRow, AddonRow, MasterKeyRow
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.names import AddonName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MASTER = MasterKeyRow("master", "file:/m", "wraps", b"check", NOW)
 
 
 def write(writing: Writing, number: int) -> None:
@@ -35,6 +36,7 @@ def main() -> None:
     """Write until somebody ends it."""
     store = SqliteStore(Path(sys.argv[1]))
     first = store.read(lambda reading: len(reading.addons()))
+    store.write(lambda writing: writing.put_master_key(MASTER))
     numbers = itertools.count(first)
 
     def one() -> None:

@@ -26,6 +26,7 @@ from keybroker.store.rows import (
     HeaderRow,
     HostRow,
     InstallationRow,
+    MasterKeyRow,
     OperatorRow,
     VolumeRow,
 )
@@ -40,6 +41,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
 SHOP = AddonName("shop-db")
 ADDON = AddonRow(SHOP, "postgresql", NOW)
+MASTER = MasterKeyRow("master", "file:/m", "wraps", b"check", NOW)
 ADDON_KEY = AddonKeyRow(SHOP, 1, b"i" * 16, b"wrapped", "master", NOW)
 UUID = "5f0e63b1-3c0f-4f0a-9d3e-2f6d3c9b1a77"
 EVENT = AuditEvent(NOW, "local", "", "local", "test", "done", detail={"a": [1, "é"]})
@@ -89,6 +91,7 @@ def store(request: pytest.FixtureRequest, database: Path) -> Iterator[Store]:
 @pytest.fixture
 def filled(store: Store) -> Store:
     def fill(writing: Writing) -> None:
+        writing.put_master_key(MASTER)
         writing.add_addon(ADDON, ADDON_KEY)
         writing.add_volume(ROW)
 
@@ -117,6 +120,8 @@ def change(store: Store, changed: Volume, minted: dict[KeyVersion, bytes] | None
 def test_an_empty_store_has_nothing(store: Store) -> None:
     def look(reading: Reading) -> None:
         assert reading.installation() is None
+        assert reading.master_keys() == []
+        assert reading.wrapped_by_masters() == {}
         assert reading.admission("ab" * 32) is None
         assert reading.addons() == []
         assert reading.addon(SHOP) is None
@@ -140,7 +145,7 @@ def test_rows_come_back_as_they_were_given(filled: Store) -> None:
     assert filled.read(lambda reading: reading.addons()) == [ADDON]
     assert filled.read(lambda reading: reading.addon_keys(SHOP)) == [ADDON_KEY]
     assert filled.read(lambda reading: reading.volumes(SHOP)) == [ROW]
-    row = InstallationRow("example.org", "ab" * 32, "master", b"check", NOW)
+    row = InstallationRow("example.org", "ab" * 32, NOW)
     filled.write(lambda writing: writing.put_installation(row))
     assert filled.read(lambda reading: reading.installation()) == row
     assert problem(lambda: filled.write(lambda writing: writing.put_installation(row))) is Problem.CONFLICT
@@ -157,6 +162,7 @@ def test_a_volume_comes_back_whole_at_every_stage(filled: Store) -> None:
 
 def test_a_swap_volume_has_no_keys(store: Store) -> None:
     swap = replace(VOLUME, filesystem="swap", mount=None, keyring=None)
+    store.write(lambda writing: writing.put_master_key(MASTER))
     store.write(lambda writing: writing.add_addon(ADDON, ADDON_KEY))
     store.write(lambda writing: writing.add_volume(VolumeRow(swap, NOW, {})))
     assert volume(store) == VolumeRow(swap, NOW, {})
@@ -349,6 +355,7 @@ def test_a_write_that_raises_leaves_nothing_and_its_neighbours_stand(store: Stor
         writing.add_addon(ADDON, ADDON_KEY)
         raise ValueError("the caller's own")
 
+    store.write(lambda writing: writing.put_master_key(MASTER))
     store.write(lambda writing: writing.append(EVENT))
     with pytest.raises(ValueError, match="the caller's own"):
         store.write(fails)

@@ -156,11 +156,10 @@ STATEMENT = StatementRow(VOLUME.id, 1, NOW, "{}", b"s" * 64, SIGNER.public)
 
 
 def test_statements_are_kept_with_their_signer_and_never_changed(filled: Store, database: Path) -> None:
-    assert filled.read(lambda reading: reading.signer("master")) is None
+    assert filled.read(lambda reading: reading.signer()) is None
     filled.write(lambda writing: writing.add_signer(SIGNER))
     filled.write(lambda writing: writing.add_statement(STATEMENT))
-    assert filled.read(lambda reading: reading.signer("master")) == SIGNER
-    assert filled.read(lambda reading: reading.signer("another")) is None
+    assert filled.read(lambda reading: reading.signer()) == SIGNER
     assert filled.read(lambda reading: reading.statements(VOLUME.id)) == [STATEMENT]
     again: Callable[[], object] = lambda: filled.write(lambda writing: writing.add_statement(STATEMENT))  # noqa: E731
     assert problem(again) is Problem.CONFLICT
@@ -197,6 +196,7 @@ def test_a_filled_database_of_the_first_revision_is_migrated_with_all_that_is_in
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.executescript(
             """
+            INSERT INTO installation VALUES (1, 'x', 'ab', 'm', x'63', '2026-01-01T12:00:00.123456Z');
             INSERT INTO addons VALUES ('shop-db', 'postgresql', '2026-01-01T12:00:00.123456Z');
             INSERT INTO addon_keys VALUES ('shop-db', 1, x'69', x'77', 'm', '2026-01-01T12:00:00.123456Z');
             INSERT INTO hosts VALUES ('kbh-aaaaaaaaaaaa', 'shop-db', '2026', NULL, NULL, NULL);
@@ -220,6 +220,8 @@ def test_a_filled_database_of_the_first_revision_is_migrated_with_all_that_is_in
     migrated = SqliteStore(path)
     assert migrated.read(lambda reading: reading.volumes()) == [ROW]
     assert len(migrated.read(lambda reading: reading.headers(VOLUME.id))) == 1
+    (master,) = migrated.read(lambda reading: reading.master_keys())
+    assert (master.identity, master.state, master.key_check) == ("m", "wraps", b"c")
     add(migrated, OTHER)
     migrated.close()
     with closing(sqlite3.connect(path)) as raw:

@@ -16,7 +16,7 @@ from keybroker.audit import verify
 from keybroker.store import Store, Writing, schema
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
-from tests.contract.store_writer import write
+from tests.contract.store_writer import MASTER, write
 
 
 def check(database: Path) -> list[int]:
@@ -68,6 +68,7 @@ def test_where_the_commit_fails_all_of_its_batch_failed(tmp_path: Path) -> None:
     database = tmp_path / "keybroker.db"
     schema.create(database)
     store = SqliteStore(database)
+    store.write(lambda writing: writing.put_master_key(MASTER))
     store.write(lambda writing: write(writing, 0))
     queued, held = threading.Event(), threading.Event()
     outcomes: list[Problem | None] = []
@@ -124,6 +125,7 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_nothing_lost_and_room_mends_
     database = small_disk / "keybroker.db"
     schema.create(database)
     store = SqliteStore(database)
+    store.write(lambda writing: writing.put_master_key(MASTER))
     done = []
     for number in range(5000):
         problem = outcome(store, number)

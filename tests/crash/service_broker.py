@@ -237,7 +237,7 @@ def _install(directory: Path, clock: Callable[[], datetime]) -> Broker:
         server_certificate=config / "server.crt",
         server_key=config / "server.key",
         database=state / "keybroker.db",
-        master_key=f"file:{config}/master.key",
+        master_keys=(f"file:{config}/master.key",),
         settings=BrokerSettings(DOMAIN, ("https://broker.test.example:8443",)),
     )
     return installation.open_broker(whole, clock=clock, entropy=os.urandom)

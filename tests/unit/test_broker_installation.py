@@ -161,7 +161,9 @@ def test_a_credential_takes_the_place_of_the_master_key_s_file(tmp_path: Path) -
     make(replace(plan(tmp_path), master_key="credential:keybroker-master"), credentials)
     assert not (tmp_path / "etc/master.key").exists()
     place = replace(
-        installation(tmp_path), master_key="credential:keybroker-master", credentials_directory=credentials
+        installation(tmp_path),
+        master_keys=("credential:keybroker-master",),
+        credentials_directory=credentials,
     )
     open_broker(place, clock=Clock(), entropy=os.urandom).close()
     unset = replace(place, credentials_directory=None)
@@ -259,7 +261,7 @@ def test_another_master_key_is_found_out_before_anything_is_written(house: House
 def test_a_tampered_key_check_value_is_found_out(house: House) -> None:
     house.broker.close()
     with closing(sqlite3.connect(house.installation.database)) as database, database:
-        database.execute("UPDATE installation SET key_check = zeroblob(154)")
+        database.execute("UPDATE master_keys SET key_check = zeroblob(154)")
     assert "key check" in refused(reopening(house)).detail
 
 

@@ -141,3 +141,26 @@ def test_a_configuration_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(KeybrokerError, match=r"keybroker\.toml: cannot be read: No such file"):
         load(tmp_path / "keybroker.toml")
+
+
+def test_master_keys_are_one_uri_or_a_list_of_them() -> None:
+    one = "file:/etc/keybroker/master.key"
+    assert parse(text(), FILE).installation.master_keys == (one,)
+    two = text().replace(f'"{one}"', f'["credential:new", "{one}"]')
+    assert parse(two, FILE).installation.master_keys == ("credential:new", one)
+    for wrong in ("[]", '["credential:new", 3]', '["credential:new", "0123456789abcdef"]', '["a:b", "a:b"]'):
+        said = refused(text().replace(f'"{one}"', wrong))
+        assert "master_key" in said
+        assert "0123456789abcdef" not in said
+    assert "twice" in refused(text().replace(f'"{one}"', '["credential:new", "credential:new"]'))
+
+
+def test_master_keys_are_read_again_from_the_file(tmp_path: Path) -> None:
+    from keybroker.config import load
+
+    file = tmp_path / "keybroker.toml"
+    file.write_text(text())
+    reread = load(file).installation.reread
+    assert reread is not None
+    file.write_text(text().replace('"file:/etc/keybroker/master.key"', '["credential:a", "credential:b"]'))
+    assert reread() == ("credential:a", "credential:b")
