@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
-from agent.change.blocks import CHUNK, Blocks
+from agent.change.blocks import CHUNK, Blocks, alike
 from agent.change.workshop import Watch
 
 BLOCK: Final = 4096
@@ -68,12 +68,12 @@ def _settled(
 def _still(source: Blocks, target: Blocks, places: list[int], size_bytes: int) -> Iterator[int]:
     for place in places:
         length = min(BLOCK, size_bytes - place)
-        if source.read(place, length) != target.read(place, length):
+        if not alike(source.look(place, length), target.look(place, length)):
             yield place
 
 
 def _differing(source: Blocks, target: Blocks, offset: int, length: int) -> list[int]:
-    here, there = source.read(offset, length), target.read(offset, length)
-    if here == there:
+    here, there = source.look(offset, length), target.look(offset, length)
+    if alike(here, there):
         return []
     return [offset + at for at in range(0, length, BLOCK) if here[at : at + BLOCK] != there[at : at + BLOCK]]

@@ -1,7 +1,7 @@
 """Copying a device that nothing uses onto another: what the target has already is left as it is.
 
 So there is nothing to remember: cut anywhere and begun again, it finds by comparing how far it was. Comparing
-costs a read of the target, so where chunk after chunk differs it is left off, and tried again now and then.
+costs a read of the target, so after a chunk that differs it is left off, and tried again now and then.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from agent.change.blocks import CHUNK, Blocks
+from agent.change.blocks import CHUNK, Blocks, alike
 from agent.change.workshop import Watch
 
-PATIENCE: Final = 4
-"""Chunks that differ in a row, after which comparing is left off."""
-
 PROBE: Final = 64
-"""Chunks after which it is tried again."""
+"""Chunks after which comparing is tried again."""
 
 
 def duplicate(
@@ -31,17 +28,14 @@ def duplicate(
     Returns:
         How many bytes were written.
     """
-    written, differing, begun = 0, 0, time.monotonic()
+    written, is_alike, begun = 0, True, time.monotonic()
     for number, offset in enumerate(range(0, size_bytes, CHUNK)):
         length = min(CHUNK, size_bytes - offset)
-        held = source.read(offset, length)
-        is_compared = differing < PATIENCE or number % PROBE == 0
-        if is_compared and target.read(offset, length) == held:
-            differing = 0
-        else:
-            target.write(offset, held)
+        held = source.look(offset, length)
+        is_alike = (is_alike or number % PROBE == 0) and alike(held, target.look(offset, length))
+        if not is_alike:
+            target.take(offset, source, length)
             written += length
-            differing += 1
         watch(offset + length, size_bytes)
         if rate is not None:
             time.sleep(max(0.0, begun + (offset + length) / rate - time.monotonic()))
