@@ -81,6 +81,27 @@ def spki_digest(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
+def signing_request(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return a PEM signing request for a key; it names nobody, for that is the CA's to say."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def load_key(pem: Secret) -> ec.EllipticCurvePrivateKey:
+    """Read a private key in PEM, unencrypted.
+
+    Raises:
+        KeybrokerError: CERTIFICATE unless it is a P-256 key.
+    """
+    try:
+        key = load_pem_private_key(pem.reveal(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeybrokerError(Problem.CERTIFICATE, "key: is not an unencrypted PEM key") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeybrokerError(Problem.CERTIFICATE, "key: is not ECDSA P-256")
+    return key
+
+
 def serial_number(entropy: bytes) -> int:
     """Make a serial number of ``SERIAL_BYTES`` random bytes (RFC 5280 section 4.1.2.2)."""
     return int.from_bytes(entropy[:SERIAL_BYTES]) | 1 << (8 * SERIAL_BYTES)

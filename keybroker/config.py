@@ -164,6 +164,7 @@ health = {_quoted(health)}
 
 # [lifetimes]
 # host_days = 90
+# operator_days = 365
 # retired_key_days = 30
 """
 
@@ -247,6 +248,7 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
             brokers=brokers,
             host_lifetime=_days(lifetimes, "host_days", 90),
             retention=_days(lifetimes, "retired_key_days", 30),
+            operator_lifetime=_days(lifetimes, "operator_days", 365),
         ),
         configuration=file,
         credentials_directory=credentials_directory,

@@ -16,6 +16,7 @@ from cryptography import x509
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.service.installation import Installation, open_broker
 from keybroker.service.inventory import audit_verify
+from keybroker.service.roster import managers
 from keybroker.web import tls
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -91,6 +92,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
             _tried("audit trail", lambda: _trail(*audit_verify(broker))),
+            _managers(broker.store.read(lambda reading: managers(reading, now))),
         )
     finally:
         broker.close()
@@ -106,6 +108,13 @@ def _in_unit(credentials: list[str], configuration: Path | None) -> str:
     unit = f"systemd-run --pipe --wait -q -p User={user} {loaded}"
     usual = configuration in (None, DEFAULT_DIRECTORY / FILE_NAME)
     return f"{unit} keybroker check{'' if usual else f' --config {configuration}'}"
+
+
+def _managers(found: list[str]) -> Finding:
+    """Say who can manage operators. Nobody is only a warning: the hosts get their keys all the same."""
+    if found:
+        return Finding("operators", "good", f"can manage operators: {', '.join(found)}")
+    return Finding("operators", "warning", "nobody can manage operators", "keybroker operator recover --help")
 
 
 def _trail(records: int, last: str) -> str:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
 import pwd
 import secrets
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from keybroker.cli.access import config_option, json_option
 from keybroker.cli.screen import note, plain, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
+
+if TYPE_CHECKING:
+    from keybroker.service.broker import Broker
 
 _CONFIG_DIRECTORY = Path("/etc/keybroker")
 _STATE_DIRECTORY = Path("/var/lib/keybroker")
@@ -26,7 +32,11 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 @click.command()
 @click.option("--name", "dns_names", multiple=True, help="DNS name by which VMs reach it; may be repeated.")
 @click.option("--ip", "addresses", multiple=True, help="IP address by which VMs reach it; may be repeated.")
-@click.option("--operator", required=True, help="Name of the first operator, who gets a certificate.")
+@click.option(
+    "--operator",
+    required=True,
+    help="Name of the first operator, who gets a certificate and the roles operator, approver and auditor.",
+)
 @click.option("--trust-domain", default="keybroker.internal", show_default=True, help="In all certificates.")
 @click.option("--config-dir", type=click.Path(path_type=Path), default=_CONFIG_DIRECTORY, show_default=True)
 @click.option("--state-dir", type=click.Path(path_type=Path), default=_STATE_DIRECTORY, show_default=True)
@@ -70,6 +80,7 @@ def init(
       keybroker init --ip 192.0.2.10 --operator alice --listen 192.0.2.10
     """
     from keybroker.config import FILE_NAME, Address, parse, render
+    from keybroker.rights import FIRST
     from keybroker.service.installation import Plan, create
 
     reached = [*dns_names, *(f"[{ip}]" if ":" in ip else ip for ip in addresses)]
@@ -116,6 +127,7 @@ def init(
         "ca_fingerprint": made.ca_fingerprint,
         "operator_certificate": str(made.operator_certificate),
         "operator_key": str(made.operator_key),
+        "operator_roles": " ".join(sorted(FIRST)),
     }
     if as_json:
         print_json(facts)
@@ -214,6 +226,25 @@ def check(config: Path, as_json: bool) -> int:
                 note(f"hint: {one.hint}")
     wrong = [one.problem for one in findings if one.problem is not None]
     return wrong[0].exit_status if wrong else 0
+
+
+@contextlib.contextmanager
+def open_here(config: Path) -> Iterator[Broker]:
+    """Open this machine's installation, as its owner; for what works without the broker's API.
+
+    Raises:
+        KeybrokerError: as ``become_owner`` and ``installation.open_broker``.
+    """
+    from keybroker.config import load
+    from keybroker.service.installation import open_broker
+
+    become_owner(config)
+    settings = load(config, credentials_directory=_credentials_directory())
+    broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
+    try:
+        yield broker
+    finally:
+        broker.close()
 
 
 def become_owner(config: Path) -> None:

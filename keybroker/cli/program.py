@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "addon": ("addon", "add-ons: the databases whose disks are encrypted"),
     "volume": ("volume", "volumes: the disks of an add-on"),
     "host": ("host", "hosts: the VMs that open them"),
+    "operator": ("operator", "operators: who may do what here"),
     "audit": ("audit", "what was asked of the broker, and what came of it"),
 }
 """Command: its module, so that a verb pays for no other's imports, and its line in the help."""

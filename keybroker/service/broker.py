@@ -19,6 +19,7 @@ class BrokerSettings:
         trust_domain: the authority part of every identity's URI (``wire.names.TRUST_DOMAIN``).
         brokers: base URLs of the main listeners, told to each host when it is certified.
         host_lifetime: of a host's certificate.
+        operator_lifetime: of an operator's certificate.
         retention: how long a retired key waits for its destruction.
     """
 
@@ -26,6 +27,7 @@ class BrokerSettings:
     brokers: tuple[str, ...]
     host_lifetime: timedelta = timedelta(days=90)
     retention: timedelta = timedelta(days=30)
+    operator_lifetime: timedelta = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)

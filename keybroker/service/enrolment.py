@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Final
 
 from keybroker.audit import AuditEvent, Outcome
-from keybroker.ca import SERIAL_BYTES, RequestedKey, read_request, serial_number
+from keybroker.ca import RequestedKey, read_request
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
+from keybroker.service.issuing import is_young, issue
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
 from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest, RenewalRequest
@@ -126,7 +127,7 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
     def work(writing: Writing, caller: Caller) -> Certified:
         host, addon = caller.as_host()
         certificate = writing.newest_certificate(host, requested.spki)
-        if certificate is None or not _is_young(certificate, caller.now):
+        if certificate is None or not is_young(certificate, caller.now):
             certificate = _certify(broker, host, requested, caller.now)
             writing.add_certificate(certificate)
         writing.append(caller.event("done", serial=certificate.serial))
@@ -135,29 +136,9 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
     return perform(broker, peer, "renew", work)
 
 
-def _is_young(certificate: CertificateRow, now: datetime) -> bool:
-    return (now - certificate.issued) * 3 < certificate.not_after - certificate.issued
-
-
 def _certify(broker: Broker, host: HostId, requested: RequestedKey, now: datetime) -> CertificateRow:
-    leaf = broker.authority.certify_client(
-        requested.public_key,
-        Identity(broker.settings.trust_domain, "host", host),
-        now,
-        serial_number(broker.entropy(SERIAL_BYTES)),
-        broker.settings.host_lifetime,
-    )
-    return CertificateRow(
-        fingerprint=leaf.fingerprint,
-        serial=leaf.serial,
-        host=host,
-        operator=None,
-        spki=leaf.spki,
-        not_before=leaf.not_before,
-        not_after=leaf.not_after,
-        issued=now,
-        pem=leaf.pem,
-    )
+    identity = Identity(broker.settings.trust_domain, "host", host)
+    return issue(broker, identity, requested, now, broker.settings.host_lifetime)
 
 
 def _certified(

@@ -292,7 +292,7 @@ def _database(
                 pem=operator.pem,
             )
         )
-        facts = {"ca": authority.fingerprint, "operator": plan.operator, "roles": sorted(FIRST)}
+        facts = {"ca": authority.fingerprint, "operator": plan.operator, "roles": " ".join(sorted(FIRST))}
         writing.append(AuditEvent(now, "local", "", "local", "init", "done", detail=facts))
 
     store = SqliteStore(database)

@@ -1,4 +1,4 @@
-"""What operators are shown of add-ons, volumes and hosts; no key is among it."""
+"""What operators are shown of add-ons, volumes, hosts and operators; no key is among it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from typing import Any, Literal
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
 from keybroker.statement import public_pem
-from keybroker.store.rows import AddonRow, HeaderRow, HostRow, ProofRow, ReportRow, StatementRow, VolumeRow
-from keybroker.wire.names import AddonName, HostId
+from keybroker.store.rows import (
+    AddonRow,
+    HeaderRow,
+    HostRow,
+    OperatorRow,
+    ProofRow,
+    ReportRow,
+    StatementRow,
+    VolumeRow,
+)
+from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.orders import AtBoot, OrderKind
 from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
@@ -249,4 +258,78 @@ class Invitation:
             "token": self.token.reveal().decode(),
             "host": self.host,
             "expires": rfc3339(self.expires),
+        }
+
+
+OperatorState = Literal["active", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorView:
+    """An operator.
+
+    Attributes:
+        roles: sorted.
+        added_by: the operator who added it; None for one that was made on the broker's machine.
+        expires: when the newest of its certificates that count is over.
+    """
+
+    name: str
+    state: OperatorState
+    roles: tuple[Role, ...]
+    created: datetime
+    added_by: str | None
+    expires: datetime | None
+    revoked: datetime | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, row: OperatorRow) -> OperatorView:
+        """Return the view of a row."""
+        return cls(
+            name=row.name,
+            state="revoked" if row.revoked else "active",
+            roles=tuple(sorted(row.roles)),
+            created=row.created,
+            added_by=row.added_by,
+            expires=row.expires,
+            revoked=row.revoked,
+            reason=row.reason,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "roles": list(self.roles),
+            "created": rfc3339(self.created),
+            "added_by": self.added_by,
+            "expires": self.expires and rfc3339(self.expires),
+            "revoked": self.revoked and rfc3339(self.revoked),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Appointment:
+    """An operator with a certificate, and all else that its command line needs.
+
+    Attributes:
+        certificate, ca: PEM.
+        brokers: base URLs of the main listeners.
+    """
+
+    operator: OperatorView
+    certificate: str
+    ca: str
+    brokers: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form: the operator's fields, and these."""
+        return {
+            **self.operator.as_json(),
+            "certificate": self.certificate,
+            "ca": self.ca,
+            "brokers": list(self.brokers),
         }

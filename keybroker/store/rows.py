@@ -186,7 +186,7 @@ class OperatorRow:
     """An operator; revoked for good, for its name stands in the record.
 
     Attributes:
-        added_by: URI of the operator who added it; None for one that was made on the broker's machine.
+        added_by: the operator who added it; None for one that was made on the broker's machine.
         since: certificates that were issued before do not count.
         expires: when the newest of those that count is over.
     """

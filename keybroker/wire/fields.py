@@ -120,6 +120,13 @@ class Fields:
             raise _malformed(self._at(key), f"must be one of {', '.join(sorted(allowed))}")
         return value
 
+    def words(self, key: str, allowed: frozenset[str]) -> tuple[str, ...]:
+        """Take a list of some of a few words, one at least and none twice."""
+        values = self.texts(key, most=len(allowed))
+        if not values or len(set(values)) != len(values) or not allowed.issuperset(values):
+            raise _malformed(self._at(key), f"must name some of {', '.join(sorted(allowed))}, none twice")
+        return values
+
     def optional(self, key: str, read: Callable[[str], _T]) -> _T | None:
         """Take ``key`` by ``read`` unless it is absent or null."""
         if self._left.get(key) is None:

@@ -35,6 +35,15 @@ VERBS = [
     ("host", "list"),
     ("host", "show"),
     ("host", "revoke"),
+    ("operator",),
+    ("operator", "request"),
+    ("operator", "add"),
+    ("operator", "list"),
+    ("operator", "show"),
+    ("operator", "roles"),
+    ("operator", "renew"),
+    ("operator", "revoke"),
+    ("operator", "recover"),
     ("audit",),
     ("audit", "tail"),
 ]
@@ -189,6 +198,53 @@ def test_host(transcript: Transcript, broker: Broker) -> None:
     transcript.run("host", "revoke", host.id, "--reason", "once more")
     transcript.run("host", "revoke", host.id, "--reason", "once more", "--json")
     transcript.run("host", "show", host.id, "--json")
+
+
+def test_operator(transcript: Transcript, tmp_path: Path) -> None:
+    """Bob makes his key on his laptop, and alice certifies it; then he works from there."""
+    with running(tmp_path) as own:
+        transcript.broker = own
+        laptop = str(tmp_path / "laptop")
+        papers = f"{laptop}/.config/keybroker"
+        transcript.run("operator", "request", "bob", local=False, HOME=laptop)
+        transcript.run("operator", "request", "Bob!", local=False, HOME=laptop)
+        transcript.run("operator", "add", "bob", "--csr", f"{papers}/bob.csr")
+        bob = ("operator", "add", "bob", "--role", "auditor", "--csr", f"{papers}/bob.csr", "--to", papers)
+        transcript.run(*bob)
+        transcript.run(*bob)
+        transcript.run("operator", "add", "bob", "--role", "metrics", "--csr", f"{papers}/bob.csr")
+        transcript.run("operator", "show", local=False, HOME=laptop)
+        transcript.run("addon", "add", "shop-db", "--engine", "redis", local=False, HOME=laptop)
+        transcript.run("operator", "roles", "bob", "--role", "operator", "--role", "auditor")
+        transcript.run("addon", "add", "shop-db", "--engine", "redis", local=False, HOME=laptop)
+        transcript.run("operator", "roles", "bob", "--role", "approver", local=False, HOME=laptop)
+        transcript.run("operator", "renew", local=False, HOME=laptop)
+        transcript.run("operator", "renew", "alice", local=False, HOME=laptop)
+        transcript.run("operator", "add", "scraper", "--role", "metrics", "--to", str(tmp_path / "scraper"))
+        transcript.run("operator", "list")
+        transcript.run("operator", "list", "--json")
+        transcript.run("operator", "show", "nosuch")
+        transcript.run("operator", "revoke", "bob", "--reason", "lost his laptop")
+        transcript.run("operator", "revoke", "bob", "--reason", "once more")
+        transcript.run("operator", "show", local=False, HOME=laptop)
+        transcript.run("operator", "revoke", "alice", "--reason", "tired")
+        transcript.run("operator", "roles", "alice", "--role", "auditor")
+        transcript.run("operator", "show", "bob", "--json")
+
+
+def test_operator_recovery(transcript: Transcript, tmp_path: Path) -> None:
+    """The key of the only one who can manage operators is gone; whoever owns the broker's machine helps."""
+    with running(tmp_path) as own:
+        transcript.broker = own
+        for path in (own.operator.key, own.operator.certificate):
+            path.unlink()
+        transcript.run("operator", "list")
+        transcript.run("operator", "recover", "alice")
+        transcript.run("operator", "show")
+        transcript.run("operator", "recover", "carl", "--role", "auditor", "--json")
+        transcript.run(
+            "audit", "tail", "--cert", str(own.operator.certificate), "--key", str(own.operator.key)
+        )
 
 
 def test_audit(transcript: Transcript, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_an_operator_is_admitted_by_its_certificate(store: Store) -> None:
 def test_operators_come_back_with_their_roles(store: Store) -> None:
     assert store.read(lambda reading: reading.operators()) == []
     assert store.read(lambda reading: reading.operator("alice")) is None
-    bob = OperatorRow("bob", LATER, frozenset({"auditor"}), "spiffe://example.org/operator/alice", LATER)
+    bob = OperatorRow("bob", LATER, frozenset({"auditor"}), "alice", LATER)
 
     def fill(writing: Writing) -> None:
         writing.add_operator(bob)

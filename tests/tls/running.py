@@ -199,6 +199,19 @@ class Broker:
         finally:
             connection.close()
 
+    def appoint(self, name: str, *roles: str) -> Files:
+        """Add an operator with these roles, and return its files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        body = {"roles": sorted(roles), "csr": signing_request(key)}
+        reply = self.ask("PUT", f"/v1/operators/{name}", body, who=self.operator)
+        assert reply.status == 201, reply.body
+        own = self.directory / "people"
+        own.mkdir(exist_ok=True)
+        files = Files(own / f"{name}.crt", own / f"{name}.key")
+        files.certificate.write_text(reply.document["certificate"])
+        files.key.write_bytes(private_pem(key))
+        return files
+
     # the way to a key
 
     def add_addon(self, name: str) -> None:

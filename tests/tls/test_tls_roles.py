@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keybroker.rights import MAY, Verb
+from keybroker.wire.names import ROLES, Role
 from tests.tls.forging import Files, signing_request
 from tests.tls.running import Broker, Host, unlock_request
 
@@ -62,22 +64,34 @@ HOST_CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/report", REPORT),
     *((method, f"/v1/volumes/kbv-aaaaaaaaaaaa/{part}", body) for method, part, body in CHANGES),
 ]
-VOLUME = {"size_bytes": 1, "cipher": "aes-xts-plain64", "mount": None, "filesystem": "none", "serial": None}
-OPERATOR_CALLS: list[tuple[str, str, Any]] = [
-    ("PUT", "/v1/addons/mine", {"engine": "redis"}),
-    ("GET", "/v1/addons", None),
-    ("GET", "/v1/addons/shop", None),
-    ("PUT", "/v1/addons/shop/volumes/more", VOLUME),
-    ("GET", "/v1/addons/shop/volumes/data", None),
-    ("GET", "/v1/volumes", None),
-    ("PUT", "/v1/addons/shop/volumes/data/wanted", {}),
-    ("PUT", "/v1/addons/shop/volumes/data/order", {"kind": "erase", "disk_gone": True}),
-    ("DELETE", "/v1/addons/shop/volumes/data/order", None),
-    ("GET", "/v1/addons/shop/volumes/data/statements", None),
-    ("POST", "/v1/addons/shop/enrolments", {"lifetime_seconds": 600}),
-    ("GET", "/v1/hosts", None),
-    ("GET", "/v1/audit", None),
+VOLUME = {"size_bytes": 1 << 30, "cipher": "aes-xts-plain64", "mount": None, "filesystem": "none", "serial": None}
+CSR = signing_request(ec.generate_private_key(ec.SECP256R1()))
+OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
+    ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
+    ("addon.read", "GET", "/v1/addons", None),
+    ("addon.read", "GET", "/v1/addons/shop", None),
+    ("volume.add", "PUT", "/v1/addons/shop/volumes/more", VOLUME),
+    ("volume.read", "GET", "/v1/addons/shop/volumes/data", None),
+    ("volume.read", "GET", "/v1/volumes", None),
+    ("volume.rotate", "PUT", "/v1/addons/shop/volumes/data/wanted", {}),
+    ("volume.order", "PUT", "/v1/addons/shop/volumes/data/order", {"kind": "erase", "disk_gone": True}),
+    ("volume.cancel", "DELETE", "/v1/addons/shop/volumes/data/order", None),
+    ("volume.read", "GET", "/v1/addons/shop/volumes/data/statements", None),
+    ("host.invite", "POST", "/v1/addons/shop/enrolments", {"lifetime_seconds": 600}),
+    ("host.read", "GET", "/v1/hosts", None),
+    ("host.read", "GET", "/v1/hosts/kbh-aaaaaaaaaaaa", None),
+    ("host.revoke", "PUT", "/v1/hosts/kbh-aaaaaaaaaaaa/revocation", {"reason": "x"}),
+    ("operator.add", "PUT", "/v1/operators/mallory", {"roles": ["metrics"], "csr": CSR}),
+    ("operator.read", "GET", "/v1/operators", None),
+    ("operator.read", "GET", "/v1/operators/nobody", None),
+    ("operator.roles", "PUT", "/v1/operators/nobody/roles", {"roles": ["metrics"]}),
+    ("operator.certify", "PUT", "/v1/operators/nobody/certificate", {"csr": CSR}),
+    ("operator.revoke", "PUT", "/v1/operators/nobody/revocation", {"reason": "x"}),
+    ("self.read", "GET", "/v1/self", None),
+    ("self.renew", "PUT", "/v1/self/certificate", {"csr": CSR}),
+    ("audit.read", "GET", "/v1/audit", None),
 ]
+"""Every call of operators: what it is, and a request that is well formed."""
 
 
 @pytest.mark.parametrize(("method", "path", "body"), HOST_CALLS)
@@ -86,9 +100,42 @@ def test_an_operator_gets_no_keys(broker: Broker, method: str, path: str, body: 
     assert (reply.status, reply.problem) == (403, "not-allowed")
 
 
-@pytest.mark.parametrize(("method", "path", "body"), OPERATOR_CALLS)
+@pytest.fixture(scope="module")
+def people(broker: Broker) -> dict[str, Files]:
+    """An operator for each role who has that one alone, and one who has them all."""
+    return {role: broker.appoint(f"only-{role}", role) for role in sorted(ROLES)}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), HOST_CALLS)
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_no_role_makes_a_host_of_an_operator(
+    broker: Broker, people: dict[str, Files], role: str, method: str, path: str, body: object
+) -> None:
+    reply = broker.ask(method, path, body, who=people[role])
+    assert (reply.status, reply.problem) == (403, "not-allowed")
+
+
+@pytest.mark.parametrize(("verb", "method", "path", "body"), OPERATOR_CALLS)
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_each_role_may_what_the_table_says_and_no_more(
+    broker: Broker, people: dict[str, Files], role: Role, verb: Verb, method: str, path: str, body: object
+) -> None:
+    reply = broker.ask(method, path, body, who=people[role])
+    if role in MAY[verb]:
+        assert reply.status in (200, 201, 404, 409)
+    else:
+        assert (reply.status, reply.problem) == (403, "not-allowed")
+        assert reply.document["hint"].startswith("that takes the role ")
+
+
+def test_every_verb_of_an_operator_is_tried() -> None:
+    tried = {verb for verb, *_call in OPERATOR_CALLS}
+    assert {verb for verb in MAY if "host" not in MAY[verb]} - tried == set()
+
+
+@pytest.mark.parametrize(("verb", "method", "path", "body"), OPERATOR_CALLS)
 def test_a_host_changes_and_lists_nothing(
-    broker: Broker, host: Host, method: str, path: str, body: object
+    broker: Broker, host: Host, verb: Verb, method: str, path: str, body: object
 ) -> None:
     reply = broker.ask(method, path, body, who=host.files)
     assert (reply.status, reply.problem) == (403, "not-allowed")

@@ -20,7 +20,9 @@ BROKER = (
     "volume add",
     "volume adopt", "volume list", "volume show", "volume rotate", "volume reencrypt", "volume migrate",
     "volume encrypt", "volume resize", "volume erase", "volume cancel", "volume record", "host",
-    "host enrol", "host list", "host show", "host revoke", "audit", "audit tail",
+    "host enrol", "host list", "host show", "host revoke", "operator", "operator request", "operator add",
+    "operator list", "operator show", "operator roles", "operator renew", "operator revoke",
+    "operator recover", "audit", "audit tail",
 )  # fmt: skip
 AGENT = (
     "", "enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove",

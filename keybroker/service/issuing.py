@@ -1,0 +1,35 @@
+"""A client's certificate, issued and put into a row; whose it is decides nothing here."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from keybroker.ca import SERIAL_BYTES, RequestedKey, serial_number
+from keybroker.service.broker import Broker
+from keybroker.store.rows import CertificateRow
+from keybroker.wire.names import HostId, Identity
+
+
+def issue(
+    broker: Broker, identity: Identity, requested: RequestedKey, now: datetime, lifetime: timedelta
+) -> CertificateRow:
+    """Issue the certificate of a host or an operator for a requested key."""
+    leaf = broker.authority.certify_client(
+        requested.public_key, identity, now, serial_number(broker.entropy(SERIAL_BYTES)), lifetime
+    )
+    return CertificateRow(
+        fingerprint=leaf.fingerprint,
+        serial=leaf.serial,
+        host=HostId(identity.name) if identity.kind == "host" else None,
+        operator=identity.name if identity.kind == "operator" else None,
+        spki=leaf.spki,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+        issued=now,
+        pem=leaf.pem,
+    )
+
+
+def is_young(certificate: CertificateRow, now: datetime) -> bool:
+    """Say whether a certificate is in the first third of its lifetime: a repeated call gets it again."""
+    return (now - certificate.issued) * 3 < certificate.not_after - certificate.issued
