@@ -33,9 +33,7 @@ def main(file: Path) -> None:
         old, new = two.crypt(two.holder), two.crypt(two.successor)
         dd("if=/dev/urandom", f"of={old}", "bs=4M", "count=32", "oflag=direct")
         acts: dict[str, Callable[[], object]] = {
-            "dd": lambda: dd(
-                f"if={old}", f"of={new}", "bs=4M", "iflag=direct", "oflag=direct", "conv=fsync"
-            ),
+            "dd": lambda: dd(f"if={old}", f"of={new}", "bs=4M", "iflag=direct", "oflag=direct", "conv=fsync"),
             "mirror": lambda: mirror(two),
             "offline": lambda: offline(old, new),
         }

@@ -64,7 +64,13 @@ HOST_CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/report", REPORT),
     *((method, f"/v1/volumes/kbv-aaaaaaaaaaaa/{part}", body) for method, part, body in CHANGES),
 ]
-VOLUME = {"size_bytes": 1 << 30, "cipher": "aes-xts-plain64", "mount": None, "filesystem": "none", "serial": None}
+VOLUME = {
+    "size_bytes": 1 << 30,
+    "cipher": "aes-xts-plain64",
+    "mount": None,
+    "filesystem": "none",
+    "serial": None,
+}
 CSR = signing_request(ec.generate_private_key(ec.SECP256R1()))
 OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
