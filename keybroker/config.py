@@ -130,12 +130,14 @@ def render(
     listen_main: Address,
     listen_enrolment: Address,
     health: str,
+    default_deny: bool = False,
 ) -> str:
     """Return the text of a new configuration file, which ``parse`` reads back.
 
     Args:
         broker, enrolment: base URLs of the listeners as agents reach them.
         health: ``unix:/path`` or ``http://127.0.0.1:port``.
+        default_deny: whether hosts of an add-on without an address list may ask from nowhere.
     """
     return f"""# Keybroker's configuration; `keybroker check` verifies it. Restart the broker after a change.
 
@@ -156,6 +158,10 @@ main = {_quoted(str(listen_main))}
 enrolment = {_quoted(str(listen_enrolment))}
 # Without TLS, so only a unix socket or a loopback address.
 health = {_quoted(health)}
+
+[release]
+# Where hosts of an add-on without an address list may ask from: anywhere or nowhere (keybroker addon policy).
+unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 
 # [limits]
 # threads = 8          # that answer requests
@@ -236,6 +242,7 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
         raise fields.wrong("brokers", "must be one or more https:// URLs without a path")
     files = fields.object("files")
     lifetimes = fields.optional("lifetimes", fields.object)
+    release = fields.optional("release", fields.object)
     installation = Installation(
         ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
         ca_key=_path(files, "ca_key", file, "ca.key"),
@@ -249,6 +256,7 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
             host_lifetime=_days(lifetimes, "host_days", 90),
             retention=_days(lifetimes, "retired_key_days", 30),
             operator_lifetime=_days(lifetimes, "operator_days", 365),
+            default_deny=_denies(release),
         ),
         configuration=file,
         credentials_directory=credentials_directory,
@@ -269,6 +277,14 @@ def _master_keys(files: Fields) -> tuple[str, ...]:
     if len(set(found)) != len(found):
         raise files.wrong("master_key", "names one twice")
     return found
+
+
+def _denies(release: Fields | None) -> bool:
+    if release is None:
+        return False
+    unlisted = release.optional("unlisted", lambda key: release.choice(key, {"anywhere", "nowhere"}))
+    release.end()
+    return unlisted == "nowhere"
 
 
 def _path(files: Fields, key: str, file: Path, name: str) -> Path:

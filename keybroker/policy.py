@@ -73,7 +73,7 @@ class Peer:
     Attributes:
         identity: from the certificate's one URI SAN.
         fingerprint: SHA-256 of the certificate's DER, 64 lower-case hex digits.
-        address: IP address, or ``local``; for the record, never for a decision.
+        address: IP address that the connection comes from, or ``local``.
     """
 
     identity: Identity

@@ -53,6 +53,7 @@ Verb = Literal[
     # an operator's
     "addon.add",
     "addon.read",
+    "addon.policy",
     "volume.add",
     "volume.read",
     "volume.rotate",
@@ -99,6 +100,7 @@ MAY: Final[Mapping[Verb, frozenset[Party]]] = {
     "adopt": _HOST,
     "addon.add": _CHANGE,
     "addon.read": _LOOK,
+    "addon.policy": _CHANGE,
     "volume.add": _CHANGE,
     "volume.read": _LOOK,
     "volume.rotate": _CHANGE,

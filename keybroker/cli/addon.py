@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.policy import policy, policy_facts
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.wire.names import ENGINES
 
@@ -48,6 +49,9 @@ def add(name: str, engine: str, as_json: bool, **options: Any) -> None:
     _show(answer.document)
     if answer.created:
         note(f"next: keybroker volume add {name} data --size 20G --mount /srv/data")
+
+
+addon.add_command(policy)
 
 
 @addon.command("list")
@@ -100,5 +104,6 @@ def _show(one: dict[str, Any]) -> None:
             ("volumes", one["volumes"]),
             ("hosts", one["hosts"]),
             ("created", moment(one["created"])),
+            *policy_facts(one["policy"]),
         ]
     )

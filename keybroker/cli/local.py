@@ -49,6 +49,9 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
     show_default=True,
     help="Where health is told: unix:/path or http://127.0.0.1:port.",
 )
+@click.option(
+    "--default-deny", is_flag=True, help="An add-on's hosts may ask from nowhere until addresses are listed."
+)
 @click.option("--master-key", help="URI of the master key.  [default: file:CONFIG_DIR/master.key, made now]")
 @click.option(
     "--user",
@@ -66,6 +69,7 @@ def init(
     main_port: int,
     enrolment_port: int,
     health: str,
+    default_deny: bool,
     master_key: str | None,
     user: str | None,
     as_json: bool,
@@ -101,6 +105,7 @@ def init(
         listen_main=Address.parse(f"[{listen}]:{main_port}", "--listen"),
         listen_enrolment=Address.parse(f"[{listen}]:{enrolment_port}", "--listen"),
         health=health,
+        default_deny=default_deny,
     )
     parse(text, config_dir / FILE_NAME)  # before anything is made: what serve would refuse is refused here
     made = create(

@@ -12,6 +12,7 @@ from keybroker.policy import Peer, Standing, Verb, may
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AdmissionRow
+from keybroker.terms import HANDS_OUT, UNCHANGED, Terms, outside
 from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -26,6 +27,7 @@ class Caller:
         host, addon: None for an operator.
         roles: an operator's, as they are now; a host has none.
         now: the time of this request, one for all that it does.
+        terms: the policy of the host's add-on.
     """
 
     peer: Peer
@@ -34,6 +36,7 @@ class Caller:
     host: HostId | None
     addon: AddonName | None
     roles: frozenset[Role] = frozenset()
+    terms: Terms = UNCHANGED
 
     def as_host(self) -> tuple[HostId, AddonName]:
         """Return which host this is, and whose; ``policy.may`` lets nobody else in for a host's verbs."""
@@ -79,11 +82,32 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
     if row is None:
         caller, standing = Caller(peer, verb, now, None, None), None
     else:
-        caller, standing = Caller(peer, verb, now, row.host, row.addon, row.roles), _standing(row)
+        caller = Caller(peer, verb, now, row.host, row.addon, row.roles, row.terms)
+        standing = _standing(row)
     error = may(peer, verb, standing, broker.settings.trust_domain, now)
+    if error is None and caller.host is not None:
+        error = outside(caller.terms, verb, peer.address, denied=broker.settings.default_deny)
     if error is not None:
         raise Stopped(caller, "denied", error)
     return caller
+
+
+def limit(broker: Broker, caller: Caller) -> None:
+    """Count a request against the rates of its host and its add-on, if it hands anything out.
+
+    Raises:
+        Stopped: BUSY, with the time after which there is room again. Only the first in a minute is put on
+            record, or whoever asks too often would fill the audit trail.
+    """
+    if caller.verb not in HANDS_OUT or caller.host is None or caller.addon is None:
+        return
+    rates = {f"host {caller.host}": caller.terms.rate, f"add-on {caller.addon}": caller.terms.addon_rate}
+    found = broker.limiter.draw(rates, caller.now.timestamp())
+    if found is None:
+        return
+    said = f"{found.whose}: more than {rates[found.whose]} requests a minute"
+    error = KeybrokerError(Problem.BUSY, said, retry_after=found.seconds)
+    raise Stopped(caller, "refused", error, unrecorded=not found.is_first)
 
 
 def _standing(row: AdmissionRow) -> Standing:
@@ -94,10 +118,17 @@ def _standing(row: AdmissionRow) -> Standing:
 
 
 class Stopped(Exception):
-    """A request came to nothing; never leaves this package, ``settle`` records it and raises its error."""
+    """A request came to nothing; never leaves this package, ``settle`` records it and raises its error.
 
-    def __init__(self, caller: Caller, outcome: Outcome, error: KeybrokerError) -> None:
+    Attributes:
+        unrecorded: whether the same is on record already.
+    """
+
+    def __init__(
+        self, caller: Caller, outcome: Outcome, error: KeybrokerError, *, unrecorded: bool = False
+    ) -> None:
         super().__init__(error.detail)
+        self.unrecorded = unrecorded
         self.caller = caller
         self.outcome = outcome
         self.error = error
@@ -112,9 +143,9 @@ def settle(broker: Broker, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except Stopped as stopped:
-        error = stopped.error
+        error, stopped_quietly = stopped.error, stopped.unrecorded
         event = stopped.caller.event(stopped.outcome, problem=error.problem.slug, why=error.detail)
-    if error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
+    if not stopped_quietly and error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
         broker.store.write(lambda writing: writing.append(event))
     raise error
 
@@ -130,6 +161,7 @@ def perform(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Writing, Cal
 
     def admitted(writing: Writing) -> T:
         caller = admit(broker, writing, peer, verb, now)
+        limit(broker, caller)
         try:
             return work(writing, caller)
         except KeybrokerError as error:

@@ -9,7 +9,7 @@ from keybroker.audit import AuditEvent
 from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
-from keybroker.service.admission import Caller, admit, settle
+from keybroker.service.admission import Caller, admit, limit, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
@@ -50,13 +50,14 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
 
     Raises:
         KeybrokerError: NOT_ALLOWED for an operator; NO_IDENTITY, REVOKED or CERTIFICATE for a host that this
-            broker does not know, has revoked, or whose certificate is over; UNAVAILABLE where the record
-            cannot be written, and then no key leaves.
+            broker does not know, has revoked, or whose certificate is over; WRONG_ADDRESS, DISABLED or BUSY
+            by the add-on's policy; UNAVAILABLE where the record cannot be written, and then no key leaves.
     """
     now = broker.clock()
 
     def look(reading: Reading) -> _Decided:
         caller = admit(broker, reading, peer, "unlock", now)
+        limit(broker, caller)
         return _decide(broker, reading, caller, request)
 
     decided = settle(broker, lambda: broker.store.read(look))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, Ring
+from keybroker.service.limiter import Limiter
 from keybroker.store import Store
 
 
@@ -21,6 +22,7 @@ class BrokerSettings:
         host_lifetime: of a host's certificate.
         operator_lifetime: of an operator's certificate.
         retention: how long a retired key waits for its destruction.
+        default_deny: whether hosts of an add-on without an address list may ask from nowhere.
     """
 
     trust_domain: str
@@ -28,6 +30,7 @@ class BrokerSettings:
     host_lifetime: timedelta = timedelta(days=90)
     retention: timedelta = timedelta(days=30)
     operator_lifetime: timedelta = timedelta(days=365)
+    default_deny: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Broker:
     entropy: Callable[[int], bytes]
     settings: BrokerSettings
     configured: Callable[[], tuple[ConfiguredKey, ...]] = tuple
+    limiter: Limiter = field(default_factory=Limiter)
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

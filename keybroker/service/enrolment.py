@@ -14,6 +14,7 @@ from keybroker.service.broker import Broker
 from keybroker.service.issuing import is_young, issue
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
+from keybroker.terms import UNCHANGED, outside
 from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest, RenewalRequest
 from keybroker.wire.names import AddonName, HostId, Identity
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -44,8 +45,9 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         token's lifetime is over, so that a lost reply costs nothing.
 
     Raises:
-        KeybrokerError: TOKEN_REFUSED for a token that is unknown, expired, used by another key, or whose host
-            is revoked; MALFORMED for a request that is not a P-256 CSR with a good signature; UNAVAILABLE.
+        KeybrokerError: TOKEN_REFUSED for a token that is unknown, expired, used by another key, or comes from
+            an address that is not its add-on's, or whose host is revoked; MALFORMED for a request that is not
+            a P-256 CSR with a good signature; UNAVAILABLE.
     """
     now = broker.clock()
     requested = read_request(request.csr)
@@ -62,6 +64,7 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         if host is None:
             return None
         why = _unfit(writing, enrolment, host, requested, now)
+        why = why or _elsewhere(broker, writing, host, address)
         if why is not None:
             writing.append(_event(address, hashed, host, "denied", now, why=why))
             return None
@@ -95,6 +98,14 @@ def _unfit(
     if issued is None or issued.spki != requested.spki:
         return "the token was used by another key"
     return None
+
+
+def _elsewhere(broker: Broker, reading: Reading, host: HostRow, address: str) -> str | None:
+    """Say why a host of this add-on may not enrol from there."""
+    addon = reading.addon(host.addon)
+    terms = UNCHANGED if addon is None else addon.terms
+    error = outside(terms, "renew", address, denied=broker.settings.default_deny)
+    return None if error is None else error.detail
 
 
 def _event(

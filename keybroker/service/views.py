@@ -20,6 +20,7 @@ from keybroker.store.rows import (
     StatementRow,
     VolumeRow,
 )
+from keybroker.terms import Terms
 from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.orders import AtBoot, OrderKind
 from keybroker.wire.records import Record
@@ -30,13 +31,14 @@ HostState = Literal["invited", "enrolled", "revoked"]
 
 @dataclass(frozen=True, slots=True)
 class AddonView:
-    """An add-on, and how many volumes and hosts (revoked ones apart) it has."""
+    """An add-on, its policy at release, and how many volumes and hosts (revoked ones apart) it has."""
 
     name: AddonName
     engine: str
     created: datetime
     volumes: int
     hosts: int
+    terms: Terms
 
     @classmethod
     def of(cls, row: AddonRow, volumes: list[VolumeRow], hosts: list[HostRow]) -> AddonView:
@@ -47,6 +49,7 @@ class AddonView:
             created=row.created,
             volumes=sum(each.volume.addon == row.name for each in volumes),
             hosts=sum(each.addon == row.name and each.revoked is None for each in hosts),
+            terms=row.terms,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -57,6 +60,7 @@ class AddonView:
             "created": rfc3339(self.created),
             "volumes": self.volumes,
             "hosts": self.hosts,
+            "policy": self.terms.as_json(),
         }
 
 

@@ -29,6 +29,7 @@ from keybroker.store.rows import (
     StatementRow,
     VolumeRow,
 )
+from keybroker.terms import Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 
 __all__ = ["Reading", "Store", "Writing"]
@@ -157,6 +158,10 @@ class Writing(Reading, Protocol):
 
     def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:
         """Add an add-on with the first generation of its key."""
+        ...
+
+    def put_policy(self, addon: AddonName, terms: Terms, now: datetime) -> None:
+        """Keep an add-on's policy at release, instead of the one before."""
         ...
 
     def add_volume(self, row: VolumeRow) -> None:

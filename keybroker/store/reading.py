@@ -36,6 +36,7 @@ from keybroker.store.tables import (
     INSTALLATION,
     KEYS,
     OPERATORS,
+    POLICIES,
     PROOFS,
     REPORTS,
     SIGNERS,
@@ -50,6 +51,7 @@ from keybroker.store.values import (
     operator_of,
     report_of,
     roles_of,
+    terms_of,
     volumes_of,
 )
 from keybroker.store.wrapping import WrappingReading
@@ -62,6 +64,7 @@ _ADMISSION: Final = (
         CERTIFICATES.c.host,
         CERTIFICATES.c.operator,
         HOSTS.c.addon,
+        POLICIES.c.policy,
         CERTIFICATES.c.not_before,
         CERTIFICATES.c.not_after,
         func.coalesce(
@@ -72,15 +75,19 @@ _ADMISSION: Final = (
         OPERATORS.c.roles,
     )
     .select_from(
-        CERTIFICATES.outerjoin(HOSTS, CERTIFICATES.c.host == HOSTS.c.id).outerjoin(
-            OPERATORS, CERTIFICATES.c.operator == OPERATORS.c.name
-        )
+        CERTIFICATES.outerjoin(HOSTS, CERTIFICATES.c.host == HOSTS.c.id)
+        .outerjoin(POLICIES, HOSTS.c.addon == POLICIES.c.addon)
+        .outerjoin(OPERATORS, CERTIFICATES.c.operator == OPERATORS.c.name)
     )
     .where(CERTIFICATES.c.fingerprint == bindparam("fingerprint"))
 )
 
-_ADDONS: Final = select(ADDONS).order_by(ADDONS.c.name)
-_ADDON: Final = select(ADDONS).where(ADDONS.c.name == bindparam("name"))
+_ADDONS: Final = (
+    select(ADDONS, POLICIES.c.policy)
+    .select_from(ADDONS.outerjoin(POLICIES, ADDONS.c.name == POLICIES.c.addon))
+    .order_by(ADDONS.c.name)
+)
+_ADDON: Final = _ADDONS.where(ADDONS.c.name == bindparam("name"))
 _ADDON_KEYS: Final = (
     select(ADDON_KEYS).where(ADDON_KEYS.c.addon == bindparam("addon")).order_by(ADDON_KEYS.c.generation)
 )
@@ -195,6 +202,7 @@ class SqlReading(WrappingReading):
             not_after=from_text(row.not_after),
             revoked=row.revoked and from_text(row.revoked),
             roles=roles_of(row.roles),
+            terms=terms_of(row.policy),
         )
 
     def addons(self) -> list[AddonRow]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
+from keybroker.terms import UNCHANGED, Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.reports import VolumeReport
 
@@ -50,11 +51,16 @@ class MasterKeyRow:
 
 @dataclass(frozen=True, slots=True)
 class AddonRow:
-    """An add-on: one database machine and what belongs to it."""
+    """An add-on: one database machine and what belongs to it.
+
+    Attributes:
+        terms: its policy at release.
+    """
 
     name: AddonName
     engine: str
     created: datetime
+    terms: Terms = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +252,7 @@ class AdmissionRow:
         addon: the host's; None for an operator.
         revoked: when the host or operator was turned away, or this certificate of an operator replaced.
         roles: the operator's; empty for a host.
+        terms: the policy of the host's add-on.
     """
 
     host: HostId | None
@@ -255,6 +262,7 @@ class AdmissionRow:
     not_after: datetime
     revoked: datetime | None
     roles: frozenset[Role] = frozenset()
+    terms: Terms = UNCHANGED
 
 
 def to_text(time: datetime) -> str:

@@ -71,6 +71,15 @@ ADDONS: Final = Table(
     Column("created", Text, nullable=False),
 )
 
+POLICIES: Final = Table(
+    "policies",
+    METADATA,
+    Column("addon", Text, ForeignKey("addons.name"), primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("changed", Text, nullable=False),
+)
+"""At release (``keybroker.terms``); an add-on without a row has the one that nobody has changed."""
+
 ADDON_KEYS: Final = Table(
     "addon_keys",
     METADATA,

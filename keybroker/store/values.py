@@ -20,6 +20,7 @@ from keybroker.store.rows import (
     VolumeRow,
     from_text,
 )
+from keybroker.terms import UNCHANGED, Terms, stored
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import ROLES, AddonName, HostId, KeyVersion, Role, VolumeId, VolumeName
 from keybroker.wire.orders import Order
@@ -30,7 +31,12 @@ from keybroker.wire.reports import VolumeReport
 
 def addon_of(row: Row[Any]) -> AddonRow:
     """Return an add-on from its row."""
-    return AddonRow(AddonName(row.name), row.engine, from_text(row.created))
+    return AddonRow(AddonName(row.name), row.engine, from_text(row.created), terms_of(row.policy))
+
+
+def terms_of(policy: str | None) -> Terms:
+    """Return an add-on's policy from its column; None where nobody has changed it."""
+    return UNCHANGED if policy is None else stored(policy)
 
 
 def header_of(row: Row[Any]) -> HeaderRow:

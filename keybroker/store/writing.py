@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Column, Connection, Table, bindparam, insert, select, update
 from sqlalchemy import delete as sql_delete
 
 from keybroker.audit import AuditEvent, link
@@ -41,6 +41,7 @@ from keybroker.store.tables import (
     INSTALLATION,
     KEYS,
     OPERATORS,
+    POLICIES,
     PROOFS,
     REPORTS,
     SIGNERS,
@@ -48,7 +49,8 @@ from keybroker.store.tables import (
     VOLUMES,
 )
 from keybroker.store.wrapping import WrappingWriting
-from keybroker.wire.names import HostId, KeyVersion, Role, VolumeId
+from keybroker.terms import Terms
+from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _APPEND: Final = insert(AUDIT)
@@ -81,8 +83,15 @@ class SqlWriting(WrappingWriting, SqlReading):
 
     def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:
         """Add an add-on with the first generation of its key."""
-        self._connection.execute(insert(ADDONS), _columns(row))
+        columns = _columns(row)
+        del columns["terms"]  # has a table of its own
+        self._connection.execute(insert(ADDONS), columns)
         self._connection.execute(insert(ADDON_KEYS), _columns(key))
+
+    def put_policy(self, addon: AddonName, terms: Terms, now: datetime) -> None:
+        """Keep an add-on's policy, instead of the one before."""
+        columns = {"policy": json.dumps(terms.as_json()), "changed": to_text(now)}
+        self._replace(POLICIES, POLICIES.c.addon, addon, columns)
 
     def add_volume(self, row: VolumeRow) -> None:
         """Add a volume with its keys."""
@@ -175,6 +184,7 @@ class SqlWriting(WrappingWriting, SqlReading):
         """Keep what was heard of a volume, instead of what was heard before."""
         self._replace(
             REPORTS,
+            REPORTS.c.volume,
             row.volume,
             {"host": row.host, "at": to_text(row.at), "report": json.dumps(row.report.as_json())},
         )
@@ -182,13 +192,13 @@ class SqlWriting(WrappingWriting, SqlReading):
     def put_proof(self, row: ProofRow) -> None:
         """Keep a proof, instead of the one before."""
         columns = {"version": row.version, "sequence": row.sequence, "at": to_text(row.at)}
-        self._replace(PROOFS, row.volume, columns)
+        self._replace(PROOFS, PROOFS.c.volume, row.volume, columns)
 
-    def _replace(self, table: Table, volume: VolumeId, columns: dict[str, Any]) -> None:
-        """Write the one row of a volume in a table that has one of each."""
-        changed = self._connection.execute(update(table).where(table.c.volume == volume).values(columns))
+    def _replace(self, table: Table, key: Column[Any], value: str, columns: dict[str, Any]) -> None:
+        """Write the one row that a table has of a volume or an add-on."""
+        changed = self._connection.execute(update(table).where(key == value).values(columns))
         if changed.rowcount == 0:
-            self._connection.execute(insert(table), {"volume": volume, **columns})
+            self._connection.execute(insert(table), {key.name: value, **columns})
 
     def add_signer(self, row: SignerRow) -> None:
         """Add a key that signs statements."""

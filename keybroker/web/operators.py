@@ -7,8 +7,9 @@ from typing import Final, cast
 
 from flask import Blueprint, Response, current_app
 
-from keybroker.service import inventory, orders
+from keybroker.service import inventory, orders, policies
 from keybroker.service.views import OrderSpec, Origin, VolumeSpec
+from keybroker.terms import Change
 from keybroker.web.app import body, broker, peer, query, say
 from keybroker.wire.fields import Fields
 from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
@@ -38,6 +39,11 @@ def _addons() -> Response:
 @operators.get("/v1/addons/<name>")
 def _addon(name: str) -> Response:
     return say(inventory.addon(broker(), peer(), name).as_json())
+
+
+@operators.put("/v1/addons/<name>/policy")
+def _change_policy(name: str) -> Response:
+    return say(policies.change(broker(), peer(), name, Change.read(body())).as_json())
 
 
 @operators.put("/v1/addons/<addon>/volumes/<name>")

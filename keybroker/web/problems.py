@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def reply_for(error: KeybrokerError) -> Reply:
         document["hint"] = error.hint
     fields = headers(PROBLEM_TYPE)
     if int(problem.http_status) in (429, 503):
-        seconds = RETRY_AFTER_SECONDS if error.retry_after is None else max(1, round(error.retry_after))
+        seconds = RETRY_AFTER_SECONDS if error.retry_after is None else max(1, math.ceil(error.retry_after))
         fields = (*fields, ("Retry-After", str(seconds)))
     return Reply(int(problem.http_status), fields, json.dumps(document).encode())
 

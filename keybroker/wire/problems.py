@@ -20,6 +20,8 @@ class Problem(Enum):
     NOT_ALLOWED = ("not-allowed", "this identity may not do that", 403, 77)
     NO_IDENTITY = ("no-identity", "the certificate names nobody this broker knows", 403, 77)
     REVOKED = ("revoked", "this identity is revoked", 403, 78)
+    WRONG_ADDRESS = ("wrong-address", "this identity may not ask from there", 403, 77)
+    DISABLED = ("disabled", "the add-on is disabled", 403, 78)
     TOKEN_REFUSED = ("token-refused", "the enrolment token is unknown, used or expired", 403, 77)
     UNKNOWN = ("unknown", "there is no such thing", 404, 66)
     METHOD = ("method", "this path does not take that method", 405, 64)

@@ -105,6 +105,8 @@ def keyed(broker: Broker, directory: Path) -> tuple[Host, Server, int]:
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     broker.add_addon("shop")
+    free = broker.ask("PUT", "/v1/addons/shop/policy", {"rate": 0, "addon_rate": 0}, who=broker.operator)
+    assert free.status == 200, free.body
     volume = broker.add_volume("shop", "data")
     host = broker.enrol("shop")
     broker.claim(host, volume)

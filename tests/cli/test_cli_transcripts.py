@@ -17,6 +17,7 @@ VERBS = [
     ("addon", "add"),
     ("addon", "list"),
     ("addon", "show"),
+    ("addon", "policy"),
     ("volume",),
     ("volume", "add"),
     ("volume", "list"),
@@ -91,6 +92,11 @@ def test_addon(transcript: Transcript, tmp_path: Path) -> None:
         transcript.run("addon", "show", "cache")
         transcript.run("addon", "show", "cache", "--json")
         transcript.run("addon", "show", "nosuch")
+        transcript.run("addon", "policy", "cache")
+        transcript.run("addon", "policy", "cache", "--allow", "192.0.2.0/24", "--allow", "2001:db8::7")
+        transcript.run("addon", "policy", "cache", "--allow", "192.0.2.1/24")
+        transcript.run("addon", "policy", "cache", "--allow", "any", "--rate", "0", "--disable")
+        transcript.run("addon", "policy", "cache", "--allow", "default", "--enable", "--json")
 
 
 def test_volume(transcript: Transcript, broker: Broker) -> None:

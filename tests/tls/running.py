@@ -344,8 +344,8 @@ def refusal(broker: Broker, who: Files | None, port: int | None = None) -> str:
     raise AssertionError(f"let in: {reply.status} {reply.body!r}")
 
 
-def install(directory: Path, *, limits: str = "") -> Broker:
-    """Make an installation below ``directory``, with ``keybroker init``."""
+def install(directory: Path, *, limits: str = "", options: Sequence[str] = ()) -> Broker:
+    """Make an installation below ``directory``, with ``keybroker init`` and further options of it."""
     main, enrolment = free_ports(2)
     made = run_cli(
         "init",
@@ -358,6 +358,7 @@ def install(directory: Path, *, limits: str = "") -> Broker:
         "--main-port", str(main),
         "--enrolment-port", str(enrolment),
         "--health", f"unix:{directory / 'health.sock'}",
+        *options,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     broker = Broker(directory, main, enrolment)

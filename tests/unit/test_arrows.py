@@ -51,7 +51,8 @@ PURE = (
     *("agent.plan", "agent.backoff", "agent.luks.acceptance", "agent.luks.midway", "agent.luks.metadata"),
     "agent.luks.table",
     "agent.luks.layers",
-    *("keybroker.model", "keybroker.policy", "keybroker.rights", "keybroker.envelope", "keybroker.wire"),
+    *("keybroker.model", "keybroker.policy", "keybroker.rights", "keybroker.terms", "keybroker.envelope"),
+    "keybroker.wire",
 )
 EFFECTS = ("os", "subprocess", "socket", "ssl", "http", "random", "secrets", "time", "threading", "shutil")
 

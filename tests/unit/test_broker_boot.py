@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from keybroker.audit import verify
-from keybroker.service import boot, inventory, provisioning
+from keybroker.service import boot, inventory, policies, provisioning
+from keybroker.terms import Change
 from keybroker.wire.messages import ClaimRequest
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
@@ -250,6 +251,7 @@ def test_after_a_revocation_returned_no_boot_gets_a_key_however_many_are_under_w
     house: House,
 ) -> None:
     house.addon()
+    policies.change(house.broker, house.operator, "shop-db", Change(rate=0))
     peer, _certified = house.enrol()
     record = house.provision(peer, house.volume())
     revoked = threading.Event()
@@ -283,6 +285,7 @@ def test_after_a_revocation_returned_no_boot_gets_a_key_however_many_are_under_w
 
 def test_many_boots_at_once_share_commits_and_each_has_its_own_record(house: House) -> None:
     house.addon()
+    policies.change(house.broker, house.operator, "shop-db", Change(rate=0))
     peer, _certified = house.enrol()
     record = house.provision(peer, house.volume())
     receipts: list[tuple[int, str]] = []

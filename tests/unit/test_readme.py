@@ -16,8 +16,8 @@ README = ROOT / "README.md"
 HEADING = "## Every command\n"
 
 BROKER = (
-    "", "init", "serve", "check", "upgrade", "addon", "addon add", "addon list", "addon show", "volume",
-    "volume add",
+    "", "init", "serve", "check", "upgrade", "addon", "addon add", "addon list", "addon show", "addon policy",
+    "volume", "volume add",
     "volume adopt", "volume list", "volume show", "volume rotate", "volume reencrypt", "volume migrate",
     "volume encrypt", "volume resize", "volume erase", "volume cancel", "volume record", "host",
     "host enrol", "host list", "host show", "host revoke", "operator", "operator request", "operator add",

@@ -45,7 +45,7 @@ def test_every_problem_has_its_document(problem: Problem) -> None:
 
 def test_a_client_is_told_when_to_come_back() -> None:
     reply = answer(KeybrokerError(Problem.BUSY, "broker: busy", retry_after=7.4))
-    assert reply.headers["Retry-After"] == "7"
+    assert reply.headers["Retry-After"] == "8"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""``keybroker addon policy``: on what terms an add-on's keys are handed out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.screen import note, print_facts, print_json
+
+_ANYWHERE: Final = ("0.0.0.0/0", "::/0")
+
+
+@click.command()
+@click.argument("name", metavar="ADDON")
+@click.option("--allow", multiple=True, metavar="NETWORK", help="Where its hosts may ask from; see above.")
+@click.option("--enable/--disable", default=None, help="Hand out keys, or none at all.")
+@click.option("--rate", type=click.IntRange(min=0), metavar="N", help="Most requests a minute of one host.")
+@click.option("--addon-rate", type=click.IntRange(min=0), metavar="N", help="Of all its hosts together.")
+@operator_options
+def policy(
+    name: str,
+    allow: tuple[str, ...],
+    enable: bool | None,
+    rate: int | None,
+    addon_rate: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Change on what terms ADDON's keys are handed out; what is not named stays as it is.
+
+    It holds from the next request on, and volumes that are open stay open. Without an option it is shown.
+
+    The networks given with --allow take the place of those before: 192.0.2.0/24, 2001:db8::/32, one address,
+    "any", or "default" for what the installation says of add-ons without a list (keybroker init --help).
+    Rates count requests that hand something out; 0 is no limit.
+
+    \b
+      keybroker addon policy shop-db --allow 192.0.2.0/24 --allow 2001:db8:7::/48
+      keybroker addon policy shop-db --disable
+    """
+    from keybroker.cli.client import Client
+
+    client = Client(find_access(options, Path.home()))
+    named = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
+    change: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if allow:
+        change["allow"] = _networks(allow)
+    if change:
+        document = client.put("addons", name, "policy", **change).document
+    else:
+        document = client.get("addons", name)
+    if as_json:
+        print_json(document)
+        return
+    if change:
+        note(f"addon {name}: its policy is")
+    print_facts(policy_facts(document["policy"]))
+
+
+def _networks(given: tuple[str, ...]) -> list[str]:
+    if given == ("default",):
+        return []
+    return [network for one in given for network in (_ANYWHERE if one == "any" else (one,))]
+
+
+def policy_facts(terms: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return a policy for people, a fact a line."""
+    allow = tuple(terms["allow"])
+    return [
+        ("enabled", "yes" if terms["enabled"] else "no"),
+        ("allowed from", "anywhere" if allow == _ANYWHERE else ", ".join(allow) or "installation's default"),
+        ("requests a minute", f"{_most(terms['rate'])} of a host, {_most(terms['addon_rate'])} in all"),
+    ]
+
+
+def _most(rate: int) -> str:
+    return "no limit" if rate == 0 else str(rate)

@@ -1,0 +1,31 @@
+"""An add-on's policy at release is changed; what it means is ``keybroker.terms``."""
+
+from __future__ import annotations
+
+from keybroker.policy import Peer
+from keybroker.service.admission import Caller, perform
+from keybroker.service.broker import Broker
+from keybroker.service.directory import addon_named
+from keybroker.service.views import AddonView
+from keybroker.store import Writing
+from keybroker.terms import Change
+
+
+def change(broker: Broker, peer: Peer, name: str, changes: Change) -> AddonView:
+    """Change what is named of an add-on's policy; it holds from the next request on.
+
+    Raises:
+        KeybrokerError: as ``inventory.put_addon`` for the peer; UNKNOWN.
+    """
+
+    def work(writing: Writing, caller: Caller) -> AddonView:
+        row = addon_named(writing, name)
+        terms = row.terms.changed(changes)
+        if terms != row.terms:
+            writing.put_policy(row.name, terms, caller.now)
+            before, after = row.terms.as_json(), terms.as_json()
+            named = {key: value for key, value in after.items() if before[key] != value}
+            writing.append(caller.about("done", addon=name, policy=named))
+        return AddonView.of(addon_named(writing, name), writing.volumes(name), writing.hosts(name))
+
+    return perform(broker, peer, "addon.policy", work)
