@@ -17,7 +17,7 @@ from agent.luks.header import read_header
 from agent.opened import Fact
 from agent.opening import Way
 from agent.places import Places
-from agent.plan import situation
+from agent.plan import recovery, situation
 from agent.plan.situation import Content
 from agent.turn import turn
 from agent.world import Broker, Composed, Sighting, World
@@ -100,7 +100,7 @@ def compose(record: Record, version: KeyVersion, key: Secret, *, sector_size: in
         image = cryptsetup.compose(
             Path(private), key,
             uuid=record.luks_uuid, label=label(record), profile=record.profile, sector_size=sector_size,
-            volume=record.volume, version=version,
+            volume=record.volume, version=version, recovery=recovery.first(record, version),
         )  # fmt: skip
     header = read_header(image.read, image.total)
     accept(header, record.profile, None)

@@ -55,6 +55,8 @@ class Purpose(Enum):
     ADDON_KEY = "addon-key"
     KEY_CHECK = "key-check"
     STATEMENT_KEY = "statement-key"
+    RECOVERY_RECIPIENTS = "recovery-recipients"
+    RECOVERY_CIPHERTEXT = "recovery-ct"
 
 
 class Failure(Enum):

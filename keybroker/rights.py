@@ -5,7 +5,7 @@ An operator has one role or several, which the broker keeps and looks up on ever
 | role | may |
 |---|---|
 | operator | change things: add-ons, volumes, hosts, operators; and look at them |
-| approver | say yes to what takes a second person; and look |
+| approver | say yes to what takes a second person, have a key revealed, set the recovery key; and look |
 | auditor | look at everything, the audit trail above all; change nothing |
 | metrics | read numbers, and nothing that names a volume's state or its owner |
 
@@ -59,6 +59,9 @@ Verb = Literal[
     "volume.rotate",
     "volume.order",
     "volume.cancel",
+    "recovery.read",
+    "recovery.check",
+    "recovery.set",
     "host.invite",
     "host.read",
     "host.revoke",
@@ -78,6 +81,7 @@ Party = Literal["host"] | Role
 
 _HOST: Final[frozenset[Party]] = frozenset({"host"})
 _CHANGE: Final[frozenset[Party]] = frozenset({"operator"})
+_APPROVE: Final[frozenset[Party]] = frozenset({"approver"})
 _LOOK: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor"})
 _ANY_ROLE: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor", "metrics"})
 
@@ -106,6 +110,9 @@ MAY: Final[Mapping[Verb, frozenset[Party]]] = {
     "volume.rotate": _CHANGE,
     "volume.order": _CHANGE,
     "volume.cancel": _CHANGE,
+    "recovery.read": _LOOK,
+    "recovery.check": _LOOK,
+    "recovery.set": _APPROVE,
     "host.invite": _CHANGE,
     "host.read": _LOOK,
     "host.revoke": _CHANGE,

@@ -32,7 +32,7 @@ from typing import Final
 from tornado.netutil import bind_sockets, bind_unix_socket
 
 from keybroker.config import Address, Limits, Settings
-from keybroker.service import endings
+from keybroker.service import endings, recovery
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.gate import Gate
@@ -190,6 +190,7 @@ class _Server:
         while True:
             try:
                 destroyed = await asyncio.to_thread(endings.sweep, self._broker)
+                await asyncio.to_thread(recovery.renew_all, self._broker)
             except KeybrokerError as error:
                 for line in error.lines("sweep"):
                     _log.error("%s", line)

@@ -14,7 +14,7 @@ from agent.change.workshop import Workshop
 from agent.luks import copy
 from agent.luks.header import read_header
 from agent.passage import Boot, NotConverging
-from agent.plan import adoption
+from agent.plan import adoption, recovery
 from agent.plan.keyslots import GIVEN, Keyslots
 from agent.plan.situation import Mapping as Mapped
 from agent.plan.steps import Adopt, Adoption, Ask, Backup, Detach, Evict, Fill, Tag
@@ -186,7 +186,8 @@ class Adopting:
                     raise KeybrokerError(
                         Problem.INTERNAL, f"{self.record.name}: nobody looked at its keyslots"
                     )
-                headers.tag(self._pinned(), self._survey.keyslots.token())
+                keyslots = self._survey.keyslots
+                headers.tag(self._pinned(), keyslots.token(), recovery.wanted(self.record, keyslots))
             case Adopt():
                 self._adopt()
             case Detach(token):

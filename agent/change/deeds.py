@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.plan import steps
+from agent.plan import recovery, steps
 from agent.plan.steps import (
     Announce,
     Ask,
     Backup,
     Begin,
     Clear,
+    Enclose,
     Fill,
     Finish,
     Promote,
@@ -59,7 +60,16 @@ def tag(course: Course, step: Tag) -> None:
     keyslots = course.survey.keyslots
     if keyslots is None:
         raise KeybrokerError(Problem.INTERNAL, f"{course.record.name}: nobody looked at its keyslots")
-    course.workshop.headers.tag(course.record, keyslots.token())
+    enclosed = recovery.wanted(course.record, keyslots)
+    course.workshop.headers.tag(course.record, keyslots.token(), enclosed)
+
+
+def enclose(course: Course, step: Enclose) -> None:
+    """Have our token carry the passphrase, encrypted to the offline recovery key."""
+    recovery = course.record.recovery
+    if recovery is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{course.record.name}: the record has no recovery ciphertext")
+    course.workshop.headers.enclose(course.record, recovery.ciphertext)
 
 
 def backup(course: Course, step: Backup) -> None:
@@ -118,6 +128,7 @@ DEEDS: Final[dict[type, Deed]] = {
     steps.Stage: stage,
     steps.Fill: fill,
     steps.Tag: tag,
+    steps.Enclose: enclose,
     steps.Backup: backup,
     steps.Promote: promote,
     steps.Clear: clear,

@@ -133,25 +133,24 @@ class MachineHeaders:
             if after.header.tokens != before.header.tokens:
                 raise _not_done(record, "a token was changed")
 
-    def tag(self, record: Record, versions: Keys[int, KeyVersion]) -> None:
+    def tag(self, record: Record, versions: Keys[int, KeyVersion], recovery: str | None = None) -> None:
         """See ``agent.change.workshop.Headers``."""
         with self._turn(record) as disk:
             before = _read(record, disk)
             ours = before.header.token
-            if ours is not None and _says(record, before.header, versions) and not before.header.degraded:
-                return
+            if recovery is None and ours is not None:
+                recovery = ours.recovery
             if not versions.keys() <= before.header.keyslots.keys():
                 raise _not_done(record, "a keyslot that the token is to name is gone")
-            tokens = before.header.tokens
-            number = ours.number if ours else next(n for n in range(MOST_OBJECTS) if n not in tokens)
-            keyslots.tag(disk, record.volume, versions, token=number)
-            after = _read(record, disk)
-            _check_rest(record, before, after, set())
-            others = [
-                {n: t for n, t in each.header.tokens.items() if n != number} for each in (before, after)
-            ]
-            if not _says(record, after.header, versions) or others[0] != others[1]:
-                raise _not_done(record, "the token does not say what it was to say")
+            _write_token(record, disk, before, versions, recovery)
+
+    def enclose(self, record: Record, recovery: str) -> None:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            if before.header.token is None:
+                raise _not_done(record, "our token is gone")
+            _write_token(record, disk, before, _named(record, before.header), recovery)
 
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         """See ``agent.change.workshop.Headers``."""
@@ -235,10 +234,31 @@ def _tagged(record: Record, header: Header, keyslot: int) -> KeyVersion | None:
     return None if version is None else KeyVersion(version)
 
 
-def _says(record: Record, header: Header, versions: Keys[int, KeyVersion]) -> bool:
+def _named(record: Record, header: Header) -> dict[int, KeyVersion]:
+    """Return what our token says: which keyslot has which version."""
     said = {number: _tagged(record, header, number) for number in header.keyslots}
-    named = {number: version for number, version in said.items() if version is not None}
-    return header.token is not None and named == dict(versions)
+    return {number: version for number, version in said.items() if version is not None}
+
+
+def _says(record: Record, header: Header, versions: Keys[int, KeyVersion], recovery: str | None) -> bool:
+    token = header.token
+    return token is not None and _named(record, header) == dict(versions) and token.recovery == recovery
+
+
+def _write_token(
+    record: Record, disk: OpenDevice, before: Read, versions: Keys[int, KeyVersion], recovery: str | None
+) -> None:
+    """Write our token, unless it says just that; look at what is there then."""
+    ours, tokens = before.header.token, before.header.tokens
+    if _says(record, before.header, versions, recovery) and not before.header.degraded:
+        return
+    number = ours.number if ours else next(n for n in range(MOST_OBJECTS) if n not in tokens)
+    keyslots.tag(disk, record.volume, versions, token=number, recovery=recovery)
+    after = _read(record, disk)
+    _check_rest(record, before, after, set())
+    others = [{n: t for n, t in each.header.tokens.items() if n != number} for each in (before, after)]
+    if not _says(record, after.header, versions, recovery) or others[0] != others[1]:
+        raise _not_done(record, "the token does not say what it was to say")
 
 
 def _likely(read: Read, keyslot: int, keys: Keys[KeyVersion, Secret]) -> dict[KeyVersion, Secret]:

@@ -47,8 +47,14 @@ def look(world: World, record: Record, runtime: Path) -> Standing:
     state: Openness = "foreign" if mapping.obstacle else mapping.reach
     if state == "closed" and seen.sight == "absent":
         state = "absent"
-    sequence = None if seen.header is None else seen.header.sequence
-    report = VolumeReport(record.volume, state, _opened_by(record, runtime), sequence)
+    header = seen.header
+    report = VolumeReport(
+        record.volume,
+        state,
+        _opened_by(record, runtime),
+        sequence=None if header is None else header.sequence,
+        recovery=None if header is None else header.recovery,
+    )
     return Standing(report, seen)
 
 

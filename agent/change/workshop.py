@@ -85,8 +85,15 @@ class Headers(Protocol):
                 TOOL_FAILED.
         """
 
-    def tag(self, record: Record, versions: Keys[int, KeyVersion]) -> None:
-        """Have our one token name these keyslots, each with its key version; it is replaced in place."""
+    def tag(self, record: Record, versions: Keys[int, KeyVersion], recovery: str | None = None) -> None:
+        """Have our one token name these keyslots, each with its key version; it is replaced in place.
+
+        Args:
+            recovery: what it is to carry for a day without a broker; None leaves there what it carries.
+        """
+
+    def enclose(self, record: Record, recovery: str) -> None:
+        """Have our token carry a recovery ciphertext, and say what it says otherwise."""
 
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         """Kill a keyslot, after it was seen that ``by`` opens another one that keeps the data.

@@ -69,12 +69,14 @@ def compose(
     sector_size: int,
     volume: VolumeId,
     version: KeyVersion,
+    recovery: str | None = None,
 ) -> HeaderImage:
     """Make the LUKS2 header of a new volume; no device has any part in it.
 
     Args:
         directory: private, on a tmpfs; the file that cryptsetup works on lies there meanwhile.
         key: goes into keyslot 0, as ``version`` of the volume.
+        recovery: the key, encrypted to the offline recovery key, for our token; None where there is none.
         sector_size: encryption sector size in bytes.
 
     Returns:
@@ -89,7 +91,7 @@ def compose(
         # 1 MiB of data behind the header: cryptsetup refuses a device that ends where its data begins
         os.ftruncate(fd, DATA_OFFSET + (1 << 20))
         _format(file, key, uuid, label, profile, sector_size)
-        _tag(file, volume, version)
+        _tag(file, volume, version, recovery)
 
         def read(offset: int, length: int) -> bytes:
             return os.pread(fd, length, offset)
@@ -113,26 +115,29 @@ def _format(file: Path, key: Secret, uuid: str, label: str, profile: Profile, se
     )  # fmt: skip
 
 
-def _tag(file: Path, volume: VolumeId, version: KeyVersion) -> None:
+def _tag(file: Path, volume: VolumeId, version: KeyVersion, recovery: str | None) -> None:
     """Put our one token in: which keyslot holds which version of which volume's key."""
     run(
         "cryptsetup", "token", "import", "--token-id", "0", "--json-file", "-",
-        file, stdin=token(volume, {FIRST_KEYSLOT: version}),
+        file, stdin=token(volume, {FIRST_KEYSLOT: version}, recovery),
     )  # fmt: skip
 
 
-def token(volume: VolumeId, versions: Mapping[int, KeyVersion]) -> Secret:
+def token(volume: VolumeId, versions: Mapping[int, KeyVersion], recovery: str | None = None) -> Secret:
     """Return our token as ``cryptsetup token import`` takes it (JSON); it is no secret, but travels like one.
 
     Args:
         versions: which keyslot has which version of the volume's key.
+        recovery: a passphrase that is encrypted to the offline recovery key; None for a token without.
     """
-    said = {
+    said: dict[str, object] = {
         "type": TOKEN_TYPE,
         "keyslots": [str(keyslot) for keyslot in sorted(versions)],
         "volume": volume,
         "versions": {str(keyslot): str(versions[keyslot]) for keyslot in sorted(versions)},
     }
+    if recovery is not None:
+        said["recovery"] = recovery
     return Secret(json.dumps(said).encode())
 
 

@@ -13,6 +13,7 @@ from agent.luks.metadata import TOKEN_TYPE, read_metadata
 from agent.luks.objects import Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import SeenHeader
+from keybroker.wire.recovery import digest
 from keybroker.wire.values import dataclass, field
 
 __all__ = ["Area", "Digest", "Header", "Kdf", "Keyslot", "NotLuks", "Read", "Segment", "Token", "read_header"]
@@ -90,7 +91,10 @@ class Header:
         """Return what the broker is told of it before it gives out a key."""
         data = self.metadata.data_digest
         others = tuple(each.fingerprint for each in self.metadata.used_digests if each is not data)
-        return SeenHeader(self.pin, self.sequence, self.requirements, self.degraded, others)
+        enclosed = None if self.token is None else self.token.recovery
+        return SeenHeader(
+            self.pin, self.sequence, self.requirements, self.degraded, others, enclosed and digest(enclosed)
+        )
 
 
 def read_header(read: Read, device_bytes: int) -> Header:

@@ -46,12 +46,20 @@ def add(disk: OpenDevice, key: Secret, *, keyslot: int, by: Secret, opened: int,
     )  # fmt: skip
 
 
-def tag(disk: OpenDevice, volume: VolumeId, versions: Mapping[int, KeyVersion], *, token: int) -> None:
+def tag(
+    disk: OpenDevice,
+    volume: VolumeId,
+    versions: Mapping[int, KeyVersion],
+    *,
+    token: int,
+    recovery: str | None,
+) -> None:
     """Write our token, over the one that has its number.
 
     Args:
         versions: which keyslot has which version of the volume's key.
         token: number of our token, or a free one.
+        recovery: what it is to carry for a day without a broker; None for nothing.
 
     Raises:
         KeybrokerError: TOOL_FAILED, TOO_SLOW.
@@ -59,7 +67,8 @@ def tag(disk: OpenDevice, volume: VolumeId, versions: Mapping[int, KeyVersion], 
     run(
         "cryptsetup", "token", "import", "--token-id", str(token), "--token-replace", "--json-file", "-",
         disk.path,
-        stdin=cryptsetup.token(volume, versions), pass_fds=[disk.fd], timeout_seconds=CHANGE_SECONDS,
+        stdin=cryptsetup.token(volume, versions, recovery), pass_fds=[disk.fd],
+        timeout_seconds=CHANGE_SECONDS,
     )  # fmt: skip
 
 

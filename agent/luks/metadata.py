@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from agent.luks.jsontext import decode, refused
 from agent.luks.objects import Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
-from keybroker.wire import names
+from keybroker.wire import names, recovery
 from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -311,8 +311,11 @@ def _token(number: int, fields: Fields, keyslots: Collection[int]) -> Token:
         versions[int(keyslot)] = int(version)
     # A keyslot that the token is assigned to may have no version: cryptsetup assigns every token of the old
     # keyslot to the new one when a re-encryption begins, and knows nothing of our versions.
+    enclosed = fields.optional(
+        "recovery", lambda key: fields.text(key, match=recovery.CIPHERTEXT, most=recovery.LONGEST)
+    )
     fields.end()
-    return Token(number, kind, named, volume, MappingProxyType(versions))
+    return Token(number, kind, named, volume, MappingProxyType(versions), enclosed)
 
 
 def _check_bindings(

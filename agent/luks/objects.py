@@ -130,12 +130,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of any tool; ``volume`` and ``versions`` are of ours only.
+    """A token of any tool; ``volume``, ``versions`` and ``recovery`` are of ours only.
 
     Attributes:
         keyslots: that it is assigned to; cryptsetup takes a keyslot out of here when it is killed.
         versions: which keyslot was filled with which key version. It may name keyslots that are gone, so
             ask ``version``.
+        recovery: a passphrase, encrypted to the offline recovery key (``keybroker.wire.recovery``).
     """
 
     number: int
@@ -143,6 +144,7 @@ class Token:
     keyslots: tuple[int, ...]
     volume: str | None = None
     versions: Mapping[int, int] = MappingProxyType({})
+    recovery: str | None = None
 
     def version(self, keyslot: int) -> int | None:
         """Return the key version that a keyslot was filled with, as far as this token says so."""

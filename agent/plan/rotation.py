@@ -11,6 +11,7 @@
 | at rest | current, and debris of a cut kill | Ask, then **Clear** |
 | at rest | current; the broker's copy is of another header | **Backup** |
 | any | current; the header is older than the broker's copy | **Backup**, before any change |
+| any | the key that the recovery ciphertext holds; our token carries another | **Enclose**, before a Clear |
 
 After each of them, and in the middle of each, some keyslot is opened by a key that the broker still hands
 out: no key is promoted before it was seen to open the header, and no keyslot is cleared before another one
@@ -25,16 +26,17 @@ Backup stands behind Fill, Tag and Clear, so that a rotation leaves two copies a
 
 from __future__ import annotations
 
+from agent.plan import recovery
 from agent.plan.keyslots import Keyslot, Keyslots, numbers
 from agent.plan.provision import at_its_place, check_pinned, no_header, no_key
-from agent.plan.steps import Ask, Backup, Clear, Fill, Promote, Retire, Stage, Tag
+from agent.plan.steps import Ask, Backup, Clear, Enclose, Fill, Promote, Retire, Stage, Tag
 from agent.plan.survey import Survey
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Record, SeenHeader
 
-Rotating = Ask | Stage | Fill | Tag | Backup | Promote | Clear | Retire
+Rotating = Ask | Stage | Fill | Tag | Enclose | Backup | Promote | Clear | Retire
 
 
 def next_step(survey: Survey) -> Rotating | None:
@@ -49,7 +51,7 @@ def next_step(survey: Survey) -> Rotating | None:
     record = survey.record
     if record.is_swap or record.stage != "ready" or record.role != "holder":
         return None
-    pinned_header(survey)
+    _pin, header = pinned_header(survey)
     current = record.current
     if current is None:
         raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the record has no current key version")
@@ -62,7 +64,11 @@ def next_step(survey: Survey) -> Rotating | None:
     if _is_set_back(survey):
         # First of all: one change more, and its sequence could be the newest copy's, of another header.
         return Backup("the header is older than the broker's newest copy, and the current key opens it")
-    return _clean(survey, survey.keyslots, current) or _rotate(survey, survey.keyslots, current)
+    return (
+        recovery.next_step(record, header, survey.keyslots)
+        or _clean(survey, survey.keyslots, current)
+        or _rotate(survey, survey.keyslots, current)
+    )
 
 
 def live(record: Record) -> frozenset[KeyVersion]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.plan import erasure, reencryption, rotation, steps
+from agent.plan import erasure, recovery, reencryption, rotation, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from keybroker.wire.records import Record, SeenHeader
@@ -35,6 +35,7 @@ THEN: Final[dict[type, str]] = {
     steps.Stage: "Fill: the new key goes into a keyslot of its own",
     steps.Fill: "Tag: our token is to name the keyslot",
     steps.Tag: "Ask: the key is fetched anew, and has to open the header",
+    steps.Enclose: "Backup: the broker gets a copy of the header",
     steps.Promote: "Clear: the keyslot of the key before is killed",
     steps.Begin: "Announce: the broker is told of the new volume key",
     steps.Reencrypt: "Tag: our token is to name the new keyslot",
@@ -80,4 +81,5 @@ def is_at_rest(record: Record, header: SeenHeader | None) -> bool:
         return record.order is None and record.role == "holder"
     wanted = not rotation.is_at_rest(record) or record.order is not None or record.partner is not None
     backed_up = header is not None and header.sequence == record.sequence and not header.degraded
-    return not wanted and backed_up and record.role == "holder"
+    enclosed = header is not None and recovery.is_enclosed(record, header)
+    return not wanted and backed_up and enclosed and record.role == "holder"

@@ -121,6 +121,13 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True)
+class Enclose:
+    """Have our token carry the passphrase, encrypted to the offline recovery key."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Backup:
     """Leave the broker a copy of the header as it is on the disk now."""
 
@@ -282,7 +289,7 @@ Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready |
 """Of a boot (``agent.plan.provision``)."""
 
 Change = (
-    Stage | Fill | Tag | Backup | Promote | Clear | Retire  # rotation
+    Stage | Fill | Tag | Enclose | Backup | Promote | Clear | Retire  # rotation
     | Announce | Begin | Reencrypt | Finish  # re-encryption
     | Unlink | Mirror | Copy | Verify | Switch | Drop | Close  # migration
     | Wipe | Erased | Grow  # erasure, resizing

@@ -74,6 +74,10 @@ def _keys(one: dict[str, Any]) -> list[tuple[str, object]]:
     facts.append(("last proof", proof and f"{_ago(proof['at'])}, of key {proof['version']}"))
     copies = [f"sequence {copy['sequence']} (key {copy['key_version']})" for copy in one["headers"]]
     facts.append(("header copies", ", ".join(copies) or None))
+    sealed, carried = one["recovery"], one["report"] and one["report"]["recovery"]
+    if sealed is not None:
+        where = "in its header" if carried == sealed["digest"] else "not in its header yet"
+        facts.append(("recovery", f"key {sealed['version']}, {where}"))
     if one["statements"]:
         facts.append(
             ("records", f"{one['statements']}: keybroker volume record {one['addon']} {one['name']}")

@@ -54,6 +54,13 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 )
 @click.option("--master-key", help="URI of the master key.  [default: file:CONFIG_DIR/master.key, made now]")
 @click.option(
+    "--recovery-recipient",
+    "recovery",
+    multiple=True,
+    metavar="AGE1...",
+    help="Offline key that opens disks without a broker (age-keygen); may be repeated, each opens alone.",
+)
+@click.option(
     "--user",
     help=f"Who owns it all.  [default: {_SERVICE_USER}, if there is such a user, in {_CONFIG_DIRECTORY}]",
 )
@@ -71,6 +78,7 @@ def init(
     health: str,
     default_deny: bool,
     master_key: str | None,
+    recovery: tuple[str, ...],
     user: str | None,
     as_json: bool,
 ) -> None:
@@ -83,6 +91,7 @@ def init(
       keybroker init --name broker.example --operator alice
       keybroker init --ip 192.0.2.10 --operator alice --listen 192.0.2.10
     """
+    from keybroker.age import read_recipients
     from keybroker.config import FILE_NAME, Address, parse, render
     from keybroker.rights import FIRST
     from keybroker.service.installation import Plan, create
@@ -119,6 +128,7 @@ def init(
             configuration=text,
             master_key=key,
             owner=_owner(user, config_dir),
+            recovery=read_recipients(recovery) if recovery else (),
         ),
         clock=lambda: datetime.now(UTC),
         entropy=secrets.token_bytes,
@@ -139,10 +149,10 @@ def init(
         return
     note("made:")
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
-    _next_steps(made.configuration, key)
+    _next_steps(made.configuration, key, recovery=bool(recovery))
 
 
-def _next_steps(configuration: Path, master_key: str) -> None:
+def _next_steps(configuration: Path, master_key: str, *, recovery: bool) -> None:
     usual = configuration.parent == _CONFIG_DIRECTORY
     where = "" if usual else f" --config {configuration}"
     note("next:")
@@ -150,6 +160,7 @@ def _next_steps(configuration: Path, master_key: str) -> None:
         f"save the master key ({master_key}) where the database's backups are not",
         "systemctl enable --now keybroker" if usual else f"keybroker serve{where}",
         f"keybroker check{where}",
+        *([] if recovery else [f"keybroker recovery set-key --help{where}: to open disks without a broker"]),
         f"keybroker addon add shop-db --engine postgresql{where}",
     ):
         note(f"  {line}")

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "upgrade": ("local", "bring the database to this version's tables"),
     "addon": ("addon", "add-ons: the databases whose disks are encrypted"),
     "volume": ("volume", "volumes: the disks of an add-on"),
+    "recovery": ("recovery", "the offline key that opens disks without a broker"),
     "host": ("host", "hosts: the VMs that open them"),
     "operator": ("operator", "operators: who may do what here"),
     "audit": ("audit", "what was asked of the broker, and what came of it"),

@@ -17,6 +17,7 @@ from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile
 from keybroker.wire.records import Device, Record, Role, SeenHeader, Stage
+from keybroker.wire.recovery import Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Volume:
         born_encrypted: nothing was ever written to its disk in the clear, as far as we know.
         block_older: keys are kept from a header that is older than the one known, because the last rotation
             answered a compromise.
+        recoveries: of key versions, as encrypted to the offline recovery key; not all need have one.
     """
 
     id: VolumeId
@@ -52,6 +54,7 @@ class Volume:
     last_order: int = 0
     born_encrypted: bool = True
     block_older: bool = False
+    recoveries: tuple[Recovery, ...] = ()
 
     @property
     def is_swap(self) -> bool:
@@ -98,7 +101,17 @@ class Volume:
             role=self.role,
             partner=self.partner,
             order=self.order,
+            recovery=self.recovery,
         )
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What our token is to carry: of the key that is on its way in, or else of the current one."""
+        keys = self.keyring
+        sealed = {recovery.version: recovery for recovery in self.recoveries}
+        if keys is None:
+            return None
+        return next((sealed[each] for each in (keys.staged, keys.current) if each in sealed), None)
 
     def wrong_device(self, device: Device) -> str | None:
         """Return why ``device`` is not the volume's disk, None where it is."""

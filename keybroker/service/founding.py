@@ -24,6 +24,7 @@ from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master_key
 from keybroker.rights import FIRST
 from keybroker.service.masters import new_master_key_row
+from keybroker.service.offline import new_recovery_key
 from keybroker.store import Writing, schema
 from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
@@ -51,6 +52,7 @@ class Plan:
         master_key: ``file:`` and a path right inside ``config_directory``, where it is made; or
             ``credential:NAME`` for one that is there already.
         owner: uid and gid that all of it belongs to; None for whoever runs this.
+        recovery: age recipients of the offline recovery key; empty for none.
     """
 
     config_directory: Path
@@ -62,6 +64,7 @@ class Plan:
     configuration: str
     master_key: str
     owner: tuple[int, int] | None = None
+    recovery: tuple[str, ...] = ()
     server_lifetime: timedelta = timedelta(days=3650)
     operator_lifetime: timedelta = timedelta(days=365)
 
@@ -293,6 +296,9 @@ def _database(
             )
         )
         facts = {"ca": authority.fingerprint, "operator": plan.operator, "roles": " ".join(sorted(FIRST))}
+        if plan.recovery:
+            writing.add_recovery_key(new_recovery_key(masterkey, plan.recovery, 1, now, entropy))
+            facts["recovery"] = " ".join(plan.recovery)
         writing.append(AuditEvent(now, "local", "", "local", "init", "done", detail=facts))
 
     store = SqliteStore(database)

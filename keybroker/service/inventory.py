@@ -13,6 +13,7 @@ from keybroker.service.broker import Broker
 from keybroker.service.directory import addon_named, view, volume_named
 from keybroker.service.enrolment import token_hash
 from keybroker.service.keys import new_addon_key
+from keybroker.service.offline import entrust
 from keybroker.service.views import (
     AddonView,
     HostView,
@@ -144,6 +145,7 @@ def put_volume(
         keys = writing.addon_keys(owner.name)
         row = new_volume(broker, keys, owner.name, name, spec, caller.now)
         writing.add_volume(row)
+        row = entrust(broker, writing, row, row.wrapped, caller.now)
         writing.append(
             caller.about(
                 "done",

@@ -30,6 +30,16 @@ STATEMENT_KEY = Context("", "", "", 1, Purpose.STATEMENT_KEY)
 """Where the key is wrapped that signs statements of destruction, by the master key itself."""
 
 
+def recovery_key_context(number: int) -> Context:
+    """Return the place of the SHA-256 of an offline recovery key's recipients, wrapped by the master key."""
+    return Context("", "", "", number, Purpose.RECOVERY_RECIPIENTS)
+
+
+def recovery_context(volume: Volume, version: KeyVersion) -> Context:
+    """Return the place of the SHA-256 of a recovery ciphertext of a version of a volume's passphrase."""
+    return Context(volume.addon, volume.id, volume.luks_uuid, version, Purpose.RECOVERY_CIPHERTEXT)
+
+
 def new_passphrase(entropy: Callable[[int], bytes]) -> Secret:
     """Make a passphrase: 256 random bits as 43 characters of unpadded base64url."""
     return passphrase(base64.urlsafe_b64encode(entropy(32)).rstrip(b"="))

@@ -13,6 +13,7 @@ from keybroker.service.custody import done, own, save
 from keybroker.service.directory import view, volume_named
 from keybroker.service.endings import forget
 from keybroker.service.moving import part
+from keybroker.service.offline import entrust
 from keybroker.service.views import OrderSpec, VolumeSpec, VolumeView
 from keybroker.service.volumes import SMALLEST_DATA, check_room, new_volume
 from keybroker.store import Writing
@@ -129,6 +130,7 @@ def _placed(
         successor = _successor(broker, writing, caller, before, spec)
         row = save(writing, caller, row, replace(placed, partner=successor.volume.id))
         writing.add_volume(successor)
+        entrust(broker, writing, successor, successor.wrapped, caller.now)
         facts["successor"] = successor.volume.id
     else:
         row = save(writing, caller, row, placed)

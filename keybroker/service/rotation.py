@@ -24,6 +24,7 @@ from keybroker.service.custody import (
     save,
     unwrap,
 )
+from keybroker.service.offline import entrust
 from keybroker.store import Writing
 from keybroker.wire.changes import AdoptionRequest, PromoteRequest, StageRequest
 from keybroker.wire.messages import DepositRequest
@@ -50,10 +51,11 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
         assert keys is not None and keys.staged is not None, "it was staged just now"  # noqa: S101, PT018
         minted = {} if changed is row.volume else mint(broker, writing, changed, keys.staged)
         row = save(writing, caller, row, changed, minted)
+        row = entrust(broker, writing, row, minted, caller.now) if minted else row
         live = unwrap(broker, writing, row, keys.live)
         facts = {"versions": list(live), "staged": keys.staged, "revision": changed.revision}
         writing.append(caller.event("released", volume=volume, **facts))
-        return Grant(changed.record, live)
+        return Grant(row.volume.record, live)
 
     return perform(broker, peer, "stage", work)
 

@@ -154,8 +154,10 @@ class VolumeView:
     def as_json(self) -> dict[str, Any]:
         """Return the wire form: the record's fields, and what else is known."""
         report, proof, keys = self.report, self.proof, self.volume.keyring
+        sealed = self.record.recovery
         return {
             **self.record.as_json(),
+            "recovery": sealed and {"version": sealed.version, "digest": sealed.digest},
             "created": rfc3339(self.created),
             "current_since": self.current_since and rfc3339(self.current_since),
             "born_encrypted": self.volume.born_encrypted,

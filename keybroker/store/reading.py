@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import START, AuditEntry
+from keybroker.store.recoveries import RecoveryReading
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -38,6 +39,7 @@ from keybroker.store.tables import (
     OPERATORS,
     POLICIES,
     PROOFS,
+    RECOVERIES,
     REPORTS,
     SIGNERS,
     STATEMENTS,
@@ -100,8 +102,13 @@ _VOLUMES: Final = (
         KEYS.c.wrapped,
         KEYS.c.destroy_after,
         KEYS.c.created.label("minted"),
+        RECOVERIES.c.ciphertext,
     )
-    .select_from(VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume))
+    .select_from(
+        VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume).outerjoin(
+            RECOVERIES, (RECOVERIES.c.volume == KEYS.c.volume) & (RECOVERIES.c.version == KEYS.c.version)
+        )
+    )
     .order_by(VOLUMES.c.addon, VOLUMES.c.name, VOLUMES.c.created, VOLUMES.c.id, KEYS.c.version)
 )
 _VOLUMES_OF: Final = _VOLUMES.where(VOLUMES.c.addon == bindparam("addon"))
@@ -174,7 +181,7 @@ _AUDIT: Final = (
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading(WrappingReading):
+class SqlReading(WrappingReading, RecoveryReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -156,6 +157,41 @@ KEYS: Final = Table(
         "uq_keys_live", "volume", "state", unique=True, **where("state IN ('staged', 'current', 'retiring')")
     ),
 )
+
+RECOVERY_KEYS: Final = Table(
+    "recovery_keys",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("recipients", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("master", Text, nullable=False),
+    Column("created", Text, nullable=False),
+)
+"""The offline recovery keys, public halves; the newest counts."""
+
+RECOVERIES: Final = Table(
+    "recoveries",
+    METADATA,
+    Column("volume", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", BigInteger, ForeignKey("recovery_keys.number"), nullable=False),
+    Column("ciphertext", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created", Text, nullable=False),
+    ForeignKeyConstraint(["volume", "version"], ["keys.volume", "keys.version"], name="fk_recoveries_volume"),
+)
+"""Key versions, encrypted to an offline recovery key; each goes when its key is destroyed."""
+
+RECOVERY_CHECKS: Final = Table(
+    "recovery_checks",
+    METADATA,
+    Column("volume", Text, ForeignKey("volumes.id"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+)
+"""When the offline key was last seen to open each volume's ciphertext, and which one that was."""
 
 HEADERS: Final = Table(
     "headers",

@@ -26,6 +26,7 @@ from keybroker.wire.names import ROLES, AddonName, HostId, KeyVersion, Role, Vol
 from keybroker.wire.orders import Order
 from keybroker.wire.profile import Pin, Profile
 from keybroker.wire.records import Device
+from keybroker.wire.recovery import Recovery
 from keybroker.wire.reports import VolumeReport
 
 
@@ -141,6 +142,9 @@ def _volume(rows: list[Row[Any]]) -> VolumeRow:
         last_order=row.last_order,
         born_encrypted=bool(row.born_encrypted),
         block_older=bool(row.block_older),
+        recoveries=tuple(
+            Recovery(KeyVersion(key.version), key.ciphertext) for key in rows if key.ciphertext is not None
+        ),
     )
     wrapped = {KeyVersion(key.version): key.wrapped for key in rows if key.wrapped is not None}
     minted = {KeyVersion(key.version): from_text(key.minted) for key in rows if key.version is not None}

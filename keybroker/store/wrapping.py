@@ -14,9 +14,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 
 from keybroker.store.rows import MasterKeyRow, from_text, to_text
-from keybroker.store.tables import ADDON_KEYS, MASTER_KEYS, SIGNERS
+from keybroker.store.tables import ADDON_KEYS, MASTER_KEYS, RECOVERY_KEYS, SIGNERS
 
-BY_MASTER: Final[tuple[Table, ...]] = (ADDON_KEYS, SIGNERS)
+BY_MASTER: Final[tuple[Table, ...]] = (ADDON_KEYS, SIGNERS, RECOVERY_KEYS)
 """What master keys wrap themselves."""
 
 _MASTER_KEYS: Final = select(MASTER_KEYS).order_by(MASTER_KEYS.c.created, MASTER_KEYS.c.identity)

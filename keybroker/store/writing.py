@@ -14,6 +14,7 @@ from sqlalchemy import delete as sql_delete
 from keybroker.audit import AuditEvent, link
 from keybroker.model import Volume
 from keybroker.store.reading import SqlReading
+from keybroker.store.recoveries import RecoveryWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -65,7 +66,7 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(WrappingWriting, SqlReading):
+class SqlWriting(WrappingWriting, RecoveryWriting, SqlReading):
     """``Writing`` on one connection.
 
     Attributes:
@@ -130,6 +131,8 @@ class SqlWriting(WrappingWriting, SqlReading):
             if version in minted:
                 self._mint(volume, version, state, destroy_after, minted, now)
                 continue
+            if state == "destroyed":
+                self.forget_recovery(volume.id, version)
             self._connection.execute(
                 _KEY_DESTROYED if state == "destroyed" else _KEY_STATE,
                 {

@@ -33,6 +33,7 @@ from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import DIGEST, Pin, Profile
+from keybroker.wire.recovery import Recovery
 from keybroker.wire.secret import Secret, passphrase
 from keybroker.wire.values import dataclass, field
 
@@ -91,6 +92,8 @@ class Record:
         newest: the highest version there ever was, a staged one that was given up among them; None where the
             broker does not say. A header that names a higher one is ahead of a broker that was set back.
         order: what an operator wants done, None at rest.
+        recovery: what our token is to carry for a day without a broker: the passphrase of ``staged``, or else
+            of ``current``, encrypted to the offline recovery key; None where there is no such key.
     """
 
     volume: VolumeId
@@ -115,6 +118,7 @@ class Record:
     partner: VolumeId | None = None
     order: Order | None = None
     newest: KeyVersion | None = None
+    recovery: Recovery | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -146,6 +150,7 @@ class Record:
             "partner": self.partner,
             "order": self.order and self.order.as_json(),
             "newest": self.newest,
+            "recovery": self.recovery and self.recovery.as_json(),
         }
 
     @classmethod
@@ -174,6 +179,7 @@ class Record:
             partner=fields.optional("partner", lambda key: VolumeId(fields.text(key, match=names.VOLUME_ID))),
             order=fields.optional("order", lambda key: Order.read(fields.object(key))),
             newest=_version(fields, "newest"),
+            recovery=fields.optional("recovery", lambda key: Recovery.read(fields.object(key))),
         )
         fields.ignore_rest()
         return record
@@ -194,6 +200,7 @@ class SeenHeader:
         degraded: one of the two copies of the header does not pass its checks.
         others: digests of further volume keys that segments belong to, as ``Pin.digest``: in the middle of a
             re-encryption of the new one, and of the old one once the data begins under the new.
+        recovery: digest of the recovery ciphertext in our token; None where it carries none.
     """
 
     pin: Pin
@@ -201,16 +208,18 @@ class SeenHeader:
     requirements: tuple[str, ...] = ()
     degraded: bool = False
     others: tuple[str, ...] = ()
+    recovery: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the wire form."""
-        return {
+        """Return the wire form; a broker of before there was a recovery key reads it, where there is none."""
+        said = {
             "pin": self.pin.as_json(),
             "sequence": self.sequence,
             "requirements": list(self.requirements),
             "degraded": self.degraded,
             "others": list(self.others),
         }
+        return said if self.recovery is None else {**said, "recovery": self.recovery}
 
     @classmethod
     def read(cls, fields: Fields) -> SeenHeader:
@@ -221,6 +230,7 @@ class SeenHeader:
             requirements=fields.texts("requirements", most=16),
             degraded=fields.flag("degraded"),
             others=fields.texts("others", most=8),
+            recovery=fields.optional("recovery", lambda key: fields.text(key, match=DIGEST)),
         )
         if not all(DIGEST.fullmatch(each) for each in seen.others):
             raise fields.wrong("others", f"must match {DIGEST.pattern}")

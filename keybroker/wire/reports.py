@@ -17,6 +17,7 @@ from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.proof import GivenProof
 from keybroker.wire.records import Record, Refusal
+from keybroker.wire.recovery import DIGEST
 from keybroker.wire.values import dataclass
 
 Openness = Literal["open", "crypt", "closed", "absent", "foreign"]
@@ -108,6 +109,7 @@ class VolumeReport:
         activity: None at rest.
         trouble: what keeps it from where it is wanted; None where nothing does.
         proof: made for this report; None where no proof was due.
+        recovery: digest of the recovery ciphertext in our token; None where it carries none.
     """
 
     volume: VolumeId
@@ -117,6 +119,7 @@ class VolumeReport:
     activity: Activity | None = None
     trouble: Refusal | None = None
     proof: GivenProof | None = None
+    recovery: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -129,6 +132,7 @@ class VolumeReport:
             "activity": self.activity and self.activity.as_json(),
             "trouble": trouble,
             "proof": self.proof and self.proof.as_json(),
+            "recovery": self.recovery,
         }
 
     @classmethod
@@ -142,6 +146,7 @@ class VolumeReport:
             activity=fields.optional("activity", lambda key: Activity.read(fields.object(key))),
             trouble=fields.optional("trouble", lambda key: _trouble(fields.object(key))),
             proof=fields.optional("proof", lambda key: GivenProof.read(fields.object(key))),
+            recovery=fields.optional("recovery", lambda key: fields.text(key, match=DIGEST)),
         )
         fields.end()
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 from tests.cli.transcript import Transcript
@@ -31,6 +32,10 @@ VERBS = [
     ("volume", "erase"),
     ("volume", "cancel"),
     ("volume", "record"),
+    ("recovery",),
+    ("recovery", "set-key"),
+    ("recovery", "show"),
+    ("recovery", "check"),
     ("host",),
     ("host", "enrol"),
     ("host", "list"),
@@ -185,6 +190,37 @@ def test_volume_erasure(transcript: Transcript, broker: Broker, tmp_path: Path) 
     forged = kept.read_text().replace("disk is gone", "disk is here")
     transcript.broker.directory.joinpath("kept.record").write_text(forged)
     transcript.run("volume", "record", "--verify", str(transcript.broker.directory / "kept.record"))
+
+
+def test_recovery(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop")
+        own.add_volume("shop", "data")
+        first, second = (tmp_path / name for name in ("first.key", "second.key"))
+        publics = [keygen(path) for path in (first, second)]
+        transcript.run("recovery", "show")
+        transcript.run("recovery", "check", "--all", "--identity", str(first))
+        transcript.run("recovery", "set-key", "age1nonsense")
+        transcript.run("recovery", "set-key", publics[0])
+        transcript.run("recovery", "set-key", publics[0])
+        own.add_volume("shop", "more")
+        transcript.run("recovery", "check", "--all", "--identity", str(first))
+        transcript.run("recovery", "check", "shop", "data", "--identity", str(second))
+        transcript.run("recovery", "check", "--identity", str(second))
+        transcript.run("recovery", "check", "shop", "nosuch", "--identity", str(first))
+        transcript.run("recovery", "show")
+        transcript.run("recovery", "set-key", *publics)
+        transcript.run("recovery", "show")
+        transcript.run("recovery", "check", "shop", "data", "--identity", str(second), "--json")
+        transcript.run("volume", "show", "shop", "data")
+
+
+def keygen(path: Path) -> str:
+    """Make an offline key; return its public half."""
+    subprocess.run(["age-keygen", "-o", path], check=True, capture_output=True, timeout=30)
+    said = subprocess.run(["age-keygen", "-y", path], check=True, capture_output=True, timeout=30)
+    return said.stdout.decode().strip()
 
 
 def test_host(transcript: Transcript, broker: Broker) -> None:

@@ -17,6 +17,7 @@ NORMAL: Final = (
     (re.compile(r"kbe1\.[A-Za-z0-9_-]{32}\.[A-Za-z0-9_-]{43}"), "kbe1.TOKEN"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "SHA256"),
     (re.compile(r"-----BEGIN CERTIFICATE-----[^ ]*?-----END"), "-----BEGIN CERTIFICATE-----PEM-----END"),
+    (re.compile(r"age1[02-9ac-hj-np-z]{58}"), "age1RECIPIENT"),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),
     (re.compile(r"token:[0-9a-f]{8}"), "token:aaaabbbb"),
     (re.compile(r"serial=[0-9a-f]{20,40}\b"), "serial=NUMBER"),

@@ -153,6 +153,10 @@ class House:
         assert row is not None
         return row.volume.record
 
+    def record_named(self, name: str, addon: str = "shop-db") -> Record:
+        """Return the record of the volume of that name."""
+        return inventory.volume(self.broker, self.operator, addon, name).record
+
     def keys(self, volume: VolumeId) -> dict[KeyVersion, Secret]:
         """Return every key that the broker still has of a volume."""
 

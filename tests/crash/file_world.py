@@ -99,7 +99,7 @@ class FileWorld:
             volume.put(filesystem.mark(record.volume))
             run(*filesystem.command(record, self.inside(record), volume.size_bytes - MIB))
             volume.close()
-        elif step in (steps.Fill, steps.Tag, steps.Clear, steps.Detach, steps.Evict):
+        elif step in (steps.Fill, steps.Tag, steps.Enclose, steps.Clear, steps.Detach, steps.Evict):
             self._change_in_part(step, *arguments)
 
     def _change_in_part(self, step: type, record: Record, *arguments: Any) -> None:
@@ -107,9 +107,11 @@ class FileWorld:
         beside = Beside(self, record)
         before = self.luks(record)
         headers = MachineHeaders(beside, self.directory / "run")
-        if step in (steps.Tag, steps.Detach):
+        if step in (steps.Tag, steps.Enclose, steps.Detach):
             if step is steps.Tag:
                 headers.tag(record, *arguments)
+            elif step is steps.Enclose:
+                headers.enclose(record, *arguments)
             else:
                 headers.detach(record, token=arguments[0])
             beside.bring_over(0, before.header_bytes)  # one of the two copies

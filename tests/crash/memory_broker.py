@@ -245,9 +245,8 @@ class MemoryBroker:
         return saved
 
     def _replace(self, record: Record, changed: Record) -> Record:
-        saved = replace(changed, revision=record.revision + 1)
-        self.records[record.volume] = saved
-        return saved
+        self.records[record.volume] = replace(changed, revision=record.revision + 1)
+        return self.records[record.volume]
 
     def _entered(self) -> threading.Lock:
         if not self.reachable:
@@ -262,7 +261,7 @@ class MemoryBroker:
     def _save(self, record: Record, **changes: object) -> Record:
         saved = replace(record, revision=record.revision + 1, **changes)  # type: ignore[arg-type]
         self.records[record.volume] = saved
-        return saved
+        return self.records[record.volume]
 
 
 def _expect(record: Record, revision: int, stage: str) -> None:

@@ -10,6 +10,7 @@ from agent.plan.provision import REENCRYPTING
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.profile import MIB, Pin
 from keybroker.wire.records import Record, SeenHeader
+from keybroker.wire.recovery import digest
 from keybroker.wire.secret import Secret
 
 WIPED = ""
@@ -27,6 +28,7 @@ class Luks:
             leaves such; they open, and what they open is noise.
         next_key: the volume key that a re-encryption leads to; empty where there is none.
         moved: how much of the data is under ``next_key``: None before the re-encryption is in the segments.
+        recovery: the recovery ciphertext in our token.
     """
 
     uuid: str
@@ -37,6 +39,7 @@ class Luks:
     unbound: frozenset[int] = frozenset()
     next_key: str = ""
     moved: int | None = None
+    recovery: str | None = None
 
     @classmethod
     def read(cls, held: bytes) -> Luks:
@@ -46,7 +49,7 @@ class Luks:
         unbound = frozenset(said["unbound"])
         return cls(
             said["uuid"], said["volume_key"], said["sequence"], keyslots, token, unbound, said["next_key"],
-            said["moved"],
+            said["moved"], said["recovery"],
         )  # fmt: skip
 
     def written(self) -> Secret:
@@ -54,7 +57,7 @@ class Luks:
         said = {
             "uuid": self.uuid, "volume_key": self.volume_key, "sequence": self.sequence,
             "keyslots": self.keyslots, "token": self.token, "unbound": sorted(self.unbound),
-            "next_key": self.next_key, "moved": self.moved,
+            "next_key": self.next_key, "moved": self.moved, "recovery": self.recovery,
         }  # fmt: skip
         return Secret(json.dumps(said, sort_keys=True).encode())
 
@@ -98,10 +101,11 @@ class Luks:
         return Pin(self.uuid, "sha256:" + (self.next_key if self.moved else self.volume_key), 4 * MIB, 512)
 
     def seen(self, *, degraded: bool) -> SeenHeader:
+        enclosed = self.recovery and digest(self.recovery)
         if self.moved is None:
-            return SeenHeader(self.pin, self.sequence, (), degraded)
+            return SeenHeader(self.pin, self.sequence, (), degraded, (), enclosed)
         other = "sha256:" + (self.volume_key if self.moved else self.next_key)
-        return SeenHeader(self.pin, self.sequence, (REENCRYPTING,), degraded, (other,))
+        return SeenHeader(self.pin, self.sequence, (REENCRYPTING,), degraded, (other,), enclosed)
 
     def opened_by(self, key: Secret) -> int | None:
         """Return a keyslot that keeps the data and that a passphrase opens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as Keys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.plan import steps
 from agent.plan.keyslots import Keyslots
@@ -46,10 +46,16 @@ class MemoryHeaders:
         free = next(number for number in range(32) if number not in luks.keyslots)
         self._write(record, luks.changed(keyslots={**luks.keyslots, free: keys[version].reveal().decode()}))
 
-    def tag(self, record: Record, versions: Keys[int, KeyVersion]) -> None:
+    def tag(self, record: Record, versions: Keys[int, KeyVersion], recovery: str | None = None) -> None:
         luks = self._checked(record)
-        if luks.token != versions or self._world.is_degraded(record):
-            self._write(record, luks.changed(token=dict(versions)))
+        recovery = recovery or luks.recovery
+        if luks.token != versions or luks.recovery != recovery or self._world.is_degraded(record):
+            self._write(record, luks.changed(token=dict(versions), recovery=recovery))
+
+    def enclose(self, record: Record, recovery: str) -> None:
+        luks = self._checked(record)
+        if luks.recovery != recovery or self._world.is_degraded(record):
+            self._write(record, luks.changed(recovery=recovery))
 
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         luks = self._checked(record)
@@ -76,14 +82,20 @@ class MemoryHeaders:
     def detach(self, record: Record, *, token: int) -> None:
         return  # tokens of others are on real headers only
 
-    def partial(self, step: type, record: Record, versions: Keys[int, KeyVersion], *rest: int) -> None:
-        """Do part of an effect: of Fill nothing that shows, of Tag one copy, of Clear the area alone."""
+    def partial(self, step: type, record: Record, *rest: Any) -> None:
+        """Do part of an effect: of Fill nothing that shows, of a token one copy, of Clear the area alone."""
         luks = self._checked(record)
-        if step is steps.Tag and luks.token != versions:
-            self._world.write_header(record, luks.changed(token=dict(versions)), only=("first",))
-        elif step is steps.Clear and rest[0] in luks.keyslots:
+        if step is steps.Tag:
+            tagged = luks.changed(token=dict(rest[0]), recovery=(*rest, None)[1] or luks.recovery)
+        elif step is steps.Enclose:
+            tagged = luks.changed(recovery=rest[0])
+        else:
+            tagged = luks
+        if (tagged.token, tagged.recovery) != (luks.token, luks.recovery):
+            self._world.write_header(record, tagged, only=("first",))
+        elif step is steps.Clear and rest[1] in luks.keyslots:
             # the area goes first, and nothing in the JSON area tells of it: not even the sequence id
-            self._world.write_header(record, luks.wiped(rest[0]))
+            self._world.write_header(record, luks.wiped(rest[1]))
 
     def _checked(self, record: Record) -> Luks:
         luks = self._world.header(record)

@@ -175,7 +175,7 @@ class MemoryWorld:
         elif step is steps.SwapOn:
             (record,) = arguments
             self.reach[record.volume] = Mapping("crypt")
-        elif step in (steps.Fill, steps.Tag, steps.Clear):
+        elif step in (steps.Fill, steps.Tag, steps.Enclose, steps.Clear):
             self.headers.partial(step, *arguments)
         elif step in (steps.Begin, steps.Reencrypt):
             self.reencryption.partial(step, *arguments)
@@ -232,7 +232,8 @@ class _Disks:
         assert record.current is not None
         self._world.composed += 1
         keyslots, token = {0: key.reveal().decode()}, {0: int(record.current)}
-        luks = Luks(record.luks_uuid, f"{self._world.composed:064x}", 3, keyslots, token)
+        recovery = record.recovery.ciphertext if record.recovery else None
+        luks = Luks(record.luks_uuid, f"{self._world.composed:064x}", 3, keyslots, token, recovery=recovery)
         return Composed(luks.seen(degraded=False), luks.written())
 
     def inscribe(self, record: Record, copied: Secret) -> None:

@@ -29,6 +29,7 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Stage: ("broker", "stage"),
     steps.Fill: ("headers", "fill"),
     steps.Tag: ("headers", "tag"),
+    steps.Enclose: ("headers", "enclose"),
     steps.Backup: ("broker", "deposit"),
     steps.Promote: ("broker", "promote"),
     steps.Clear: ("headers", "clear"),

@@ -9,6 +9,7 @@ import pytest
 
 from agent.luks.jsontext import LARGEST_JSON, LONGEST_STRING
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.recovery import digest
 from tests.header.disks import MIB, Disk
 
 Change = Callable[[Any], None]
@@ -31,6 +32,9 @@ def reencrypt(**fields: Any) -> Change:
 
 
 OPAL: Final = {"opal_segment_number": 1, "opal_key_size": 32, "opal_segment_size": "65536"}
+
+AGE: Final = "YWdlLWVuY3J5cHRpb24ub3JnL3Yx"
+"""Base64 of ``age-encryption.org/v1``."""
 
 WRONG: Final[dict[str, tuple[Change, str]]] = {
     "base64 with stray bits": (
@@ -114,6 +118,26 @@ WRONG: Final[dict[str, tuple[Change, str]]] = {
         at("tokens", "0", "more", put=1),
         "tokens.0: has fields that are not known",
     ),
+    "a recovery ciphertext that is not base64": (
+        at("tokens", "0", "recovery", put=f"{AGE}{'?' * 300}"),
+        "tokens.0.recovery: must match YWdlLWV",
+    ),
+    "a recovery ciphertext that is no age file": (
+        at("tokens", "0", "recovery", put="QUJD" * 100),
+        "tokens.0.recovery: must match YWdlLWV",
+    ),
+    "a recovery ciphertext that is cut": (
+        at("tokens", "0", "recovery", put=f"{AGE}AAAA"),
+        "tokens.0.recovery: must match YWdlLWV",
+    ),
+    "a recovery ciphertext that fills the header": (
+        at("tokens", "0", "recovery", put=f"{AGE}{'A' * 2048}"),
+        "tokens.0.recovery: is longer than 2048 characters",
+    ),
+    "a recovery ciphertext that is a list": (
+        at("tokens", "0", "recovery", put=[f"{AGE}{'A' * 400}"]),
+        "tokens.0.recovery: must be a string",
+    ),
     "a string of 8193 characters": (
         at("tokens", "1", put={"type": "x", "keyslots": [], "blob": "b" * (LONGEST_STRING + 1)}),
         "tokens.1.blob: is too long or has characters that are not text",
@@ -161,6 +185,18 @@ def test_every_kind_of_reencryption_is_recognised(kind: str, plain: Disk) -> Non
     metadata["keyslots"]["1"] = slot | {"area": area}
     keyslot = plain.with_json(metadata).header().keyslots[1]
     assert (keyslot.kind, keyslot.area.kind, keyslot.kdf) == ("reencrypt", kind, None)
+
+
+def test_our_token_may_carry_a_recovery_ciphertext_and_nothing_else(plain: Disk) -> None:
+    metadata = plain.json()
+    assert plain.header().seen().recovery is None
+    metadata["tokens"]["0"]["recovery"] = carried = f"{AGE}{'A' * 400}=="
+    header = plain.with_json(metadata).header()
+    assert header.token is not None
+    assert (header.token.recovery, header.seen().recovery) == (carried, digest(carried))
+    metadata["tokens"]["0"]["recovery2"] = carried
+    with pytest.raises(KeybrokerError, match="not known here: recovery2"):
+        plain.with_json(metadata).header()
 
 
 def test_another_tools_token_may_say_what_it_likes_within_bounds(plain: Disk) -> None:

@@ -27,6 +27,7 @@ class Guard:
 
 
 ROTATION: Final = ("tests/unit/test_plan_rotation_rows.py",)
+RECOVERY: Final = ("tests/unit/test_plan_recovery.py",)
 REENCRYPTION: Final = ("tests/crash/test_crash_reencryption.py",)
 PROVISION: Final = ("tests/unit/test_plan_provision.py",)
 MIGRATION: Final = ("tests/unit/test_plan_migration.py",)
@@ -62,6 +63,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "max((*live(record), record.newest or 0, record.wanted or 0))",
         ),
         ("    _check_opened(record, survey.keyslots, current)\n", ""),
+        ("        recovery.next_step(record, header, survey.keyslots)\n        or _clean", "        _clean"),
         ("    if _is_set_back(survey):", "    if False:"),
         ("version not in (None, *live(record))]", "version not in (*live(record),)]"),
         ("version not in (None, *live(record))]", "version != record.current and version is not None]"),
@@ -81,6 +83,15 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ),
         ("    if survey.fresh:  # it has been asked", "    if False:  # it has been asked"),
         ("any(version not in survey.grant.keys for version in live(record))", "not survey.grant.keys"),
+    ),
+    *_guards(
+        "agent/plan/recovery.py",
+        RECOVERY,
+        (" or is_enclosed(record, header):", ":"),
+        ("wanted(record, keyslots) is None or", ""),
+        ("    if not keyslots.is_tagged():", "    if False:"),
+        ("recovery is not None and keyslots.opened_by(recovery.version)", "recovery is not None"),
+        ("record.recovery is None or record.recovery.digest == header.recovery", "True"),
     ),
     *_guards(
         "agent/plan/keyslots.py",

@@ -72,6 +72,8 @@ VOLUME = {
     "serial": None,
 }
 CSR = signing_request(ec.generate_private_key(ec.SECP256R1()))
+RECIPIENT = "age1n7x7um8gucwduv28u440sc59mpcv52jekdft8lwst57erd5upvqq9dvr2c"
+CHECK = {"version": 1, "digest": DIGEST, "proof": "0" * 64}
 OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
     ("addon.read", "GET", "/v1/addons", None),
@@ -83,6 +85,11 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("volume.order", "PUT", "/v1/addons/shop/volumes/data/order", {"kind": "erase", "disk_gone": True}),
     ("volume.cancel", "DELETE", "/v1/addons/shop/volumes/data/order", None),
     ("volume.read", "GET", "/v1/addons/shop/volumes/data/statements", None),
+    ("recovery.read", "GET", "/v1/recovery", None),
+    ("recovery.read", "GET", "/v1/recovery/volumes", None),
+    ("recovery.set", "PUT", "/v1/recovery", {"recipients": [RECIPIENT]}),
+    ("recovery.set", "POST", "/v1/recovery/renewal", {}),
+    ("recovery.check", "PUT", "/v1/addons/shop/volumes/data/recovery/check", CHECK),
     ("host.invite", "POST", "/v1/addons/shop/enrolments", {"lifetime_seconds": 600}),
     ("host.read", "GET", "/v1/hosts", None),
     ("host.read", "GET", "/v1/hosts/kbh-aaaaaaaaaaaa", None),

@@ -43,6 +43,7 @@ DOORS = {
     "SQL": (("sqlalchemy", "alembic", "sqlite3"), ("keybroker.store",)),
     "Tornado": (("tornado",), ("keybroker.server", "keybroker.web")),
     "click": (("click",), ("keybroker.cli",)),
+    "age": (("pyrage",), ("keybroker.age",)),
     "udev": (("pyudev",), ("agent.devices",)),
 }
 

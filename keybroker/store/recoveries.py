@@ -1,0 +1,100 @@
+"""Rows of the offline recovery key: read and written, as parts of ``SqlReading`` and ``SqlWriting``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import delete as sql_delete
+
+from keybroker.store.rows import RecoveryCheckRow, RecoveryKeyRow, RecoveryRow, from_text, to_text
+from keybroker.store.tables import KEYS, RECOVERIES, RECOVERY_CHECKS, RECOVERY_KEYS
+from keybroker.wire.names import KeyVersion, VolumeId
+
+_RECOVERY_KEY: Final = select(RECOVERY_KEYS).order_by(RECOVERY_KEYS.c.number.desc()).limit(1)
+_RECOVERY: Final = select(RECOVERIES).where(
+    RECOVERIES.c.volume == bindparam("volume"), RECOVERIES.c.version == bindparam("version")
+)
+_UNRECOVERABLE: Final = (
+    select(KEYS.c.volume)
+    .where(
+        KEYS.c.state.in_(("current", "staged")),
+        ~select(RECOVERIES.c.key)
+        .where(
+            RECOVERIES.c.volume == KEYS.c.volume,
+            RECOVERIES.c.version == KEYS.c.version,
+            RECOVERIES.c.key == bindparam("key"),
+        )
+        .exists(),
+    )
+    .distinct()
+    .order_by(KEYS.c.volume)
+)
+_RECOVERY_CHECKS: Final = select(RECOVERY_CHECKS)
+
+
+class RecoveryReading:
+    """The part of ``Reading`` that is about the offline recovery key."""
+
+    _connection: Connection
+
+    def recovery_key(self) -> RecoveryKeyRow | None:
+        """Return the offline recovery key that counts."""
+        row = self._connection.execute(_RECOVERY_KEY).one_or_none()
+        if row is None:
+            return None
+        return RecoveryKeyRow(row.number, row.recipients, row.wrapped, row.master, from_text(row.created))
+
+    def recovery(self, volume: VolumeId, version: KeyVersion) -> RecoveryRow | None:
+        """Return what a key version is as encrypted to an offline recovery key."""
+        row = self._connection.execute(_RECOVERY, {"volume": volume, "version": version}).one_or_none()
+        if row is None:
+            return None
+        made = from_text(row.created)
+        return RecoveryRow(volume, version, row.key, row.ciphertext, row.wrapped, made)
+
+    def unrecoverable(self, key: int) -> list[VolumeId]:
+        """Return the volumes with a current or staged key that is not encrypted to that recovery key."""
+        return [VolumeId(row.volume) for row in self._connection.execute(_UNRECOVERABLE, {"key": key})]
+
+    def recovery_checks(self) -> dict[VolumeId, RecoveryCheckRow]:
+        """Return when the offline key was last seen to open each volume's ciphertext."""
+        rows = [
+            RecoveryCheckRow(
+                VolumeId(row.volume), KeyVersion(row.version), row.digest, from_text(row.at), row.operator
+            )
+            for row in self._connection.execute(_RECOVERY_CHECKS)
+        ]
+        return {row.volume: row for row in rows}
+
+
+class RecoveryWriting(RecoveryReading):
+    """The part of ``Writing`` that is about the offline recovery key."""
+
+    def add_recovery_key(self, row: RecoveryKeyRow) -> None:
+        """Add an offline recovery key, which counts from here on."""
+        self._connection.execute(insert(RECOVERY_KEYS), _columns(row))
+
+    def put_recovery(self, row: RecoveryRow) -> None:
+        """Keep what a key version is as encrypted, instead of what was kept before."""
+        self.forget_recovery(row.volume, row.version)
+        self._connection.execute(insert(RECOVERIES), _columns(row))
+
+    def forget_recovery(self, volume: VolumeId, version: KeyVersion) -> None:
+        """Forget what a key version is as encrypted, with the key itself."""
+        self._connection.execute(
+            sql_delete(RECOVERIES).where(RECOVERIES.c.volume == volume, RECOVERIES.c.version == version)
+        )
+
+    def put_recovery_check(self, row: RecoveryCheckRow) -> None:
+        """Keep that a ciphertext was opened, instead of the check before."""
+        self._connection.execute(sql_delete(RECOVERY_CHECKS).where(RECOVERY_CHECKS.c.volume == row.volume))
+        self._connection.execute(insert(RECOVERY_CHECKS), _columns(row))
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {
+        name: to_text(value) if isinstance(value, datetime) else value for name, value in asdict(row).items()
+    }

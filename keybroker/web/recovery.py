@@ -1,0 +1,49 @@
+"""What operators call about the offline recovery key."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from keybroker.service import recovery
+from keybroker.web.app import body, broker, peer, say
+from keybroker.wire.names import KeyVersion
+from keybroker.wire.proof import PROOF
+from keybroker.wire.recovery import DIGEST, MOST_RECIPIENTS
+
+recoveries = Blueprint("recoveries", __name__)
+
+
+@recoveries.get("/v1/recovery")
+def _show() -> Response:
+    return say(recovery.show(broker(), peer()).as_json())
+
+
+@recoveries.put("/v1/recovery")
+def _set_key() -> Response:
+    who, fields = peer(), body()
+    recipients = list(fields.texts("recipients", most=MOST_RECIPIENTS))
+    fields.end()
+    view, created = recovery.set_key(broker(), who, recipients)
+    return say(view.as_json(), 201 if created else 200)
+
+
+@recoveries.post("/v1/recovery/renewal")
+def _renew() -> Response:
+    who = peer()
+    body().end()
+    renewed, left = recovery.renew(broker(), who)
+    return say({"renewed": renewed, "left": left})
+
+
+@recoveries.get("/v1/recovery/volumes")
+def _volumes() -> Response:
+    return say({"volumes": [view.as_json() for view in recovery.volumes(broker(), peer())]})
+
+
+@recoveries.put("/v1/addons/<addon>/volumes/<name>/recovery/check")
+def _check(addon: str, name: str) -> Response:
+    who, fields = peer(), body()
+    version = KeyVersion(fields.number("version", least=1))
+    called, proof = fields.text("digest", match=DIGEST), fields.text("proof", match=PROOF)
+    fields.end()
+    return say({"opens": recovery.check(broker(), who, addon, name, version, called, proof)})
