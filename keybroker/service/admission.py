@@ -179,3 +179,12 @@ def consult(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Reading], T]
         return work(reading)
 
     return settle(broker, lambda: broker.store.read(admitted))
+
+
+def known(broker: Broker, peer: Peer) -> None:
+    """Return if the peer is known here and welcome, whatever it may do.
+
+    Raises:
+        KeybrokerError: NO_IDENTITY, REVOKED or CERTIFICATE for the peer.
+    """
+    consult(broker, peer, "describe", lambda _reading: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
@@ -14,10 +15,14 @@ from keybroker.service.broker import Broker
 from keybroker.web.gate import CERTIFICATE, IDENTITY
 from keybroker.web.peer import read_peer
 from keybroker.web.problems import JSON_TYPE, headers, reply_for, unexpected, where
-from keybroker.wire.fields import Fields
+from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _BROKER: Final = "keybroker.broker"
+INCOMING: Final = "keybroker.incoming"
+"""In an app's extensions: what a request brings; the OpenAPI document is made with another one there."""
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 
 _log = logging.getLogger("keybroker.web")
 
@@ -28,6 +33,7 @@ def create_app(name: str, broker: Broker) -> Flask:
     # A path has one spelling; Werkzeug would redirect a client from others to it.
     app.url_map.merge_slashes = False
     app.extensions[_BROKER] = broker
+    app.extensions[INCOMING] = Incoming()
     app.register_error_handler(Exception, _problem)
     return app
 
@@ -38,20 +44,59 @@ def broker() -> Broker:
     return found
 
 
+class Incoming:
+    """What a request brings: who asks, a body, a query."""
+
+    def peer(self) -> Peer:
+        """Return who asks (``peer``)."""
+        found = read_peer(
+            request.environ.get(CERTIFICATE),
+            request.environ["REMOTE_ADDR"],
+            broker().settings.trust_domain,
+            broker().clock(),
+        )
+        request.environ[IDENTITY] = f"{found.identity.kind}/{found.identity.name}"
+        return found
+
+    def body(self) -> Fields:
+        """Return the body (``body``)."""
+        charset = request.mimetype_params.get("charset", "utf-8").lower()
+        if request.mimetype != JSON_TYPE or charset != "utf-8":
+            raise KeybrokerError(Problem.MALFORMED, f"request: Content-Type must be {JSON_TYPE}")
+        return Fields.parse(request.get_data())
+
+    def query(self, *names: str) -> dict[str, str]:
+        """Return the query (``query``)."""
+        given = request.args.to_dict(flat=False)
+        for name, values in given.items():
+            if name not in names or len(values) != 1:
+                raise KeybrokerError(
+                    Problem.MALFORMED, f"query: {name[:40]!r} is not a parameter here, or is there twice"
+                )
+        return {name: values[0] for name, values in given.items()}
+
+    def whole(self, asked: dict[str, str], name: str, otherwise: int, least: int, most: int) -> int:
+        """Return a number of a query (``whole``)."""
+        text = asked.get(name, str(otherwise))
+        if _WHOLE.fullmatch(text) is None:
+            raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be a whole number")
+        if not least <= int(text) <= most:
+            raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be from {least} to {most}")
+        return int(text)
+
+
+def _incoming() -> Incoming:
+    found: Incoming = current_app.extensions[INCOMING]
+    return found
+
+
 def peer() -> Peer:
     """Return who asks, from the certificate of the connection.
 
     Raises:
         KeybrokerError: NO_IDENTITY or CERTIFICATE.
     """
-    found = read_peer(
-        request.environ.get(CERTIFICATE),
-        request.environ["REMOTE_ADDR"],
-        broker().settings.trust_domain,
-        broker().clock(),
-    )
-    request.environ[IDENTITY] = f"{found.identity.kind}/{found.identity.name}"
-    return found
+    return _incoming().peer()
 
 
 def body() -> Fields:
@@ -60,9 +105,7 @@ def body() -> Fields:
     Raises:
         KeybrokerError: MALFORMED.
     """
-    if request.mimetype != JSON_TYPE or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
-        raise KeybrokerError(Problem.MALFORMED, f"request: Content-Type must be {JSON_TYPE}")
-    return Fields.parse(request.get_data())
+    return _incoming().body()
 
 
 def query(*names: str) -> dict[str, str]:
@@ -71,13 +114,23 @@ def query(*names: str) -> dict[str, str]:
     Raises:
         KeybrokerError: MALFORMED.
     """
-    given = request.args.to_dict(flat=False)
-    for name, values in given.items():
-        if name not in names or len(values) != 1:
-            raise KeybrokerError(
-                Problem.MALFORMED, f"query: {name[:40]!r} is not a parameter here, or is there twice"
-            )
-    return {name: values[0] for name, values in given.items()}
+    return _incoming().query(*names)
+
+
+def whole(
+    asked: dict[str, str],
+    name: str,
+    otherwise: int,
+    *,
+    least: int = -LARGEST_INTEGER,
+    most: int = LARGEST_INTEGER,
+) -> int:
+    """Return a parameter of the query ``asked`` that is a whole number; ``otherwise`` where it is not there.
+
+    Raises:
+        KeybrokerError: MALFORMED.
+    """
+    return _incoming().whole(asked, name, otherwise, least, most)
 
 
 def say(document: dict[str, Any], status: int = 200) -> Response:

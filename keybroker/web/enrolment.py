@@ -7,7 +7,8 @@ from flask import Blueprint, Flask, Response, request
 from keybroker.service import enrolment
 from keybroker.service.broker import Broker
 from keybroker.web.app import body, broker, create_app, say
-from keybroker.wire.messages import EnrolmentRequest
+from keybroker.web.telling import gives
+from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest
 
 LARGEST_ENROLMENT = 65536
 """In bytes: a token and a certificate signing request, generously."""
@@ -28,11 +29,13 @@ def largest(_method: str, _path: str) -> int:
 
 
 @strangers.get("/v1/enrolment")
+@gives(EnrolmentOffer)
 def _offer() -> Response:
     return say(enrolment.offer(broker()).as_json())
 
 
 @strangers.post("/v1/enrolment")
+@gives(Certified)
 def _enrol() -> Response:
     return say(
         enrolment.enrol(broker(), request.environ["REMOTE_ADDR"], EnrolmentRequest.read(body())).as_json()

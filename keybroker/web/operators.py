@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, cast
 
 from flask import Blueprint, Response, current_app
 
+from keybroker.audit import AuditEntry
 from keybroker.service import inventory, orders, policies
-from keybroker.service.views import OrderSpec, Origin, VolumeSpec
+from keybroker.service.views import (
+    AddonView,
+    HostView,
+    Invitation,
+    OrderSpec,
+    Origin,
+    StatementView,
+    VolumeSpec,
+    VolumeView,
+)
 from keybroker.terms import Change
-from keybroker.web.app import body, broker, peer, query, say
+from keybroker.web.app import body, broker, peer, query, say, whole
+from keybroker.web.telling import gives
 from keybroker.wire.fields import Fields
 from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
-from keybroker.wire.problems import KeybrokerError, Problem
 
 ENROLMENT_URL: Final = "keybroker.enrolment-url"
 
@@ -23,6 +32,7 @@ operators = Blueprint("operators", __name__)
 
 
 @operators.put("/v1/addons/<name>")
+@gives(AddonView, 200, 201)
 def _put_addon(name: str) -> Response:
     who, fields = peer(), body()
     engine = fields.text("engine")
@@ -32,21 +42,25 @@ def _put_addon(name: str) -> Response:
 
 
 @operators.get("/v1/addons")
+@gives({"addons": [AddonView]})
 def _addons() -> Response:
     return say({"addons": [view.as_json() for view in inventory.addons(broker(), peer())]})
 
 
 @operators.get("/v1/addons/<name>")
+@gives(AddonView)
 def _addon(name: str) -> Response:
     return say(inventory.addon(broker(), peer(), name).as_json())
 
 
 @operators.put("/v1/addons/<name>/policy")
+@gives(AddonView)
 def _change_policy(name: str) -> Response:
     return say(policies.change(broker(), peer(), name, Change.read(body())).as_json())
 
 
 @operators.put("/v1/addons/<addon>/volumes/<name>")
+@gives(VolumeView, 200, 201)
 def _put_volume(addon: str, name: str) -> Response:
     view, created = inventory.put_volume(broker(), peer(), addon, name, _spec(body()))
     return say(view.as_json(), 201 if created else 200)
@@ -68,17 +82,20 @@ def _spec(fields: Fields) -> VolumeSpec:
 
 
 @operators.get("/v1/volumes")
+@gives({"volumes": [VolumeView]})
 def _volumes() -> Response:
     who, addon = peer(), query("addon").get("addon")
     return say({"volumes": [view.as_json() for view in inventory.volumes(broker(), who, addon)]})
 
 
 @operators.get("/v1/addons/<addon>/volumes/<name>")
+@gives(VolumeView)
 def _show_volume(addon: str, name: str) -> Response:
     return say(inventory.volume(broker(), peer(), addon, name).as_json())
 
 
 @operators.put("/v1/addons/<addon>/volumes/<name>/wanted")
+@gives(VolumeView)
 def _rotate(addon: str, name: str) -> Response:
     who, fields = peer(), body()
     compromised = fields.optional("compromised", fields.flag) or False
@@ -88,12 +105,14 @@ def _rotate(addon: str, name: str) -> Response:
 
 
 @operators.put("/v1/addons/<addon>/volumes/<name>/order")
+@gives(VolumeView, 200, 201)
 def _order(addon: str, name: str) -> Response:
     view, created = orders.order(broker(), peer(), addon, name, _order_spec(body()))
     return say(view.as_json(), 201 if created else 200)
 
 
 @operators.delete("/v1/addons/<addon>/volumes/<name>/order")
+@gives(VolumeView)
 def _cancel(addon: str, name: str) -> Response:
     view, _changed = orders.cancel(broker(), peer(), addon, name)
     return say(view.as_json())
@@ -116,12 +135,14 @@ def _order_spec(fields: Fields) -> OrderSpec:
 
 
 @operators.get("/v1/addons/<addon>/volumes/<name>/statements")
+@gives({"statements": [StatementView]})
 def _statements(addon: str, name: str) -> Response:
     found = inventory.statements(broker(), peer(), addon, name)
     return say({"statements": [view.as_json() for view in found]})
 
 
 @operators.post("/v1/addons/<addon>/enrolments")
+@gives(Invitation, 201, enrolment=str)
 def _invite(addon: str) -> Response:
     who, fields = peer(), body()
     lifetime = fields.optional("lifetime_seconds", fields.number)
@@ -132,17 +153,20 @@ def _invite(addon: str) -> Response:
 
 
 @operators.get("/v1/hosts")
+@gives({"hosts": [HostView]})
 def _hosts() -> Response:
     who, addon = peer(), query("addon").get("addon")
     return say({"hosts": [view.as_json() for view in inventory.hosts(broker(), who, addon)]})
 
 
 @operators.get("/v1/hosts/<host>")
+@gives(HostView)
 def _host(host: str) -> Response:
     return say(inventory.host(broker(), peer(), host).as_json())
 
 
 @operators.put("/v1/hosts/<host>/revocation")
+@gives(HostView)
 def _revoke(host: str) -> Response:
     who, fields = peer(), body()
     reason = fields.text("reason", most=500)
@@ -151,14 +175,10 @@ def _revoke(host: str) -> Response:
 
 
 @operators.get("/v1/audit")
+@gives({"audit": [AuditEntry]})
 def _audit() -> Response:
     who, asked = peer(), query("after", "limit")
-    after, limit = _whole("after", asked.get("after", "0")), _whole("limit", asked.get("limit", "100"))
+    after = whole(asked, "after", 0)
+    limit = whole(asked, "limit", 100, least=1, most=inventory.MOST_AUDIT_RECORDS)
     entries = inventory.audit_tail(broker(), who, after, limit)
     return say({"audit": [entry.as_json() for entry in entries]})
-
-
-def _whole(name: str, text: str) -> int:
-    if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
-        raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be a whole number")
-    return int(text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from keybroker.service import recovery
+from keybroker.service.recovery import RecoveryKeyView, RecoveryView
 from keybroker.web.app import body, broker, peer, say
+from keybroker.web.telling import gives
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.proof import PROOF
 from keybroker.wire.recovery import DIGEST, MOST_RECIPIENTS
@@ -14,11 +16,13 @@ recoveries = Blueprint("recoveries", __name__)
 
 
 @recoveries.get("/v1/recovery")
+@gives(RecoveryKeyView)
 def _show() -> Response:
     return say(recovery.show(broker(), peer()).as_json())
 
 
 @recoveries.put("/v1/recovery")
+@gives(RecoveryKeyView, 200, 201)
 def _set_key() -> Response:
     who, fields = peer(), body()
     recipients = list(fields.texts("recipients", most=MOST_RECIPIENTS))
@@ -28,6 +32,7 @@ def _set_key() -> Response:
 
 
 @recoveries.post("/v1/recovery/renewal")
+@gives({"renewed": int, "left": int})
 def _renew() -> Response:
     who = peer()
     body().end()
@@ -36,11 +41,13 @@ def _renew() -> Response:
 
 
 @recoveries.get("/v1/recovery/volumes")
+@gives({"volumes": [RecoveryView]})
 def _volumes() -> Response:
     return say({"volumes": [view.as_json() for view in recovery.volumes(broker(), peer())]})
 
 
 @recoveries.put("/v1/addons/<addon>/volumes/<name>/recovery/check")
+@gives({"opens": bool})
 def _check(addon: str, name: str) -> Response:
     who, fields = peer(), body()
     version = KeyVersion(fields.number("version", least=1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from keybroker.service import roster
+from keybroker.service.views import Appointment, OperatorView
 from keybroker.web.app import body, broker, peer, say
+from keybroker.web.telling import gives
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_PEM
 from keybroker.wire.names import ROLES
@@ -14,6 +16,7 @@ people = Blueprint("people", __name__)
 
 
 @people.put("/v1/operators/<name>")
+@gives(Appointment, 200, 201)
 def _add(name: str) -> Response:
     who, fields = peer(), body()
     roles, csr = fields.words("roles", ROLES), fields.text("csr", most=LARGEST_PEM)
@@ -23,16 +26,19 @@ def _add(name: str) -> Response:
 
 
 @people.get("/v1/operators")
+@gives({"operators": [OperatorView]})
 def _operators() -> Response:
     return say({"operators": [view.as_json() for view in roster.operators(broker(), peer())]})
 
 
 @people.get("/v1/operators/<name>")
+@gives(OperatorView)
 def _operator(name: str) -> Response:
     return say(roster.operator(broker(), peer(), name).as_json())
 
 
 @people.put("/v1/operators/<name>/roles")
+@gives(OperatorView)
 def _roles(name: str) -> Response:
     who, fields = peer(), body()
     roles = fields.words("roles", ROLES)
@@ -41,6 +47,7 @@ def _roles(name: str) -> Response:
 
 
 @people.put("/v1/operators/<name>/revocation")
+@gives(OperatorView)
 def _revoke(name: str) -> Response:
     who, fields = peer(), body()
     reason = fields.text("reason", most=500)
@@ -49,17 +56,20 @@ def _revoke(name: str) -> Response:
 
 
 @people.put("/v1/operators/<name>/certificate")
+@gives(Appointment)
 def _certify(name: str) -> Response:
     who, csr = peer(), _csr(body())
     return say(roster.certify(broker(), who, name, csr).as_json())
 
 
 @people.get("/v1/self")
+@gives(OperatorView)
 def _myself() -> Response:
     return say(roster.myself(broker(), peer()).as_json())
 
 
 @people.put("/v1/self/certificate")
+@gives(Appointment)
 def _renew() -> Response:
     who, csr = peer(), _csr(body())
     return say(roster.renew(broker(), who, csr).as_json())

@@ -254,9 +254,7 @@ class EnrolmentRequest:
     @classmethod
     def read(cls, fields: Fields) -> EnrolmentRequest:
         """Read the wire form (MALFORMED otherwise)."""
-        token = fields.text("token")
-        if TOKEN.fullmatch(token) is None:
-            raise fields.wrong("token", "is not an enrolment token")
+        token = fields.text("token", match=TOKEN)
         request = cls(Secret(token.encode()), fields.text("csr", most=LARGEST_PEM))
         fields.end()
         return request

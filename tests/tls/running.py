@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.tls import described
 from tests.tls.forging import Files, Signer, private_pem, signing_request
 
 CLI: Final = (sys.executable, "-m", "keybroker.cli")
@@ -176,7 +177,10 @@ class Broker:
     ) -> Reply:
         """Send one request over a connection of its own; ``body`` is JSON unless it is bytes."""
         with self.connect(who, port) as connection:
-            return ask(connection, method, path, body, headers)
+            reply = ask(connection, method, path, body, headers)
+        at = {"enrolment": port == self.enrolment}
+        described.check(method, path, body, reply.status, reply.headers, reply.body, **at)
+        return reply
 
     @contextmanager
     def connect(self, who: Files | None = None, port: int | None = None) -> Iterator[HTTPSConnection]:

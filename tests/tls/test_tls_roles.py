@@ -78,6 +78,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
     ("addon.read", "GET", "/v1/addons", None),
     ("addon.read", "GET", "/v1/addons/shop", None),
+    ("addon.policy", "PUT", "/v1/addons/shop/policy", {}),
     ("volume.add", "PUT", "/v1/addons/shop/volumes/more", VOLUME),
     ("volume.read", "GET", "/v1/addons/shop/volumes/data", None),
     ("volume.read", "GET", "/v1/volumes", None),
