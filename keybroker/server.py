@@ -35,6 +35,7 @@ from keybroker.config import Address, Limits, Settings
 from keybroker.service import endings, recovery
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
+from keybroker.web.app import methods_of
 from keybroker.web.gate import Gate
 from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -160,7 +161,7 @@ class _Server:
         }
         doors = []
         for name, app, largest, address, threads in plan:
-            gate = Gate(app, threads, settings.limits, largest, name)
+            gate = Gate(app, threads, settings.limits, largest, name, methods_of(app))
             context = contexts.get(name)
             listener = Listener(gate, ssl_options=context() if context else None)
             doors.append(Door(listener, gate, given.get(name) or _bound(address, name), context))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -36,6 +38,12 @@ def create_app(name: str, broker: Broker) -> Flask:
     app.extensions[INCOMING] = Incoming()
     app.register_error_handler(Exception, _problem)
     return app
+
+
+def methods_of(app: Flask) -> Callable[[str], list[str]]:
+    """Return what says which methods a path of an app takes; none, where there is nothing at it."""
+    paths = app.url_map.bind("keybroker")
+    return lambda path: sorted({*paths.allowed_methods(unquote(path))} - {"HEAD", "OPTIONS"})
 
 
 def broker() -> Broker:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
@@ -66,6 +67,7 @@ class Gate(HTTPServerConnectionDelegate):
         limits: of threads and queue, and of a client's time.
         largest: the most bytes a body may have, by method and path.
         name: of the listener, for the log.
+        methods: what a path takes, for the reply to a method that it does not take.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Gate(HTTPServerConnectionDelegate):
         limits: Limits,
         largest: Callable[[str, str], int],
         name: str,
+        methods: Callable[[str], Iterable[str]] = lambda _path: sorted(_METHODS),
     ) -> None:
         self.app = app
+        self.methods = methods
         self.pool = pool
         self.limits = limits
         self.largest = largest
@@ -173,6 +177,9 @@ class Exchange(HTTPMessageDelegate):
         refusal = self._refusal(headers)
         if refusal is not None:
             self._refused = reply_for(refusal)
+            if refusal.problem is Problem.METHOD:  # RFC 9110 section 15.5.6
+                allow = ("Allow", ", ".join(self._gate.methods(self._path)))
+                self._refused = replace(self._refused, headers=(*self._refused.headers, allow))
             self._connection.set_max_body_size(_DRAIN)
 
     def _refusal(self, headers: HTTPHeaders) -> KeybrokerError | None:

@@ -22,7 +22,10 @@ from keybroker.terms import Change
 from keybroker.web.app import body, broker, peer, query, say, whole
 from keybroker.web.telling import gives
 from keybroker.wire.fields import Fields
+from keybroker.wire.names import ENGINES
 from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
+from keybroker.wire.profile import CIPHERS
+from keybroker.wire.records import FILESYSTEMS
 
 ENROLMENT_URL: Final = "keybroker.enrolment-url"
 
@@ -35,7 +38,7 @@ operators = Blueprint("operators", __name__)
 @gives(AddonView, 200, 201)
 def _put_addon(name: str) -> Response:
     who, fields = peer(), body()
-    engine = fields.text("engine")
+    engine = fields.choice("engine", ENGINES)
     fields.end()
     view, created = inventory.put_addon(broker(), who, name, engine)
     return say(view.as_json(), 201 if created else 200)
@@ -69,9 +72,9 @@ def _put_volume(addon: str, name: str) -> Response:
 def _spec(fields: Fields) -> VolumeSpec:
     spec = VolumeSpec(
         size_bytes=fields.number("size_bytes", least=1),
-        cipher=fields.text("cipher"),
+        cipher=fields.choice("cipher", set(CIPHERS)),
         mount=fields.optional("mount", fields.text),
-        filesystem=fields.text("filesystem"),
+        filesystem=fields.choice("filesystem", FILESYSTEMS),
         serial=fields.optional("serial", fields.text),
         origin=cast(Origin, fields.optional("origin", lambda key: fields.choice(key, _ORIGINS)) or "blank"),
         luks_uuid=fields.optional("luks_uuid", fields.text),

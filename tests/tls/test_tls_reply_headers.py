@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.tls.running import Broker, Host, Reply, unlock_request
 
 
@@ -46,6 +48,16 @@ def test_every_error_is_a_problem_document(broker: Broker, host: Host) -> None:
 def test_a_method_that_is_not_taken_names_those_that_are(broker: Broker) -> None:
     reply = broker.ask("POST", "/v1/addons/shop", {}, who=broker.operator)
     assert (reply.status, reply.problem, reply.headers["allow"]) == (405, "method", "GET, PUT")
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"), [("/v1/addons/shop", "GET, PUT"), ("/v1/%61ddons", "GET"), ("/v1/nothing", "")]
+)
+def test_a_method_that_nothing_takes_is_told_what_the_path_does_take(
+    broker: Broker, path: str, takes: str
+) -> None:
+    reply = broker.ask("TRACE", path, who=broker.operator)
+    assert (reply.status, reply.problem, reply.headers["allow"]) == (405, "method", takes)
 
 
 def test_something_new_is_201_and_something_found_is_200(broker: Broker) -> None:
