@@ -13,7 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -76,7 +76,10 @@ class AuditEntry:
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the wire form, with ``detail`` as an object."""
+        """Return the wire form, with ``detail`` as an object; as the text it is where that loses something.
+
+        A record that somebody has changed must get to whoever verifies it as it is.
+        """
         return {
             "sequence": self.sequence,
             "at": self.at,
@@ -88,10 +91,34 @@ class AuditEntry:
             "addon": self.addon,
             "volume": self.volume,
             "host": self.host,
-            "detail": json.loads(self.detail),
+            "detail": _object(self.detail),
             "previous": self.previous,
             "hash": self.hash,
         }
+
+    @classmethod
+    def read(cls, document: object) -> AuditEntry:
+        """Read what ``as_json`` wrote, exactly; fields that are not known here are let be.
+
+        Raises:
+            KeybrokerError: MALFORMED.
+        """
+        if not isinstance(document, dict):
+            raise KeybrokerError(Problem.MALFORMED, "audit record: must be an object")
+        given = dict(document)
+        if isinstance(given.get("detail"), dict):
+            given["detail"] = _canonical(given["detail"])
+        for name, (kind, missing) in _FIELDS.items():
+            value = given.get(name)
+            if not (isinstance(value, kind) and not isinstance(value, bool)) and not (
+                value is None and missing
+            ):
+                raise KeybrokerError(
+                    Problem.MALFORMED,
+                    f"audit record {document.get('sequence')}: {name} is not what it must be",
+                )
+        values: dict[str, Any] = {name: given.get(name) for name in _FIELDS}
+        return cls(**values)
 
     @property
     def recomputed(self) -> str:
@@ -108,6 +135,54 @@ class AuditEntry:
                 encoded = value.encode()
                 parts += (struct.pack(">I", len(encoded)), encoded)
         return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+_FIELDS: Final[dict[str, tuple[type, bool]]] = {
+    one.name: (int if one.name == "sequence" else str, one.name in ("addon", "volume", "host"))
+    for one in fields(AuditEntry)
+}
+"""Of a record: the type of each field, and whether it may be absent."""
+
+
+def _canonical(detail: dict[str, Any]) -> str:
+    return json.dumps(detail, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _object(detail: str) -> dict[str, Any] | str:
+    try:
+        found = json.loads(detail)
+    except ValueError:
+        return detail
+    return found if isinstance(found, dict) and _canonical(found) == detail else detail
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which records somebody wants to see; None is any.
+
+    Attributes:
+        actor, verb, outcome, addon, volume, host: exactly these.
+        since, until: UTC; records of ``until`` itself are not in it.
+    """
+
+    actor: str | None = None
+    verb: str | None = None
+    outcome: str | None = None
+    addon: str | None = None
+    volume: str | None = None
+    host: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def equal(self) -> dict[str, str]:
+        """The fields that must have one value."""
+        named = {name: getattr(self, name) for name in FILTERED}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+FILTERED: Final[tuple[str, ...]] = ("actor", "verb", "outcome", "addon", "volume", "host")
+EVERYTHING: Final = AuditFilter()
 
 
 def rfc3339(time: datetime) -> str:
@@ -128,7 +203,7 @@ def link(event: AuditEvent, sequence: int, previous: str) -> AuditEntry:
         addon=event.addon,
         volume=event.volume,
         host=event.host,
-        detail=json.dumps(event.detail, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+        detail=_canonical(event.detail),
         previous=previous,
         hash="",
     )

@@ -172,6 +172,11 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # host_days = 90
 # operator_days = 365
 # retired_key_days = 30
+
+# [audit]
+# The trail's end is signed once there are so many new records, or any new one after so many seconds.
+# checkpoint_records = 1000
+# checkpoint_seconds = 60
 """
 
 
@@ -243,6 +248,7 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
     files = fields.object("files")
     lifetimes = fields.optional("lifetimes", fields.object)
     release = fields.optional("release", fields.object)
+    audit = fields.optional("audit", fields.object)
     installation = Installation(
         ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
         ca_key=_path(files, "ca_key", file, "ca.key"),
@@ -257,13 +263,16 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
             retention=_days(lifetimes, "retired_key_days", 30),
             operator_lifetime=_days(lifetimes, "operator_days", 365),
             default_deny=_denies(release),
+            checkpoint_records=_number(audit, "checkpoint_records", 1000, most=1_000_000),
+            checkpoint_interval=timedelta(seconds=_number(audit, "checkpoint_seconds", 60, most=86400)),
         ),
         configuration=file,
         credentials_directory=credentials_directory,
     )
     files.end()
-    if lifetimes is not None:
-        lifetimes.end()
+    for section in (lifetimes, audit):
+        if section is not None:
+            section.end()
     return installation
 
 
@@ -292,10 +301,12 @@ def _path(files: Fields, key: str, file: Path, name: str) -> Path:
 
 
 def _days(lifetimes: Fields | None, key: str, otherwise: int) -> timedelta:
-    if lifetimes is None:
-        return timedelta(days=otherwise)
-    days = lifetimes.optional(key, lambda key: lifetimes.number(key, least=1, most=3650))
-    return timedelta(days=otherwise if days is None else days)
+    return timedelta(days=_number(lifetimes, key, otherwise, most=3650))
+
+
+def _number(section: Fields | None, key: str, otherwise: int, *, most: int) -> int:
+    found = section and section.optional(key, lambda key: section.number(key, least=1, most=most))
+    return found or otherwise
 
 
 def _health(text: str) -> Path | Address:

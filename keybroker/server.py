@@ -31,7 +31,9 @@ from typing import Final
 
 from tornado.netutil import bind_sockets, bind_unix_socket
 
+from keybroker.clerk import Clerk
 from keybroker.config import Address, Limits, Settings
+from keybroker.journal import Journal, SystemdJournal
 from keybroker.service import endings, recovery
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
@@ -43,6 +45,9 @@ from keybroker.wire.problems import KeybrokerError, Problem
 _BACKLOG: Final = 2048
 _NOTIFY_SECONDS: Final = 2
 _SWEEP_SECONDS: Final = 3600
+_CURSOR: Final = "audit.copied"
+"""Beside the database: what the journal was told last."""
+
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
@@ -129,8 +134,12 @@ class _Server:
             await _notify("READY=1\nSTATUS=serving")
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
             tasks.add(loop.create_task(self._sweep()))
+            clerk = Clerk(self._broker, _journal(), self._settings.installation.database.with_name(_CURSOR))
+            clerk.start()
             await self._stopping.wait()
             await self._stop(doors)
+            await asyncio.to_thread(clerk.stop)
+            _log.info("stopped")
             for task in tasks:
                 task.cancel()
 
@@ -232,7 +241,11 @@ class _Server:
             await door.listener.close_all_connections()
         if isinstance(self._settings.health, Path):
             self._settings.health.unlink(missing_ok=True)
-        _log.info("stopped")
+
+
+def _journal() -> Journal | None:
+    """Return the journal, where systemd started us with it (systemd.exec(5), $JOURNAL_STREAM)."""
+    return SystemdJournal() if "JOURNAL_STREAM" in os.environ else None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ Source: RFC 8032 (Ed25519), RFC 8410 (its keys in PEM).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Final
 
@@ -42,6 +43,15 @@ def public_pem(public: bytes) -> str:
     """Return a public key as ``openssl`` reads it."""
     key = Ed25519PublicKey.from_public_bytes(public)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def fingerprint(public: bytes) -> str:
+    """Return SHA-256 of a public key, hex, by which people compare it.
+
+    The same as ``openssl pkey -pubin -in F.pem -outform DER | sha256sum`` (RFC 8410 section 4).
+    """
+    key = Ed25519PublicKey.from_public_bytes(public)
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def public_from_pem(pem: str) -> bytes:

@@ -43,7 +43,7 @@ def tail(after: int | None, limit: int, as_json: bool, **options: Any) -> None:
         "audit", after=-1 if after is None else after, limit=limit
     )
     if as_json:
-        print_json(document)
+        print_json({"audit": document["audit"]})
         return
     print_table(
         _COLUMNS,

@@ -14,8 +14,9 @@ from typing import Any, Final
 from cryptography import x509
 
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
+from keybroker.proofreading import Verdict
+from keybroker.service import trail
 from keybroker.service.installation import Installation, open_broker
-from keybroker.service.inventory import audit_verify
 from keybroker.service.roster import managers
 from keybroker.web import tls
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -91,7 +92,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
     try:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
-            _tried("audit trail", lambda: _trail(*audit_verify(broker))),
+            _tried("audit trail", lambda: _trail(trail.proofread(broker))),
             _managers(broker.store.read(lambda reading: managers(reading, now))),
         )
     finally:
@@ -117,8 +118,12 @@ def _managers(found: list[str]) -> Finding:
     return Finding("operators", "warning", "nobody can manage operators", "keybroker operator recover --help")
 
 
-def _trail(records: int, last: str) -> str:
-    return f"records: {records}, and the chain is whole; the last hash is {last[:16]}"
+def _trail(verdict: Verdict) -> str:
+    signers = ", ".join(signer[:16] for signer in verdict.signers) or "none yet"
+    return (
+        f"records: {verdict.last}, checkpoints: {verdict.checkpoints}, and the chain is whole;"
+        f" the last hash is {verdict.hash[:16]}, the signer {signers}"
+    )
 
 
 def _listeners(settings: Settings) -> str:

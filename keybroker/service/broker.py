@@ -23,6 +23,8 @@ class BrokerSettings:
         operator_lifetime: of an operator's certificate.
         retention: how long a retired key waits for its destruction.
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
+        checkpoint_records, checkpoint_interval: so many new audit records, or any new one after so long, make
+            a checkpoint due.
     """
 
     trust_domain: str
@@ -31,6 +33,19 @@ class BrokerSettings:
     retention: timedelta = timedelta(days=30)
     operator_lifetime: timedelta = timedelta(days=365)
     default_deny: bool = False
+    checkpoint_records: int = 1000
+    checkpoint_interval: timedelta = timedelta(seconds=60)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What this process has done beside the requests; for whoever measures how far behind it is.
+
+    Attributes:
+        copied: up to which audit record the journal was told; None where there is no journal.
+    """
+
+    copied: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,7 @@ class Broker:
     settings: BrokerSettings
     configured: Callable[[], tuple[ConfiguredKey, ...]] = tuple
     limiter: Limiter = field(default_factory=Limiter)
+    progress: Progress = field(default_factory=Progress)
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

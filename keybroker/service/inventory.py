@@ -6,7 +6,6 @@ import base64
 from datetime import timedelta
 from typing import Final
 
-from keybroker.audit import AuditEntry, verify
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
@@ -38,8 +37,6 @@ __all__ = [
     "VolumeView",
     "addon",
     "addons",
-    "audit_tail",
-    "audit_verify",
     "host",
     "hosts",
     "invite",
@@ -53,8 +50,6 @@ __all__ = [
 DEFAULT_INVITATION_SECONDS: Final = 3600
 SHORTEST_INVITATION_SECONDS: Final = 60
 LONGEST_INVITATION_SECONDS: Final = 7 * 86400
-
-MOST_AUDIT_RECORDS: Final = 1000
 
 _TOKEN_BYTES: Final = 24
 
@@ -309,38 +304,6 @@ def revoke(broker: Broker, peer: Peer, host: str, reason: str) -> HostView:
         return HostView.of(_host(writing, host))
 
     return perform(broker, peer, "host.revoke", work)
-
-
-def audit_tail(broker: Broker, peer: Peer, after: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
-    """Return audit records in order, the ones whose sequence number is above ``after``.
-
-    Args:
-        after: a sequence number; -1 or lower for the last ``limit`` records.
-        limit: from 1 to 1000.
-
-    Raises:
-        KeybrokerError: as ``put_addon`` for the peer; MALFORMED limit.
-    """
-
-    def work(reading: Reading) -> tuple[AuditEntry, ...]:
-        if not 1 <= limit <= MOST_AUDIT_RECORDS:
-            raise _malformed("limit", f"must be from 1 to {MOST_AUDIT_RECORDS}")
-        last, _hash = reading.audit_head()
-        return tuple(reading.audit(after if after >= 0 else last - limit, limit))
-
-    return consult(broker, peer, "audit.read", work)
-
-
-def audit_verify(broker: Broker) -> tuple[int, str]:
-    """Recompute the whole hash chain; for whoever sits at the broker itself, so there is no peer.
-
-    Returns:
-        How many records there are, and the last one's hash in hex.
-
-    Raises:
-        KeybrokerError: CORRUPT, naming the first record that is wrong.
-    """
-    return verify(broker.store.audit_records())
 
 
 def _malformed(field: str, what: str) -> KeybrokerError:

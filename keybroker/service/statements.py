@@ -46,19 +46,24 @@ def state(broker: Broker, writing: Writing, volume: Volume, now: datetime, **fac
             **facts,
         }
     )
-    signer = _signer(broker, writing, now)
-    private = broker.masterkey.unwrap(signer.wrapped, STATEMENT_KEY)
+    public, private = signing_key(broker, writing, now)
     number = len(writing.statements(volume.id)) + 1
     signature = statement.sign(private, document)
-    writing.add_statement(StatementRow(volume.id, number, now, document, signature, signer.public))
+    writing.add_statement(StatementRow(volume.id, number, now, document, signature, public))
     return number
 
 
-def _signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
-    """Return the key that signs, made on first need."""
-    found = writing.signer()
-    if found is not None:
-        return found
+def signing_key(broker: Broker, writing: Writing, now: datetime) -> tuple[bytes, Secret]:
+    """Return the key that signs statements and checkpoints, public and private; made on first need.
+
+    Raises:
+        KeybrokerError: CORRUPT where it does not open.
+    """
+    signer = writing.signer() or _new_signer(broker, writing, now)
+    return signer.public, broker.masterkey.unwrap(signer.wrapped, STATEMENT_KEY)
+
+
+def _new_signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
     private = Secret(broker.entropy(KEY_BYTES))
     wrapped = broker.masterkey.wrap(private, STATEMENT_KEY, broker.entropy(ENTROPY_BYTES))
     made = SignerRow(statement.public_key(private), wrapped, wrapped_by(wrapped).hex(), now)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from keybroker.audit import AuditEntry, AuditEvent
+from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
     AdmissionRow,
     CertificateRow,
+    CheckpointRow,
     EnrolmentRow,
     HeaderRow,
     HostRow,
@@ -151,12 +152,27 @@ class Reading(Protocol):
         """Return an operator's newest certificate for one public key, of those that count."""
         ...
 
-    def audit(self, after: int, limit: int) -> list[AuditEntry]:
-        """Return at most ``limit`` audit records with sequence numbers above ``after``, in order."""
+    def audit(
+        self, after: int, limit: int, wanted: AuditFilter = EVERYTHING, through: int | None = None
+    ) -> list[AuditEntry]:
+        """Return at most ``limit`` audit records with sequence numbers above ``after``, in order.
+
+        Args:
+            wanted: which ones.
+            through: a sequence number that is not gone beyond, None for all there are.
+        """
         ...
 
     def audit_head(self) -> tuple[int, str]:
         """Return the sequence number and hash of the last audit record; 0 and zeros where there is none."""
+        ...
+
+    def checkpoints(self, after: int, limit: int) -> list[CheckpointRow]:
+        """Return at most ``limit`` checkpoints with numbers above ``after``, in order."""
+        ...
+
+    def newest_checkpoint(self) -> CheckpointRow | None:
+        """Return the newest checkpoint."""
         ...
 
 
@@ -238,6 +254,10 @@ class Writing(Reading, Protocol):
         """Add a statement."""
         ...
 
+    def add_checkpoint(self, row: CheckpointRow) -> None:
+        """Add the checkpoint that follows the newest one."""
+        ...
+
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""
         ...
@@ -298,6 +318,10 @@ class Store(Protocol):
 
     def audit_records(self) -> Iterator[AuditEntry]:
         """Yield every audit record, in pages, without a transaction around them all: they only ever grow."""
+        ...
+
+    def audit_checkpoints(self) -> Iterator[CheckpointRow]:
+        """Yield every checkpoint, like ``audit_records``."""
         ...
 
     def scrub(self) -> bool:

@@ -191,7 +191,7 @@ class ProofRow:
 
 @dataclass(frozen=True, slots=True)
 class SignerRow:
-    """A key that signs statements of destruction (Ed25519, RFC 8032).
+    """A key that signs statements of destruction and checkpoints (Ed25519, RFC 8032).
 
     Attributes:
         public: 32 bytes.
@@ -217,6 +217,22 @@ class StatementRow:
     volume: VolumeId
     number: int
     at: datetime
+    document: str
+    signature: bytes
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A signed checkpoint of the audit trail.
+
+    Attributes:
+        number: 1, 2, 3 … without a gap.
+        document: the very text that was signed (``keybroker.checkpoint``).
+        public: of the key that signed it.
+    """
+
+    number: int
     document: str
     signature: bytes
     public: bytes

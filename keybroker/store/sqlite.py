@@ -27,6 +27,7 @@ from keybroker.audit import AuditEntry
 from keybroker.store.failures import translated
 from keybroker.store.group import GroupCommit
 from keybroker.store.reading import SqlReading
+from keybroker.store.rows import CheckpointRow
 from keybroker.store.writing import SqlWriting
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -108,6 +109,13 @@ class SqliteStore:
         while page := self.read(lambda reading, after=after: reading.audit(after, _PAGE)):  # type: ignore[misc]
             yield from page
             after = page[-1].sequence
+
+    def audit_checkpoints(self) -> Iterator[CheckpointRow]:
+        """Yield every checkpoint, in pages."""
+        after = 0
+        while page := self.read(lambda reading, after=after: reading.checkpoints(after, _PAGE)):  # type: ignore[misc]
+            yield from page
+            after = page[-1].number
 
     def scrub(self) -> bool:
         """Let no copy of what was overwritten stay in the write-ahead log.

@@ -232,7 +232,7 @@ SIGNERS: Final = Table(
     Column("master", Text, nullable=False),
     Column("created", Text, nullable=False),
 )
-"""What signs the statements; each key stays, for what it signed."""
+"""What signs statements and checkpoints; each key stays, for what it signed."""
 
 STATEMENTS: Final = Table(
     "statements",
@@ -245,6 +245,17 @@ STATEMENTS: Final = Table(
     Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
 )
 """Of destruction; append-only by triggers (migration 0002)."""
+
+CHECKPOINTS: Final = Table(
+    "checkpoints",
+    METADATA,
+    # as with the audit records
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
+)
+"""Of the audit trail; append-only by triggers (migration 0007)."""
 
 HOSTS: Final = Table(
     "hosts",

@@ -19,6 +19,7 @@ from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
     CertificateRow,
+    CheckpointRow,
     EnrolmentRow,
     HeaderRow,
     HostRow,
@@ -36,6 +37,7 @@ from keybroker.store.tables import (
     ADDONS,
     AUDIT,
     CERTIFICATES,
+    CHECKPOINTS,
     ENROLMENTS,
     HEADERS,
     HOSTS,
@@ -210,6 +212,10 @@ class SqlWriting(WrappingWriting, RecoveryWriting, SqlReading):
     def add_statement(self, row: StatementRow) -> None:
         """Add a statement."""
         self._connection.execute(insert(STATEMENTS), _columns(row))
+
+    def add_checkpoint(self, row: CheckpointRow) -> None:
+        """Add the checkpoint that follows the newest one."""
+        self._connection.execute(insert(CHECKPOINTS), _columns(row))
 
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from datetime import UTC, datetime
+from typing import Final, NoReturn, cast
 
 from flask import Blueprint, Response, current_app
 
-from keybroker.audit import AuditEntry
-from keybroker.service import inventory, orders, policies
+from keybroker.audit import FILTERED, AuditFilter
+from keybroker.proofreading import Note
+from keybroker.service import inventory, orders, policies, trail
 from keybroker.service.views import (
     AddonView,
     HostView,
@@ -24,6 +26,7 @@ from keybroker.web.telling import gives
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import ENGINES
 from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import CIPHERS
 from keybroker.wire.records import FILESYSTEMS
 
@@ -178,10 +181,42 @@ def _revoke(host: str) -> Response:
 
 
 @operators.get("/v1/audit")
-@gives({"audit": [AuditEntry]})
+@gives(trail.Page)
 def _audit() -> Response:
+    who, asked = peer(), query("after", "limit", "since", "until", *FILTERED)
+    after, limit = _part(asked)
+    wanted = AuditFilter(
+        **{name: asked[name] for name in FILTERED if name in asked},
+        since=_time("since", asked),
+        until=_time("until", asked),
+    )
+    return say(trail.records(broker(), who, after, limit, wanted).as_json())
+
+
+@operators.get("/v1/audit/checkpoints")
+@gives({"checkpoints": [Note]})
+def _checkpoints() -> Response:
     who, asked = peer(), query("after", "limit")
-    after = whole(asked, "after", 0)
-    limit = whole(asked, "limit", 100, least=1, most=inventory.MOST_AUDIT_RECORDS)
-    entries = inventory.audit_tail(broker(), who, after, limit)
-    return say({"audit": [entry.as_json() for entry in entries]})
+    after, limit = _part(asked)
+    return say({"checkpoints": [note.as_json() for note in trail.checkpoints(broker(), who, after, limit)]})
+
+
+def _part(asked: dict[str, str]) -> tuple[int, int]:
+    """Return after what to begin, and how many."""
+    return whole(asked, "after", 0), whole(asked, "limit", 100, least=1, most=trail.MOST_RECORDS)
+
+
+def _time(name: str, asked: dict[str, str]) -> datetime | None:
+    """Read a time with its offset (RFC 3339), if it is there."""
+    if name not in asked:
+        return None
+    try:
+        # in a query, a plus sign that was not escaped is a space
+        found = datetime.fromisoformat(asked[name].replace(" ", "+"))
+        return found.astimezone(UTC) if found.tzinfo else _no_time(name)
+    except (ValueError, OverflowError):
+        return _no_time(name)
+
+
+def _no_time(name: str) -> NoReturn:
+    raise KeybrokerError(Problem.MALFORMED, f"query: {name} must be a time like 2026-01-31T12:00:00Z")

@@ -22,12 +22,14 @@ from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
     CertificateRow,
+    CheckpointRow,
     EnrolmentRow,
     HeaderRow,
     HostRow,
     InstallationRow,
     MasterKeyRow,
     OperatorRow,
+    SignerRow,
     VolumeRow,
 )
 from keybroker.store.sqlite import SqliteStore, engine, settle
@@ -136,6 +138,8 @@ def test_an_empty_store_has_nothing(store: Store) -> None:
         assert reading.newest_certificate(HOST.id, "ab" * 32) is None
         assert reading.audit(0, 10) == []
         assert reading.audit_head() == (0, START)
+        assert reading.checkpoints(0, 10) == []
+        assert reading.newest_checkpoint() is None
 
     store.read(look)
 
@@ -149,6 +153,23 @@ def test_rows_come_back_as_they_were_given(filled: Store) -> None:
     filled.write(lambda writing: writing.put_installation(row))
     assert filled.read(lambda reading: reading.installation()) == row
     assert problem(lambda: filled.write(lambda writing: writing.put_installation(row))) is Problem.CONFLICT
+
+
+def test_checkpoints_come_back_in_order_and_follow_each_other(filled: Store) -> None:
+    store = filled
+    signer = SignerRow(b"p" * 32, b"wrapped", "master", NOW)
+    rows = [CheckpointRow(number, f"text {number}", b"s" * 64, signer.public) for number in (1, 2, 3)]
+    store.write(lambda writing: writing.add_signer(signer))
+    for row in rows:
+        store.write(lambda writing, row=row: writing.add_checkpoint(row))  # type: ignore[misc]
+    assert store.read(lambda reading: reading.checkpoints(0, 10)) == rows
+    assert store.read(lambda reading: reading.checkpoints(1, 1)) == rows[1:2]
+    assert store.read(lambda reading: reading.newest_checkpoint()) == rows[2]
+    assert list(store.audit_checkpoints()) == rows
+    for number in (3, 5):
+        late = replace(rows[0], number=number)
+        asks = problem(lambda late=late: store.write(lambda writing: writing.add_checkpoint(late)))  # type: ignore[misc]
+        assert asks is Problem.CONFLICT
 
 
 def test_a_volume_comes_back_whole_at_every_stage(filled: Store) -> None:

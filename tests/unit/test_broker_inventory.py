@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from keybroker.service import health, inventory
+from keybroker.service import health, inventory, trail
 from keybroker.service.inventory import VolumeSpec
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.contract.broker_house import GIB, House
@@ -179,24 +179,11 @@ def test_a_host_may_do_none_of_it_and_each_attempt_is_on_record(house: House) ->
         lambda: inventory.invite(broker, peer, "shop-db"),
         lambda: inventory.hosts(broker, peer),
         lambda: inventory.revoke(broker, peer, peer.identity.name, "me"),
-        lambda: inventory.audit_tail(broker, peer),
+        lambda: trail.records(broker, peer),
+        lambda: trail.checkpoints(broker, peer),
     ]
     assert [problem(ask) for ask in asks] == [Problem.NOT_ALLOWED] * len(asks)
     assert [outcome for _verb, outcome, _volume in house.audit()[-len(asks) :]] == ["denied"] * len(asks)
-
-
-def test_the_audit_trail_is_read_from_the_front_and_from_the_end(house: House) -> None:
-    house.addon()
-    for i in range(5):
-        put(house, f"data{i}", replace(SPEC, mount=None))
-    everything = inventory.audit_tail(house.broker, house.operator)
-    assert [entry.sequence for entry in everything] == list(range(1, 8))
-    assert inventory.audit_tail(house.broker, house.operator, 2, 3) == everything[2:5]
-    assert inventory.audit_tail(house.broker, house.operator, -1, 2) == everything[-2:]
-    for limit in (0, 1001):
-        asks = problem(lambda limit=limit: inventory.audit_tail(house.broker, house.operator, 0, limit))  # type: ignore[misc]
-        assert asks is Problem.MALFORMED
-    assert inventory.audit_verify(house.broker) == (7, everything[-1].hash)
 
 
 def test_a_broker_is_ready_until_it_is_closed(house: House) -> None:

@@ -1,0 +1,143 @@
+"""The clerk: beside the requests, signs checkpoints of the audit trail and copies its records to the journal.
+
+Each task has a thread of its own, so that a journal that stands still holds up no checkpoint and neither a
+request. What was copied is remembered in a file beside the database, written after the journal was told:
+after a crash some records are told twice, by the same sequence number and hash, and none is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from keybroker.audit import AuditEntry
+from keybroker.journal import Journal, of_checkpoint, of_record
+from keybroker.service import trail
+from keybroker.service.broker import Broker
+from keybroker.store import Reading
+from keybroker.wire.problems import KeybrokerError
+
+_LOOK_SECONDS: Final = 1.0
+_STOP_SECONDS: Final = 5.0
+_PAGE: Final = 1000
+
+_OLDEST: Final = 10_000
+"""So many records are copied where nothing says which ones were: the journal is no archive."""
+
+_log = logging.getLogger("keybroker.clerk")
+
+
+class Clerk:
+    """Looks after a broker's trail until it is stopped.
+
+    Args:
+        journal: None where there is none.
+        cursor: file that says what the journal was told last.
+    """
+
+    def __init__(self, broker: Broker, journal: Journal | None, cursor: Path) -> None:
+        self._broker = broker
+        self._journal = journal
+        self._cursor = cursor
+        self._position: int | None = None
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(self._sign,), name="checkpoints", daemon=True)
+        ]
+        if journal is not None:
+            self._threads.append(
+                threading.Thread(
+                    target=self._run, args=(lambda _last: self._copy(journal),), name="journal", daemon=True
+                )
+            )
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Sign what is not signed, copy what is not copied, and end; a journal that stands still is left."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(_STOP_SECONDS)
+
+    def _run(self, work: Callable[[bool], None]) -> None:
+        """Do ``work`` every second and once more at the end; what goes wrong is said once, and tried on."""
+        said = ""
+        while True:
+            last = self._stopping.wait(_LOOK_SECONDS)
+            try:
+                work(last)
+                said = ""
+            except (KeybrokerError, OSError) as error:
+                if str(error) != said:
+                    _log.error("audit trail: %s", error)
+                said = str(error)
+            if last:
+                return
+
+    def _sign(self, last: bool) -> None:
+        made = trail.sign_checkpoint(self._broker, at_once=last)
+        if made is None:
+            return
+        _log.info("audit trail: checkpoint %d, up to record %d", made.number, made.sequence)
+        if self._journal is not None:
+            self._journal.send(*of_checkpoint(made))
+
+    def _copy(self, journal: Journal) -> None:
+        """Copy what the journal was not told yet."""
+        if self._position is None:
+            self._position = self._begin()
+        while page := self._broker.store.read(self._next_page):
+            told = None
+            try:
+                for entry in page:
+                    journal.send(*of_record(entry))
+                    told = entry
+                    self._position = self._broker.progress.copied = entry.sequence
+            finally:
+                if told is not None:
+                    _write(self._cursor, f"{told.sequence} {told.hash}\n")
+
+    def _next_page(self, reading: Reading) -> list[AuditEntry]:
+        return reading.audit(self._position or 0, _PAGE)
+
+    def _begin(self) -> int:
+        """Say after which record to begin, and say so where the database is not what the journal was told."""
+        told = _read(self._cursor)
+        (last, _), there = self._broker.store.read(
+            lambda reading: (reading.audit_head(), reading.audit(told[0] - 1, 1) if told else [])
+        )
+        begin = max(0, last - _OLDEST)
+        if told is not None and there and (there[0].sequence, there[0].hash) == told:
+            begin = told[0]
+        elif told is not None:
+            # a restored backup: what it has was told when it was new
+            begin = last if last < told[0] else begin
+            _log.error(
+                "audit trail: the database was set back, or its trail rewritten: the journal was told of"
+                " record %d with the hash %s, and it is not there",
+                *told,
+            )
+        self._broker.progress.copied = begin
+        return begin
+
+
+def _read(cursor: Path) -> tuple[int, str] | None:
+    try:
+        sequence, hash_ = cursor.read_text().split()
+        return max(1, int(sequence)), hash_
+    except (OSError, ValueError):
+        return None
+
+
+def _write(cursor: Path, text: str) -> None:
+    """Replace the file; not waited for to be durable, for an old one only has records told twice."""
+    fresh = cursor.with_name(f"{cursor.name}.new")
+    fresh.write_text(text)
+    os.replace(fresh, cursor)
