@@ -197,9 +197,9 @@ class Proofreader:
     def _take_entry(self, entry: AuditEntry) -> None:
         if self._first == 0:
             self._first = entry.sequence if self.first is None else self.first
-            if self._newest is None and entry.sequence == self._first > 1:
+            if self._newest is None and self._first > 1:
                 # what it follows is taken on its word
-                self._begin = self._sequence, self._head = entry.sequence - 1, entry.previous
+                self._begin = self._sequence, self._head = self._first - 1, entry.previous
         self._sequence, self._head = verify((entry,), self._sequence, self._head)
         if self.known and self.known.get(entry.sequence, entry.hash) != entry.hash:
             raise _wrong(

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from keybroker.cli.access import find_access, operator_options
-from keybroker.cli.screen import moment, print_json, print_table
+from keybroker.cli.quantities import parse_moment
+from keybroker.cli.screen import Ruled, moment, note, print_json, print_table
+from keybroker.cli.trail import export, verify
+from keybroker.wire.names import VOLUME_ID
+from keybroker.wire.problems import KeybrokerError, Problem
 
-_COLUMNS = ("SEQUENCE", "TIME", "VERB", "OUTCOME", "ACTOR", "ADDON", "VOLUME", "HOST", "DETAIL")
+if TYPE_CHECKING:
+    from keybroker.cli.client import Client
+
+_COLUMNS: Final = ("SEQUENCE", "TIME", "VERB", "OUTCOME", "ACTOR", "ADDON", "VOLUME", "HOST", "DETAIL")
+_FOLLOW_SECONDS: Final = 1.0
+_BATCH: Final = 100
 
 
 @click.group()
 def audit() -> None:
     """Read the audit trail: every release of a key, every refusal, every change.
 
-    Each record holds the hash of the one before it; `keybroker check` verifies the chain.
+    Each record holds the hash of the one before it, and checkpoints signed by the broker say where it ended.
 
     \b
       keybroker audit tail
+      keybroker audit search --host kbh-q3m5x7abcdef --since 7d
+      keybroker audit verify
+      keybroker audit export /srv/audit.jsonl
     """
+
+
+audit.add_command(export)
+audit.add_command(verify)
 
 
 @audit.command()
@@ -29,38 +50,152 @@ def audit() -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many records."
 )
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is new until interrupted.")
 @operator_options
-def tail(after: int | None, limit: int, as_json: bool, **options: Any) -> None:
+def tail(after: int | None, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
     """Show the newest records, or the first ones above --after.
+
+    With --follow, --json prints one document a line.
 
     \b
       keybroker audit tail
+      keybroker audit tail -f
       keybroker audit tail --after 1200 --limit 1000 --json
     """
     from keybroker.cli.client import Client
 
-    document = Client(find_access(options, Path.home())).get(
-        "audit", after=-1 if after is None else after, limit=limit
-    )
-    if as_json:
-        print_json({"audit": document["audit"]})
-        return
-    print_table(
-        _COLUMNS,
-        [
-            (
-                one["sequence"],
-                moment(one["at"]),
-                one["verb"],
-                one["outcome"],
-                _short(one["actor"]),
-                one["addon"],
-                one["volume"],
-                one["host"],
-                ", ".join(f"{name}={value}" for name, value in sorted(one["detail"].items())) or None,
+    client = Client(find_access(options, Path.home()))
+    document = client.get("audit", after=-1 if after is None else after, limit=limit)
+    found = document["audit"]
+    if follow:
+        _follow(client, found, document["through"], as_json)
+    elif as_json:
+        print_json({"audit": found})
+    else:
+        print_table(_COLUMNS, map(_row, found))
+
+
+def _follow(client: Client, found: list[dict[str, Any]], through: int, as_json: bool) -> None:
+    """Print records as they come; a broker that is away for a while is waited for."""
+    table, away = Ruled(_COLUMNS), False
+    while True:
+        if as_json:
+            for one in found:
+                click.echo(json.dumps(one))
+        else:
+            table.add(map(_row, found))
+        if not found:
+            time.sleep(_FOLLOW_SECONDS)
+        try:
+            document = client.get("audit", after=through, limit=1000)
+        except KeybrokerError as error:
+            if not error.problem.temporary:
+                raise
+            if not away:
+                note(f"{error.detail}; waiting for it")
+            found, away = [], True
+            continue
+        if document["last"]["sequence"] < through:
+            raise KeybrokerError(
+                Problem.CORRUPT,
+                f"audit record {through}: was there, and the trail ends at {document['last']['sequence']}:"
+                " it was cut, or the database set back",
             )
-            for one in document["audit"]
-        ],
+        found, through, away = document["audit"], document["through"], False
+
+
+@audit.command()
+@click.option("--actor", help="Who asked: host/ID, operator/NAME, a whole URI, token:…, local or broker.")
+@click.option("--verb", help="What was asked, such as unlock or volume.rotate.")
+@click.option(
+    "--outcome", type=click.Choice(["done", "released", "refused", "denied"]), help="What came of it."
+)
+@click.option("--addon", help="About this add-on.")
+@click.option("--volume", help="About this volume, by its id; by its name, with --addon.")
+@click.option("--host", help="About this host.")
+@click.option("--since", help="Not before: 2026-01-31, 2026-01-31T12:00Z, or 7d for 7 days ago.")
+@click.option("--until", help="Before, written likewise.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only records above this number.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many records."
+)
+@operator_options
+def search(limit: int, after: int, as_json: bool, **options: Any) -> None:
+    """Show the records that match all that is given, the oldest first.
+
+    \b
+      keybroker audit search --outcome refused --since 24h
+      keybroker audit search --addon shop-db --volume data --verb unlock
+      keybroker audit search --actor operator/alice --since 2026-01-01 --until 2026-02-01 --json
+    """
+    from keybroker.cli import pages
+    from keybroker.cli.client import Client
+
+    query = _query(options, datetime.now(UTC))
+    client = Client(find_access(options, Path.home()))
+    volume = query.get("volume")
+    if volume is not None and VOLUME_ID.fullmatch(volume) is None:
+        query["volume"] = _id(client, query.get("addon"), volume)
+    found = pages.matching(client, after, query)
+    last = _show(islice(found, limit), as_json)
+    if last is None and not as_json:
+        note("there are none")
+    elif last is not None and next(found, None) is not None:
+        note(f"there are more; go on with --after {last}, or raise --limit")
+
+
+def _show(found: Iterator[dict[str, Any]], as_json: bool) -> int | None:
+    """Print records, a batch at a time where they are a table; return the last one's sequence number."""
+    if as_json:
+        documents = list(found)
+        print_json({"audit": documents})
+        return documents[-1]["sequence"] if documents else None
+    table, last = Ruled(_COLUMNS), None
+    while batch := list(islice(found, _BATCH)):
+        table.add(map(_row, batch))
+        last = batch[-1]["sequence"]
+    return last
+
+
+def _query(options: dict[str, Any], now: datetime) -> dict[str, str]:
+    """Return the query that the options stand for; they are taken out of ``options``."""
+    given = {
+        name: options.pop(name)
+        for name in ("actor", "verb", "outcome", "addon", "volume", "host", "since", "until")
+    }
+    query = {name: value for name, value in given.items() if value is not None}
+    for name in ("since", "until"):
+        if name in query:
+            query[name] = parse_moment(query[name], now).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return query
+
+
+def _id(client: Client, addon: str | None, name: str) -> str:
+    if addon is None:
+        raise KeybrokerError(
+            Problem.USAGE,
+            f"command line: volume {name} is no id, and --addon is missing",
+            hint="--addon shop-db",
+        )
+    found: str = client.get("addons", addon, "volumes", name)["volume"]
+    return found
+
+
+def _row(one: dict[str, Any]) -> tuple[object, ...]:
+    detail = one["detail"]
+    words = (
+        detail if isinstance(detail, str) else ", ".join(f"{name}={detail[name]}" for name in sorted(detail))
+    )
+    return (
+        one["sequence"],
+        moment(one["at"]),
+        one["verb"],
+        one["outcome"],
+        _short(one["actor"]),
+        one["addon"],
+        one["volume"],
+        one["host"],
+        words or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from keybroker.wire.fields import LARGEST_INTEGER
@@ -69,3 +70,29 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise KeybrokerError(Problem.USAGE, f"lifetime: {text!r} is not a duration", hint="30m, 2h or 7d")
     return int(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Read a time: ``2026-01-31``, ``2026-01-31T12:00Z``, or how long ago it was, ``30m``, ``2h``, ``7d``.
+
+    Args:
+        now: aware.
+
+    Returns:
+        In UTC, which is also what a time without an offset is in.
+
+    Raises:
+        KeybrokerError: USAGE.
+    """
+    ago = _DURATION.fullmatch(text)
+    try:
+        if ago is not None and ago[2]:
+            return now - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise KeybrokerError(
+            Problem.USAGE,
+            f"time: {text!r} is not a time",
+            hint="2026-01-31, 2026-01-31T12:00Z, or 2h for 2h ago",
+        ) from None

@@ -21,7 +21,7 @@ def print_json(document: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their headings; nothing but a remark on stderr where there are none."""
-    texts = [tuple("-" if cell is None else plain(cell) for cell in row) for row in rows]
+    texts = _texts(rows)
     if not texts:
         note("there are none")
         return
@@ -56,13 +56,46 @@ def terminal_width() -> int | None:
         return None
 
 
+class Ruled:
+    """A table that grows: its heading is printed once, and columns only ever get wider."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._widths = [0] * len(columns)
+        self._begun = False
+
+    def add(self, rows: Iterable[Sequence[object]]) -> None:
+        """Print more rows."""
+        texts = _texts(rows)
+        if not texts:
+            return
+        shown = texts if self._begun else [tuple(self._columns), *texts]
+        self._begun = True
+        self._widths = [max(pair) for pair in zip(self._widths, _widest(shown), strict=True)]
+        for line in _laid(shown, _narrowed(self._widths, terminal_width())):
+            click.echo(line)
+
+
+def _texts(rows: Iterable[Sequence[object]]) -> list[tuple[str, ...]]:
+    return [tuple("-" if cell is None else plain(cell) for cell in row) for row in rows]
+
+
 def fit(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
     """Lay out a table; where it is too wide, its widest columns are cut, the first one last of all.
 
     Args:
         width: in characters, None for as wide as it gets.
     """
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    shown = (columns, *rows)
+    return _laid(shown, _narrowed(_widest(shown), width))
+
+
+def _widest(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+
+def _narrowed(wanted: Sequence[int], width: int | None) -> list[int]:
+    widths = list(wanted)
     over = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
     while over > 0:
         rest = range(1, len(widths)) if any(size > _NARROWEST for size in widths[1:]) else range(1)
@@ -71,9 +104,12 @@ def fit(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
             break
         widths[widest] -= 1
         over -= 1
+    return widths
+
+
+def _laid(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     return [
-        _GAP.join(_cut(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
+        _GAP.join(_cut(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 

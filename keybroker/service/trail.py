@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Final
 
@@ -59,11 +59,15 @@ def records(
     Args:
         after: a sequence number; -1 or lower for the last ``limit`` records, filtered or not.
         limit: from 1 to 1000.
-        wanted: which ones; where some are left out, at most ``SCANNED`` records are looked through.
+        wanted: which ones, an actor also as ``operator/alice``; where some are left out, at most ``SCANNED``
+            records are looked through.
 
     Raises:
         KeybrokerError: what ``policy.may`` says of the peer; MALFORMED limit.
     """
+
+    if wanted.actor is not None and "/" in wanted.actor and "://" not in wanted.actor:
+        wanted = replace(wanted, actor=f"spiffe://{broker.settings.trust_domain}/{wanted.actor}")
 
     def work(reading: Reading) -> Page:
         _check_limit(limit)

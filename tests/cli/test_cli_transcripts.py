@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 from tests.cli.transcript import Transcript
@@ -52,6 +53,9 @@ VERBS = [
     ("operator", "recover"),
     ("audit",),
     ("audit", "tail"),
+    ("audit", "search"),
+    ("audit", "export"),
+    ("audit", "verify"),
 ]
 
 
@@ -292,6 +296,7 @@ def test_operator_recovery(transcript: Transcript, tmp_path: Path) -> None:
 def test_audit(transcript: Transcript, tmp_path: Path) -> None:
     with running(tmp_path) as own:
         transcript.broker = own
+        signed(own)
         own.add_addon("shop")
         volume = own.add_volume("shop", "data")
         own.claim(own.enrol("shop"), volume)
@@ -299,6 +304,59 @@ def test_audit(transcript: Transcript, tmp_path: Path) -> None:
         transcript.run("audit", "tail", "--after", "3", "--limit", "2")
         transcript.run("audit", "tail", "--limit", "1", "--json")
         transcript.run("audit", "tail", "--after", "1000")
+        transcript.run("audit", "search", "--addon", "shop", "--volume", "data")
+        transcript.run("audit", "search", "--actor", "operator/alice", "--since", "1h", "--limit", "2")
+        transcript.run("audit", "search", "--verb", "claim", "--outcome", "released", "--json")
+        transcript.run("audit", "search", "--until", "2020-01-31")
+        transcript.run("audit", "search", "--volume", "data")
+        transcript.run("audit", "search", "--since", "yesterday")
+        # at a graceful stop the rest is signed
+        own.stop()
+        own.start()
+        export = str(own.directory / "audit.jsonl")
+        transcript.run("audit", "export", export)
+        transcript.run("audit", "export", export)
+        transcript.run(
+            "audit", "export", "--from", "3", "--to", "4", str(own.directory / "part.jsonl"), "--json"
+        )
+
+
+def test_audit_verify(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        home = str(own.directory / "home")
+        signed(own)
+        own.add_addon("shop")
+        own.add_addon("cache")
+        own.stop()
+        own.start()
+        transcript.run("audit", "verify", XDG_STATE_HOME=home)
+        transcript.run("audit", "verify", XDG_STATE_HOME=home)
+        transcript.run("audit", "verify", "--json", XDG_STATE_HOME=home)
+        transcript.run("audit", "verify", "--fingerprint", "ab" * 32, HOME=str(tmp_path))
+        export = own.directory / "audit.jsonl"
+        run_cli("audit", "export", str(export), "--config", str(own.config))
+        transcript.run("audit", "verify", str(export), local=False)
+        transcript.run("audit", "verify", str(export), "--fingerprint", "ab" * 32, local=False)
+        transcript.run("audit", "verify", str(export), "--known", f"2:{'ab' * 32}", local=False)
+        transcript.run("audit", "verify", str(export), "--known", "2", local=False)
+        lines = export.read_text().splitlines(keepends=True)
+        export.write_text("".join(lines).replace('"cache"', '"cash"'))
+        transcript.run("audit", "verify", str(export), local=False)
+        export.write_text("".join(lines[:3]))
+        transcript.run("audit", "verify", str(export), local=False)
+        # a trail that has lost what was there the last time
+        (kept,) = (own.directory / "home/keybroker").iterdir()
+        kept.write_text(kept.read_text().replace('"sequence": 3', '"sequence": 9'))
+        transcript.run("audit", "verify", XDG_STATE_HOME=home)
+
+
+def signed(broker: Broker) -> None:
+    """Wait until the first checkpoint is signed, so that all that follows is in the second one."""
+    until = time.monotonic() + 20
+    while broker.ask("GET", "/v1/audit", who=broker.operator).document["checkpoint"] == 0:
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_init_and_check(transcript: Transcript, broker: Broker, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ BROKER = (
     "recovery", "recovery set-key", "recovery show", "recovery check", "host",
     "host enrol", "host list", "host show", "host revoke", "operator", "operator request", "operator add",
     "operator list", "operator show", "operator roles", "operator renew", "operator revoke",
-    "operator recover", "audit", "audit tail",
+    "operator recover", "audit", "audit tail", "audit search",
+    "audit export", "audit verify",
 )  # fmt: skip
 AGENT = (
     "", "enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove",

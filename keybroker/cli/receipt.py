@@ -1,0 +1,78 @@
+"""What ``keybroker audit verify`` remembers of the trail that it read last, on the reader's own machine.
+
+Whoever rewrites the trail at the broker would have to reach this file, too. It is kept in
+``$XDG_STATE_HOME/keybroker`` (XDG Base Directory Specification), one for each broker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from keybroker.wire.fields import Fields
+from keybroker.wire.problems import KeybrokerError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The end of a trail that was found whole.
+
+    Attributes:
+        at: when, RFC 3339.
+        sequence, hash: of its last record.
+        signers: fingerprints of the keys that had signed its checkpoints.
+    """
+
+    at: str
+    sequence: int
+    hash: str
+    signers: tuple[str, ...]
+
+
+def place(url: str, home: Path, environment: Mapping[str, str]) -> Path:
+    """Return where the receipt of a broker is kept."""
+    state = environment.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else home / ".local/state"
+    return base / "keybroker" / f"audit-{urlsplit(url).netloc}.json"
+
+
+def load(path: Path) -> Receipt | None:
+    """Read a receipt; None where there is none.
+
+    Raises:
+        KeybrokerError: CONFIGURATION where it cannot be read: nobody is to think that it was compared.
+    """
+    try:
+        fields = Fields.parse(path.read_text())
+        receipt = Receipt(
+            fields.text("at"), fields.number("sequence"), fields.text("hash"), fields.texts("signers")
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, KeybrokerError) as error:
+        raise KeybrokerError(
+            Problem.CONFIGURATION, f"{path}: is no receipt", hint=f"look at it; mv {path} {path}.old"
+        ) from error
+    return receipt
+
+
+def save(path: Path, receipt: Receipt) -> None:
+    """Keep a receipt, durably, instead of the one before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f"{path.name}.new")
+    said = {
+        "at": receipt.at, "sequence": receipt.sequence, "hash": receipt.hash, "signers": list(receipt.signers)
+    }  # fmt: skip
+    with fresh.open("w") as file:
+        file.write(json.dumps(said, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
