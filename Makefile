@@ -4,12 +4,13 @@
 # make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
 # make bench  ratios against cryptsetup, curl and nginx
 # make lint   what the linters and the type checker say
+# make man    the man pages, in build/man; `keybroker manual DIR` writes them where an installation wants them
 # make lock   new pins for requirements/*.txt from requirements/*.in
 
 PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
-.PHONY: test demo quick mutants bench lint lock install
+.PHONY: test demo quick mutants bench lint man lock install
 
 install:
 	@.ci/install
@@ -36,6 +37,10 @@ lint: install
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+man: install
+	$(PYTHON) -m keybroker.cli manual build/man
+	$(PYTHON) -m agent manual build/man
 
 # pip-tools has a place of its own, so that it does not pin what it needs itself
 lock: install

@@ -66,6 +66,8 @@ def program() -> None:
 
 
 def _dispatch(options: argparse.Namespace, begun: float) -> int:
+    if options.verb in ("completion", "manual"):
+        return _tell_of_itself(options)
     settings = config.load(options.config)
     match options.verb:
         case "unlock":
@@ -86,6 +88,17 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
             return _restore_header(settings, options)
         case _:
             return _doctor(settings, as_json=options.json)
+
+
+def _tell_of_itself(options: argparse.Namespace) -> int:
+    from agent import grammar, manual
+
+    parser, verbs = grammar.parsers()
+    if options.verb == "completion":
+        print(manual.completion(options.shell, parser, verbs), end="")
+    else:
+        say(f"{PROGRAM}: written: {manual.write(options.directory, parser, verbs)}", 6)
+    return 0
 
 
 def say(line: str, priority: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.config import FILE, LONGEST_DEADLINE
+from agent.manual import SHELLS
 from keybroker import __version__
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -132,6 +133,21 @@ in the state directory first. Without --yes nothing is written, and what would b
 """
 
 
+_COMPLETION = """\
+Prints the script that completes verbs and options in a shell.
+
+  keybroker-agent completion bash > /etc/bash_completion.d/keybroker-agent
+  keybroker-agent completion zsh > /usr/local/share/zsh/site-functions/_keybroker-agent
+  keybroker-agent completion fish > ~/.config/fish/completions/keybroker-agent.fish
+"""
+
+_MANUAL = """\
+Writes the man page into man8 of a directory.
+
+  keybroker-agent manual /usr/local/share/man && man keybroker-agent
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
@@ -147,10 +163,12 @@ def parse(words: list[str]) -> argparse.Namespace:
         KeybrokerError: USAGE.
         SystemExit: after --help and --version.
     """
-    return _parser().parse_args(words)
+    return parsers()[0].parse_args(words)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line, and that of each verb."""
+    each: dict[str, argparse.ArgumentParser] = {}
     parser = _Parser(prog="keybroker-agent", description=_TOP, epilog=_EXITS)
     parser.add_argument("--version", action="version", version=f"keybroker-agent {__version__}")
     common = _Parser(add_help=False)
@@ -158,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
     def verb(name: str, short: str, long: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=short, description=long, parents=[common])
+        each[name] = verbs.add_parser(name, help=short, description=long, parents=[common])
+        return each[name]
 
     enrol = verb("enrol", "get this machine its identity", _ENROL)
     enrol.add_argument(
@@ -190,7 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     _deadline(plan, "how long each call of the broker may take; 60 by default")
     prove = verb("prove", "see the broker's keys open the volumes' headers", _PROVE)
     _deadline(prove, "how long each call of the broker may take; 60 by default")
-    return parser
+    completion = verb("completion", "print what a shell needs to complete verbs", _COMPLETION)
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    manual = verb("manual", "write the man page", _MANUAL)
+    manual.add_argument("directory", type=Path, metavar="DIRECTORY", help="where man8 is, or is made")
+    return parser, each
 
 
 def _headers(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:

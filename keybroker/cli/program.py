@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from keybroker import __version__
-from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.problems import KeybrokerError, Problem, exit_statuses
 
 PROGRAM: Final = "keybroker"
 
@@ -26,6 +26,8 @@ _COMMANDS: Final = {
     "host": ("host", "hosts: the VMs that open them"),
     "operator": ("operator", "operators: who may do what here"),
     "audit": ("audit", "what was asked of the broker, and what came of it"),
+    "completion": ("completion", "print what a shell needs to complete commands"),
+    "manual": ("manual", "write the man pages"),
 }
 """Command: its module, so that a verb pays for no other's imports, and its line in the help."""
 
@@ -49,6 +51,13 @@ class _Program(click.Group):
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+        with formatter.section("Exit status"):
+            formatter.write_dl(
+                [
+                    ("0", "done, or it was so already"),
+                    *((str(status), "; ".join(titles)) for status, titles in exit_statuses().items()),
+                ]
+            )
 
 
 @click.command(

@@ -91,3 +91,11 @@ class KeybrokerError(Exception):
         if self.hint:
             said.append(f"{program}: hint: {self.hint}")
         return said
+
+
+def exit_statuses() -> dict[int, list[str]]:
+    """Return what each exit status says, by status: the titles of its problems."""
+    told: dict[int, list[str]] = {}
+    for problem in sorted(Problem, key=lambda one: one.exit_status):
+        told.setdefault(problem.exit_status, []).append(problem.title)
+    return told

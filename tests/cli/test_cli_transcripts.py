@@ -7,56 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
+from keybroker.cli.manual import pages
+from keybroker.cli.program import program
 from tests.cli.transcript import Transcript
 from tests.tls.running import Broker, run_cli, running
 
-VERBS = [
-    ("init",),
-    ("serve",),
-    ("check",),
-    ("upgrade",),
-    ("addon",),
-    ("addon", "add"),
-    ("addon", "list"),
-    ("addon", "show"),
-    ("addon", "policy"),
-    ("volume",),
-    ("volume", "add"),
-    ("volume", "list"),
-    ("volume", "show"),
-    ("volume", "adopt"),
-    ("volume", "rotate"),
-    ("volume", "reencrypt"),
-    ("volume", "migrate"),
-    ("volume", "encrypt"),
-    ("volume", "resize"),
-    ("volume", "erase"),
-    ("volume", "cancel"),
-    ("volume", "record"),
-    ("recovery",),
-    ("recovery", "set-key"),
-    ("recovery", "show"),
-    ("recovery", "check"),
-    ("host",),
-    ("host", "enrol"),
-    ("host", "list"),
-    ("host", "show"),
-    ("host", "revoke"),
-    ("operator",),
-    ("operator", "request"),
-    ("operator", "add"),
-    ("operator", "list"),
-    ("operator", "show"),
-    ("operator", "roles"),
-    ("operator", "renew"),
-    ("operator", "revoke"),
-    ("operator", "recover"),
-    ("audit",),
-    ("audit", "tail"),
-    ("audit", "search"),
-    ("audit", "export"),
-    ("audit", "verify"),
-]
+VERBS = [tuple(name.split()[1:]) for name, _command in pages(program, "keybroker")][1:]
+"""Every group and every verb."""
 
 
 def test_help(transcript: Transcript) -> None:

@@ -11,24 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from keybroker.cli.manual import pages
+from keybroker.cli.program import program
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 HEADING = "## Every command\n"
 
-BROKER = (
-    "", "init", "serve", "check", "upgrade", "addon", "addon add", "addon list", "addon show", "addon policy",
-    "volume", "volume add",
-    "volume adopt", "volume list", "volume show", "volume rotate", "volume reencrypt", "volume migrate",
-    "volume encrypt", "volume resize", "volume erase", "volume cancel", "volume record",
-    "recovery", "recovery set-key", "recovery show", "recovery check", "host",
-    "host enrol", "host list", "host show", "host revoke", "operator", "operator request", "operator add",
-    "operator list", "operator show", "operator roles", "operator renew", "operator revoke",
-    "operator recover", "audit", "audit tail", "audit search",
-    "audit export", "audit verify",
-)  # fmt: skip
+BROKER = tuple(name.partition(" ")[2] for name, _command in pages(program, "keybroker"))
 AGENT = (
     "", "enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove",
-    "adopt", "restore-header",
+    "adopt", "restore-header", "completion", "manual",
 )  # fmt: skip
 
 
@@ -44,13 +37,13 @@ def help_of(module: str, verb: str) -> str:
 def every_command() -> str:
     """Return the README's last section."""
     told = [HEADING]
-    for program, module, verbs in (
+    for name, module, verbs in (
         ("keybroker", "keybroker.cli", BROKER),
         ("keybroker-agent", "agent", AGENT),
     ):
-        told.append(f"<details><summary><code>{program}</code></summary>\n")
+        told.append(f"<details><summary><code>{name}</code></summary>\n")
         for verb in verbs:
-            command = f"{program} {verb}".rstrip()
+            command = f"{name} {verb}".rstrip()
             told.append(f"### {command}\n\n```\n{help_of(module, verb)}\n```\n")
         told.append("</details>\n")
     return "\n".join(told)
