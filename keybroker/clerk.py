@@ -68,9 +68,8 @@ class Clerk:
 
     def _run(self, work: Callable[[bool], None]) -> None:
         """Do ``work`` every second and once more at the end; what goes wrong is said once, and tried on."""
-        said = ""
+        said, last = "", False
         while True:
-            last = self._stopping.wait(_LOOK_SECONDS)
             try:
                 work(last)
                 said = ""
@@ -80,6 +79,7 @@ class Clerk:
                 said = str(error)
             if last:
                 return
+            last = self._stopping.wait(_LOOK_SECONDS)
 
     def _sign(self, last: bool) -> None:
         made = trail.sign_checkpoint(self._broker, at_once=last)

@@ -109,6 +109,7 @@ class Settings:
         installation: its files, and what holds for all of it.
         enrolment: base URL of the enrolment listener, which ``host enrol`` prints.
         health: a unix socket's path, or a loopback address for plain HTTP.
+        journal: whether audit records are copied to the journal, where there is one.
     """
 
     file: Path
@@ -118,6 +119,7 @@ class Settings:
     listen_enrolment: Address
     health: Path | Address
     limits: Limits = Limits()
+    journal: bool = True
 
 
 def render(
@@ -177,6 +179,7 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # The trail's end is signed once there are so many new records, or any new one after so many seconds.
 # checkpoint_records = 1000
 # checkpoint_seconds = 60
+# journal = true       # copy each record to the journal
 """
 
 
@@ -228,27 +231,32 @@ def parse(text: str, file: Path, *, credentials_directory: Path | None = None) -
 
 def _settings(fields: Fields, file: Path, credentials_directory: Path | None) -> Settings:
     listen = fields.object("listen")
+    audit = fields.optional("audit", fields.object) or Fields({})
+    journal = audit.optional("journal", audit.flag)
     settings = Settings(
         file=file,
         enrolment=fields.text("enrolment", match=_URL),
-        installation=_installation(fields, file, credentials_directory),
+        installation=_installation(fields, audit, file, credentials_directory),
         listen_main=Address.parse(listen.text("main"), "listen.main"),
         listen_enrolment=Address.parse(listen.text("enrolment"), "listen.enrolment"),
         health=_health(listen.text("health", most=4096)),
         limits=_limits(fields.optional("limits", fields.object)),
+        journal=journal is not False,
     )
     listen.end()
+    audit.end()
     return settings
 
 
-def _installation(fields: Fields, file: Path, credentials_directory: Path | None) -> Installation:
+def _installation(
+    fields: Fields, audit: Fields, file: Path, credentials_directory: Path | None
+) -> Installation:
     brokers = fields.texts("brokers", most=16)
     if not brokers or not all(_URL.fullmatch(url) for url in brokers):
         raise fields.wrong("brokers", "must be one or more https:// URLs without a path")
     files = fields.object("files")
     lifetimes = fields.optional("lifetimes", fields.object)
     release = fields.optional("release", fields.object)
-    audit = fields.optional("audit", fields.object)
     installation = Installation(
         ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
         ca_key=_path(files, "ca_key", file, "ca.key"),
@@ -270,9 +278,8 @@ def _installation(fields: Fields, file: Path, credentials_directory: Path | None
         credentials_directory=credentials_directory,
     )
     files.end()
-    for section in (lifetimes, audit):
-        if section is not None:
-            section.end()
+    if lifetimes is not None:
+        lifetimes.end()
     return installation
 
 

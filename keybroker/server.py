@@ -134,7 +134,11 @@ class _Server:
             await _notify("READY=1\nSTATUS=serving")
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
             tasks.add(loop.create_task(self._sweep()))
-            clerk = Clerk(self._broker, _journal(), self._settings.installation.database.with_name(_CURSOR))
+            clerk = Clerk(
+                self._broker,
+                _journal(self._settings),
+                self._settings.installation.database.with_name(_CURSOR),
+            )
             clerk.start()
             await self._stopping.wait()
             await self._stop(doors)
@@ -243,9 +247,9 @@ class _Server:
             self._settings.health.unlink(missing_ok=True)
 
 
-def _journal() -> Journal | None:
+def _journal(settings: Settings) -> Journal | None:
     """Return the journal, where systemd started us with it (systemd.exec(5), $JOURNAL_STREAM)."""
-    return SystemdJournal() if "JOURNAL_STREAM" in os.environ else None
+    return SystemdJournal() if settings.journal and "JOURNAL_STREAM" in os.environ else None
 
 
 @contextlib.contextmanager

@@ -109,8 +109,12 @@ class Broker:
         """The installation's own CA, key and all: what only a thief of it could do."""
         return Signer.load(self.ca, self.directory / "config/ca.key")
 
-    def start(self, *, pass_fds: Sequence[int] = (), **environment: str) -> None:
-        """Start the server and wait until it says that it is ready."""
+    def start(self, *, pass_fds: Sequence[int] = (), inside: Sequence[str] = (), **environment: str) -> None:
+        """Start the server and wait until it says that it is ready.
+
+        Args:
+            inside: a command that becomes the server, with what is to be run as its last arguments.
+        """
         path = self.directory / "notify"
         path.unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -118,7 +122,10 @@ class Broker:
         clean = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "NOTIFY_SOCKET": str(path)} | environment
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*CLI, "serve", "--config", str(self.config)], env=clean, stderr=log, pass_fds=pass_fds
+                [*inside, *CLI, "serve", "--config", str(self.config)],
+                env=clean,
+                stderr=log,
+                pass_fds=pass_fds,
             )
         self.wait_for("READY=1")
 
@@ -162,6 +169,15 @@ class Broker:
         if self._notify is not None:
             self._notify.close()
         return status
+
+    def kill(self) -> None:
+        """End the server as a crash does (SIGKILL)."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        self.process = None
+        if self._notify is not None:
+            self._notify.close()
 
     # asking
 
