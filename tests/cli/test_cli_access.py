@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import ssl
+import stat
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.tls.forging import SERVER, Files, issue, new_ca
-from tests.tls.running import LOOPBACK, Broker, free_ports, run_cli
+from tests.tls.running import CLI, LOOPBACK, Broker, free_ports, run_cli
+
+NOBODY = 65534
 
 
 def options(broker: Broker) -> dict[str, str]:
@@ -62,6 +69,31 @@ def test_options_come_before_the_environment_and_that_before_the_file(broker: Br
     astray = variables(good | {"url": nowhere})
     assert run_cli("addon", "list", **astray).returncode == 75
     assert run_cli("addon", "list", "--url", good["url"], **astray).returncode == 0
+
+
+def test_a_laptop_needs_nothing_of_the_brokers_machine(broker: Broker) -> None:
+    """Another user, in a directory of their own, with nothing but what `operator add` wrote."""
+    home = Path(tempfile.mkdtemp(prefix="keybroker-laptop-"))
+    own = home / ".config/keybroker"
+    made = run_cli(
+        *("operator", "add", "carol", "--role", "auditor", "--to", str(own)), "--config", str(broker.config)
+    )
+    assert made.returncode == 0, made.stderr
+    key = own / "carol.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    for path in (home, home / ".config", own, *own.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    try:
+        for words in (("operator", "show"), ("operator", "renew"), ("addon", "list")):
+            done = subprocess.run(
+                [*CLI, *words], cwd=home, env={"PATH": "/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"},
+                user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True, timeout=60,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        assert (own / "carol.crt").stat().st_uid == NOBODY
+    finally:
+        shutil.rmtree(home)
 
 
 def refused(broker: Broker, status: int, **instead: str) -> str:

@@ -38,6 +38,7 @@ MODEL: Final = (
     "tests/unit/test_broker_rotation.py",
 )
 POLICY: Final = ("tests/unit/test_broker_policy.py", "tests/unit/test_broker_policy_changes.py")
+ROSTER: Final = ("tests/unit/test_broker_roster.py",)
 HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
 ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
 MIDWAY: Final = ("tests/header/test_header_midway.py",)
@@ -243,6 +244,31 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('    if wish.kind == "encrypt":', "    if False:"),
     ),
     *_guards(
+        "keybroker/rights.py",
+        POLICY,
+        (" - frozenset(own) - _GIVEN_FREELY", " - _GIVEN_FREELY"),
+        ("frozenset(touched) - frozenset(own)", "frozenset(own) - frozenset(touched)"),
+    ),
+    *_guards(
+        "keybroker/service/roster.py",
+        ROSTER,
+        ("        _check_within(caller, name, given)\n", ""),
+        ("wanted ^ row.roles)", "frozenset())"),
+        ("wanted ^ row.roles)", "wanted - row.roles)"),
+        ("        _check_within(caller, name, row.roles)\n", ""),
+        ("        if MANAGES not in wanted:", "        if False:"),
+        (
+            "            _check_not_last(writing, name, caller.now)\n            writing.revoke",
+            "            writing.revoke",
+        ),
+        ("            writing.replace_certificates(name, caller.now)\n", ""),
+        (" and row.expires > now", ""),
+        (
+            "    if row.revoked is not None:\n        raise KeybrokerError(\n            Problem.CONFLICT",
+            "    if False:\n        raise KeybrokerError(\n            Problem.CONFLICT",
+        ),
+    ),
+    *_guards(
         "keybroker/policy.py",
         POLICY,
         (
@@ -261,6 +287,8 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("    if misplaced is not None:", "    if False:"),
         ("    if header.others:", "    if False:"),
         ("    if standing.revoked is not None:", "    if False:"),
+        ("not wanted.isdisjoint(standing.roles)", "True"),
+        ('"host" in wanted', "True"),
         ('        if seen.sight != "blank":', "        if False:"),
     ),
     *_guards(
