@@ -11,8 +11,9 @@ import os
 from agent import blank, swap
 from agent.devices import OpenDevice
 from agent.luks import copy
-from agent.luks.header import NotLuks, read_header
+from agent.luks.header import Header, NotLuks, read_header
 from agent.world import Sighting
+from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Device, Observation, Record, Sight
 
@@ -45,10 +46,21 @@ def _data(record: Record, disk: OpenDevice) -> Sighting:
     except KeybrokerError as error:
         return _other(record, disk, f"LUKS2 header: {error.detail}")
     seen = Observation(record.volume, "luks2", _device(disk), header.seen())
+    named, carried = _told(record, header)
     try:
-        return Sighting(seen, copy.hold(header, read))
+        return Sighting(seen, copy.hold(header, read), named, carried)
     except KeybrokerError:  # of no use for opening; what is wrong with it is in its requirements
-        return Sighting(seen)
+        return Sighting(seen, None, named, carried)
+
+
+def _told(record: Record, header: Header) -> tuple[KeyVersion | None, str | None]:
+    """Return what our token says: the highest key version that it names, and the recovery ciphertext."""
+    token = header.token
+    if token is None or token.volume != record.volume:
+        return None, None
+    versions = [token.version(keyslot) for keyslot in header.keyslots]
+    named = max((version for version in versions if version is not None), default=None)
+    return None if named is None else KeyVersion(named), token.recovery
 
 
 def _swap(record: Record, disk: OpenDevice) -> Sighting:

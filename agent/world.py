@@ -33,10 +33,14 @@ class Sighting:
     Attributes:
         held: the header, in KBH1 form or not yet (``agent.luks.copy``), from which the volume is opened: what
             was checked is what is used, whatever the disk says a moment later. None where there is no header.
+        named: highest key version that our token names for a keyslot; None where it names none.
+        carried: the recovery ciphertext in our token; None where it carries none.
     """
 
     observation: Observation
     held: Secret | Held | None = None
+    named: KeyVersion | None = None
+    carried: str | None = None
 
     @property
     def copy(self) -> Secret | None:

@@ -109,6 +109,10 @@ class Identities:
             pyrage.decrypt_io(source, target, self._keys)
         except pyrage.DecryptError as error:
             raise _unopened(error) from None
+        except OSError as error:
+            if error.errno is None:  # age's own: what it read was changed or cut
+                raise _unopened(error) from None
+            raise
 
 
 def _recipient(text: str) -> Any:

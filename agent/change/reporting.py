@@ -15,7 +15,7 @@ from typing import Final
 from agent import devicemapper, opened
 from agent.change.workshop import Broker
 from agent.passage import Boot
-from agent.world import World
+from agent.world import Sighting, World
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError
@@ -43,7 +43,8 @@ def look(world: World, record: Record, runtime: Path) -> Standing:
     Args:
         runtime: the agent's runtime directory, where it is written down how volumes were opened.
     """
-    mapping, seen = world.mappings.look(record), _seen(world, record)
+    mapping, sighting = world.mappings.look(record), _look(world, record)
+    seen = sighting.observation
     state: Openness = "foreign" if mapping.obstacle else mapping.reach
     if state == "closed" and seen.sight == "absent":
         state = "absent"
@@ -54,18 +55,26 @@ def look(world: World, record: Record, runtime: Path) -> Standing:
         _opened_by(record, runtime),
         sequence=None if header is None else header.sequence,
         recovery=None if header is None else header.recovery,
+        named=sighting.named,
+        revision=record.revision,
+        ciphertext=sighting.carried if _is_behind(record, sighting) else None,
     )
     return Standing(report, seen)
 
 
-def _seen(world: World, record: Record) -> Observation:
+def _look(world: World, record: Record) -> Sighting:
     """Return what is on its disk; one that cannot be looked at is that volume's trouble, and no other's."""
     try:
-        return world.disks.look(record).observation
+        return world.disks.look(record)
     except KeybrokerError as error:
-        return Observation(record.volume, "absent", detail=error.detail)
+        return Sighting(Observation(record.volume, "absent", detail=error.detail))
     except OSError as error:
-        return Observation(record.volume, "absent", detail=str(error))
+        return Sighting(Observation(record.volume, "absent", detail=str(error)))
+
+
+def _is_behind(record: Record, sighting: Sighting) -> bool:
+    """Say whether the header names a key version that the broker, by its record, has never minted."""
+    return sighting.named is not None and record.newest is not None and sighting.named > record.newest
 
 
 def _opened_by(record: Record, runtime: Path) -> KeyVersion | None:

@@ -45,6 +45,8 @@ def _changes(one: dict[str, Any]) -> list[tuple[str, object]]:
     """Return what is wanted of a volume, and what its host said of it last."""
     facts: list[tuple[str, object]] = []
     order, report = one["order"], one["report"]
+    if one.get("ahead") is not None:
+        facts.append(("ahead of the broker", f"{one['ahead']['why']}; keybroker restore --check"))
     if order is not None:
         rate = f", at most {show_size(order['rate'])}/s" if order["rate"] else ""
         facts.append(("order", f"{order['number']}: {order['kind']}, {order['phase']}{rate}"))
@@ -74,7 +76,7 @@ def _keys(one: dict[str, Any]) -> list[tuple[str, object]]:
     facts.append(("last proof", proof and f"{_ago(proof['at'])}, of key {proof['version']}"))
     copies = [f"sequence {copy['sequence']} (key {copy['key_version']})" for copy in one["headers"]]
     facts.append(("header copies", ", ".join(copies) or None))
-    sealed, carried = one["recovery"], one["report"] and one["report"]["recovery"]
+    sealed, carried = one.get("recovery"), (one["report"] or {}).get("recovery")
     if sealed is not None:
         where = "in its header" if carried == sealed["digest"] else "not in its header yet"
         facts.append(("recovery", f"key {sealed['version']}, {where}"))

@@ -18,6 +18,7 @@ from keybroker.proofreading import Verdict
 from keybroker.service import trail
 from keybroker.service.installation import Installation, open_broker
 from keybroker.service.roster import managers
+from keybroker.service.setback import Standing, standing
 from keybroker.web import tls
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -93,10 +94,21 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
             _tried("audit trail", lambda: _trail(trail.proofread(broker))),
+            *_restored(broker.store.read(standing)),
             _managers(broker.store.read(lambda reading: managers(reading, now))),
         )
     finally:
         broker.close()
+
+
+def _restored(found: Standing) -> tuple[Finding, ...]:
+    """Say so while a restored database is behind some of its hosts, or may be."""
+    if not found.is_open:
+        return ()
+    row = found.restore
+    since = f"restored {row.at:%F %T}Z" if row is not None and row.finished is None else "behind its hosts"
+    what = f"{since}; volumes of which nothing is minted or destroyed: {len(found.left)}"
+    return (Finding("restore", "warning", what, "keybroker restore --check"),)
 
 
 def _in_unit(credentials: list[str], configuration: Path | None) -> str:

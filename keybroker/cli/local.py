@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import pwd
 import secrets
 import sys
 from collections.abc import Iterator
@@ -17,15 +16,20 @@ from typing import TYPE_CHECKING
 import click
 
 from keybroker.cli.access import config_option, json_option
+from keybroker.cli.owner import (
+    CONFIG_DIRECTORY,
+    SERVICE_USER,
+    become_owner,
+    credentials_directory_here,
+    owner_named,
+)
 from keybroker.cli.screen import note, plain, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
 
 if TYPE_CHECKING:
     from keybroker.service.broker import Broker
 
-_CONFIG_DIRECTORY = Path("/etc/keybroker")
 _STATE_DIRECTORY = Path("/var/lib/keybroker")
-_SERVICE_USER = "keybroker"
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in is decided by certificate
 
 
@@ -38,7 +42,7 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
     help="Name of the first operator, who gets a certificate and the roles operator, approver and auditor.",
 )
 @click.option("--trust-domain", default="keybroker.internal", show_default=True, help="In all certificates.")
-@click.option("--config-dir", type=click.Path(path_type=Path), default=_CONFIG_DIRECTORY, show_default=True)
+@click.option("--config-dir", type=click.Path(path_type=Path), default=CONFIG_DIRECTORY, show_default=True)
 @click.option("--state-dir", type=click.Path(path_type=Path), default=_STATE_DIRECTORY, show_default=True)
 @click.option("--listen", default=_EVERYWHERE, show_default=True, help="Numeric address; :: for all of IPv6.")
 @click.option("--main-port", type=click.IntRange(1, 65535), default=8443, show_default=True)
@@ -62,7 +66,7 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 )
 @click.option(
     "--user",
-    help=f"Who owns it all.  [default: {_SERVICE_USER}, if there is such a user, in {_CONFIG_DIRECTORY}]",
+    help=f"Who owns it all.  [default: {SERVICE_USER}, if there is such a user, in {CONFIG_DIRECTORY}]",
 )
 @json_option
 def init(
@@ -127,12 +131,12 @@ def init(
             operator=operator,
             configuration=text,
             master_key=key,
-            owner=_owner(user, config_dir),
+            owner=owner_named(user, config_dir),
             recovery=read_recipients(recovery) if recovery else (),
         ),
         clock=lambda: datetime.now(UTC),
         entropy=secrets.token_bytes,
-        credentials_directory=_credentials_directory(),
+        credentials_directory=credentials_directory_here(),
     )
     facts = {
         "configuration": str(made.configuration),
@@ -153,7 +157,7 @@ def init(
 
 
 def _next_steps(configuration: Path, master_key: str, *, recovery: bool) -> None:
-    usual = configuration.parent == _CONFIG_DIRECTORY
+    usual = configuration.parent == CONFIG_DIRECTORY
     where = "" if usual else f" --config {configuration}"
     note("next:")
     for line in (
@@ -184,7 +188,7 @@ def serve(config: Path) -> None:
 
     _log()
     become_owner(config)
-    settings = load(config, credentials_directory=_credentials_directory())
+    settings = load(config, credentials_directory=credentials_directory_here())
     broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
     try:
         run(settings, broker)
@@ -209,7 +213,7 @@ def upgrade(config: Path, as_json: bool) -> None:
     from keybroker.service.installation import upgrade as bring
 
     become_owner(config)
-    before, after = bring(load(config, credentials_directory=_credentials_directory()).installation)
+    before, after = bring(load(config, credentials_directory=credentials_directory_here()).installation)
     if as_json:
         print_json({"before": before, "after": after, "changed": before != after})
         return
@@ -232,7 +236,7 @@ def check(config: Path, as_json: bool) -> int:
     from keybroker.cli.findings import examine
 
     become_owner(config)
-    findings = examine(config, _credentials_directory(), datetime.now(UTC))
+    findings = examine(config, credentials_directory_here(), datetime.now(UTC))
     if as_json:
         print_json({"checks": [finding.as_json() for finding in findings]})
     else:
@@ -255,51 +259,12 @@ def open_here(config: Path) -> Iterator[Broker]:
     from keybroker.service.installation import open_broker
 
     become_owner(config)
-    settings = load(config, credentials_directory=_credentials_directory())
+    settings = load(config, credentials_directory=credentials_directory_here())
     broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
     try:
         yield broker
     finally:
         broker.close()
-
-
-def become_owner(config: Path) -> None:
-    """Go on as the user who owns the configuration, if that is not us: the broker needs nothing of root's.
-
-    Raises:
-        KeybrokerError: CONFIGURATION, when there is no configuration.
-    """
-    try:
-        owner = config.stat()
-    except OSError as error:
-        raise KeybrokerError(
-            Problem.CONFIGURATION,
-            f"{config}: {(error.strerror or 'cannot be read').lower()}",
-            hint="keybroker init --help",
-        ) from error
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
-
-
-def _credentials_directory() -> Path | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(directory) if directory else None
-
-
-def _owner(user: str | None, config_dir: Path) -> tuple[int, int] | None:
-    try:
-        if user is None and config_dir != _CONFIG_DIRECTORY:
-            return None
-        found = pwd.getpwnam(user or _SERVICE_USER)
-    except KeyError:
-        if user is None:
-            return None
-        raise KeybrokerError(
-            Problem.USAGE, f"user {user}: there is no such user", hint="systemd-sysusers"
-        ) from None
-    return found.pw_uid, found.pw_gid
 
 
 def _once(*values: str) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "serve": ("local", "run the broker"),
     "check": ("local", "verify this machine's installation"),
     "upgrade": ("local", "bring the database to this version's tables"),
+    "backup": ("backup", "back this machine's installation up, encrypted to offline keys"),
+    "restore": ("restore", "bring an installation back from a backup"),
     "addon": ("addon", "add-ons: the databases whose disks are encrypted"),
     "volume": ("volume", "volumes: the disks of an add-on"),
     "recovery": ("recovery", "the offline key that opens disks without a broker"),

@@ -37,6 +37,8 @@ def state_of(one: dict[str, Any]) -> str:
         words.append(f"{one['order']['kind']}{phase}")
     if one["stage"] == "ready" and (one["wanted"] != one["current"] or one["retiring"]):
         words.append(f"rotating to {one['wanted']}")
+    if one.get("ahead") is not None:
+        words.append("ahead of the broker")
     if one["report"] is not None and one["report"]["trouble"] is not None:
         words.append(one["report"]["trouble"]["problem"])
     return ", ".join(words)

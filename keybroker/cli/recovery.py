@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from keybroker.cli.selection import connect
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.recovery import prove
+from keybroker.wire.secret import passphrase
 
 if TYPE_CHECKING:
     from keybroker.age import Identities
@@ -172,6 +174,78 @@ def check(
     if bad:
         note(f"{len(bad)} of {len(results)} volumes cannot be opened with this identity")
     return Problem.CORRUPT.exit_status if bad or not results else 0
+
+
+@recovery.command("import")
+@click.argument("addon")
+@click.argument("name")
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The offline key: a file as age-keygen writes it.",
+)
+@click.option(
+    "--token",
+    type=click.Path(path_type=Path),
+    help="Our token, from the disk: cryptsetup token export.  [default: what the host has reported]",
+)
+@operator_options
+def import_key(
+    addon: str, name: str, identity: Path, token: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Bring a key back that a restored database does not know, from the header of the volume's disk.
+
+    For a volume that is ahead of the broker because its key was minted after the backup was made. The
+    ciphertext is decrypted here, with the offline key; the passphrase goes to the broker over TLS and is
+    printed nowhere. Its other keys are kept, too. It takes the role approver.
+
+    \b
+      keybroker recovery import shop-db data --identity recovery.key
+      keybroker recovery import shop-db data --identity recovery.key --token token.json
+    """
+    from keybroker.age import Identities
+
+    keys, client = Identities.read(identity), connect(options)
+    ahead = client.get("addons", addon, "volumes", name)["ahead"]
+    if ahead is None or ahead["named"] is None:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"volume {addon}/{name}: is not ahead of the broker by a key",
+            hint="keybroker restore --check",
+        )
+    ciphertext = ahead["ciphertext"] if token is None else _of_token(token, ahead["named"])
+    if ciphertext is None:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"volume {addon}/{name}: its host has not reported the ciphertext yet",
+            hint="keybroker-agent settle, on its host; or give --token",
+        )
+    found = keys.decrypt(base64.b64decode(ciphertext))
+    try:
+        text = passphrase(found.reveal()).reveal().decode()
+    except ValueError:
+        raise KeybrokerError(Problem.CORRUPT, "ciphertext: holds no passphrase of ours") from None
+    path = ("addons", addon, "volumes", name, "recovery", "key")
+    answer = client.put(*path, version=ahead["named"], passphrase=text)
+    if as_json:
+        print_json({**answer.document, "changed": answer.created})
+        return
+    note(f"volume {addon}/{name}: key version {ahead['named']} is {'back' if answer.created else 'there'}")
+    note("next: its host shows that it opens the header: keybroker volume show, last proof")
+
+
+def _of_token(file: Path, named: int) -> str | None:
+    """Return the ciphertext in an exported token, once that names the very version."""
+    try:
+        token = json.loads(file.read_text())
+        versions = {int(version) for version in token["versions"].values()}
+        ciphertext: str | None = token.get("recovery")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KeybrokerError(Problem.MALFORMED, f"{file}: is no token of ours") from error
+    if max(versions, default=0) != named:
+        raise KeybrokerError(Problem.CONFLICT, f"{file}: does not name key version {named}")
+    return ciphertext
 
 
 def _facts(one: dict[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,21 @@ class Keyring:
         gone = Keyring(None, None, retired=ended, destroyed=self.destroyed)
         return gone._rescheduled(destroy_after)
 
+    def bring_back(self, version: KeyVersion) -> Keyring:
+        """Make a version current that was minted before the database was set back, and is not known here.
+
+        Every other key is kept, and none of them is destroyed: nobody knows yet what opens the header.
+
+        Raises:
+            KeybrokerError: CONFLICT for a version that was minted here too, or of an erased volume.
+        """
+        if version == self.current:
+            return self
+        if self.current is None or version <= self.newest:
+            raise _conflict(f"keyring: key {version} is known here, or the volume is erased")
+        kept = tuple(Retired(each, None) for each in self.kept)
+        return Keyring(version, version, retired=kept, destroyed=self.destroyed)
+
     def call_off(self, versions: Iterable[KeyVersion]) -> Keyring:
         """Call the destruction of retired versions off: one of them may still be needed.
 

@@ -90,6 +90,24 @@ def retire(volume: Volume, version: KeyVersion, copied: KeyVersion | None, destr
     return replace(volume, keyring=retired, revision=volume.revision + 1)
 
 
+def bring_back(volume: Volume, version: KeyVersion, seen: int) -> Volume:
+    """Take a key that was minted before the database was set back; nothing else of the volume changes.
+
+    Args:
+        seen: the newest revision of its record that its host has seen; the next one is above it.
+
+    Raises:
+        KeybrokerError: CONFLICT where the volume has no keys or is not in use, or has had that version.
+    """
+    keys = _keys(volume)
+    if version == keys.current:
+        return volume
+    if volume.stage != "ready" or volume.role != "holder":
+        raise conflict(volume, f"at stage {volume.stage}, as {volume.role}, no key of it is brought back")
+    revision = max(volume.revision, seen) + 1
+    return replace(volume, keyring=keys.bring_back(version), revision=revision)
+
+
 def back_up(volume: Volume, revision: int, header: SeenHeader) -> Volume:
     """Take the header as it is on the disk now; whoever calls this has seen that ``current`` opens it.
 

@@ -50,4 +50,5 @@ def view(reading: Reading, row: VolumeRow) -> VolumeView:
         reading.proofs(volume.addon).get(volume.id),
         reading.headers(volume.id),
         len(reading.statements(volume.id)),
+        reading.ahead().get(volume.id),
     )

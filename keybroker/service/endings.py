@@ -11,9 +11,10 @@ from datetime import datetime
 
 from keybroker.audit import AuditEvent, rfc3339
 from keybroker.model import Keyring, Volume
+from keybroker.service import setback
 from keybroker.service.broker import Broker
 from keybroker.service.statements import remains, state
-from keybroker.store import Writing
+from keybroker.store import Reading, Writing
 from keybroker.store.rows import VolumeRow
 from keybroker.wire.names import KeyVersion, VolumeId
 
@@ -54,9 +55,7 @@ def sweep(broker: Broker) -> tuple[tuple[VolumeId, KeyVersion], ...]:
         KeybrokerError: UNAVAILABLE, CORRUPT; what was destroyed until then stays so.
     """
     now = broker.clock()
-    due = broker.store.read(
-        lambda reading: [row.volume.id for row in reading.volumes() if _due(row.volume, now)]
-    )
+    due = broker.store.read(lambda reading: _free(reading, now))
     destroyed = tuple(
         (volume, version)
         for volume in due
@@ -69,6 +68,13 @@ def sweep(broker: Broker) -> tuple[tuple[VolumeId, KeyVersion], ...]:
     return destroyed
 
 
+def _free(reading: Reading, now: datetime) -> list[VolumeId]:
+    """Return the volumes with a key that is due, but those that a restored database knows too little of."""
+    due = [row for row in reading.volumes() if _due(row.volume, now)]
+    held = setback.held(reading, due) if due else {}
+    return [row.volume.id for row in due if row.volume.id not in held]
+
+
 def _due(volume: Volume, now: datetime) -> tuple[KeyVersion, ...]:
     return () if volume.keyring is None else volume.keyring.due(now)
 
@@ -78,7 +84,7 @@ def _destroy(broker: Broker, writing: Writing, volume: VolumeId, now: datetime) 
     keys = None if row is None else row.volume.keyring
     # Looked up once more: in the meantime an old snapshot may have turned up, and called it off.
     versions = () if keys is None else keys.due(now)
-    if row is None or keys is None or not versions:
+    if row is None or keys is None or not versions or setback.held(writing, [row]):
         return ()
     left: Keyring = keys
     for version in versions:

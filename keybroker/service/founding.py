@@ -7,11 +7,7 @@ directory that no configuration speaks of, and the next ``create`` says so.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -25,6 +21,7 @@ from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master
 from keybroker.rights import FIRST
 from keybroker.service.masters import new_master_key_row
 from keybroker.service.offline import new_recovery_key
+from keybroker.service.placing import Maker, beside, check_free, put_in_place
 from keybroker.store import Writing, schema
 from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
@@ -95,10 +92,10 @@ def create(
     """
     _check(plan)
     try:
-        with _beside(plan.config_directory) as config, _beside(plan.state_directory) as state:
+        with beside(plan.config_directory) as config, beside(plan.state_directory) as state:
             masterkey = _master_key(plan, config, entropy, credentials_directory)
             authority = _build(plan, config, state, masterkey, clock(), entropy)
-            _put_in_place(plan, config, state)
+            put_in_place(config, plan.config_directory, state, plan.state_directory)
     except OSError as error:
         raise _cannot(error.filename or plan.config_directory, error) from None
     home = plan.config_directory
@@ -115,7 +112,7 @@ def _build(
     plan: Plan, config: Path, state: Path, masterkey: MasterKey, now: datetime, entropy: Entropy
 ) -> Authority:
     """Make everything but the master key, beside its place."""
-    maker = _Maker(plan.owner)
+    maker = Maker(plan.owner)
     authority, operator = _certificates(plan, maker, config, now, entropy)
     maker.file(config / "keybroker.toml", plan.configuration.encode(), 0o600)
     _database(plan, state / DATABASE, masterkey, authority, operator, now, entropy)
@@ -143,78 +140,15 @@ def _check(plan: Plan) -> None:
     if config == state or config in state.parents or state in config.parents:
         raise KeybrokerError(Problem.CONFIGURATION, f"{state}: state and configuration must be apart")
     for directory in (config, state):
-        _check_free(directory)
+        check_free(directory)
 
 
 def _malformed(what: str, value: str) -> KeybrokerError:
     return KeybrokerError(Problem.MALFORMED, f"{what} {value[:80]!r}: is not one")
 
 
-def _check_free(directory: Path) -> None:
-    if not directory.is_absolute():
-        raise KeybrokerError(Problem.CONFIGURATION, f"{directory}: must be an absolute path")
-    if not os.path.lexists(directory):
-        return
-    if directory.is_symlink() or not directory.is_dir():
-        raise KeybrokerError(Problem.EXISTS, f"{directory}: is not a directory")
-    there = sorted(entry.name for entry in directory.iterdir())
-    if there:
-        raise KeybrokerError(
-            Problem.EXISTS,
-            f"{directory}: is not empty, it holds {', '.join(there[:5])}",
-            hint=f"an installation is never overwritten; move it away first: mv {directory} {directory}.old",
-        )
-
-
-@contextmanager
-def _beside(directory: Path) -> Iterator[Path]:
-    """Make a private directory on the same file system, and take it away again if it was not renamed."""
-    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.init-", dir=directory.parent))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def _cannot(path: Path | str, error: OSError) -> KeybrokerError:
     return KeybrokerError(Problem.CONFIGURATION, f"{path}: cannot be made: {error.strerror}")
-
-
-class _Maker:
-    """Makes files that are durable, private and the owner's."""
-
-    def __init__(self, owner: tuple[int, int] | None) -> None:
-        self._owner = owner
-
-    def file(self, path: Path, content: bytes, mode: int) -> None:
-        """Write a new file of exactly this mode."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            if self._owner is not None:
-                os.fchown(descriptor, *self._owner)
-            os.fsync(descriptor)
-
-    def adopt(self, path: Path) -> None:
-        """Give something that exists to the owner."""
-        if self._owner is not None:
-            os.chown(path, *self._owner)
-
-    def finish(self, *directories: Path) -> None:
-        """Give directories to the owner and make what they hold durable."""
-        for directory in directories:
-            self.adopt(directory)
-            _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _master_key(plan: Plan, config: Path, entropy: Entropy, credentials_directory: Path | None) -> MasterKey:
@@ -227,12 +161,12 @@ def _master_key(plan: Plan, config: Path, entropy: Entropy, credentials_director
             Problem.CONFIGURATION, f"{path}: a new master key is made in {plan.config_directory}"
         )
     key = Secret(entropy(KEY_BYTES))
-    _Maker(plan.owner).file(config / path.name, key.reveal(), 0o400)
+    Maker(plan.owner).file(config / path.name, key.reveal(), 0o400)
     return LocalMasterKey(key)
 
 
 def _certificates(
-    plan: Plan, maker: _Maker, config: Path, now: datetime, entropy: Entropy
+    plan: Plan, maker: Maker, config: Path, now: datetime, entropy: Entropy
 ) -> tuple[Authority, Leaf]:
     """Make the CA, the server's and the first operator's certificate; return the CA and the operator's."""
 
@@ -306,16 +240,3 @@ def _database(
         store.write(fill)
     finally:
         store.close()
-
-
-def _put_in_place(plan: Plan, config: Path, state: Path) -> None:
-    """Rename both directories, the configuration last; it is what makes it an installation."""
-    # renames over an empty directory and over nothing else (rename(2), EEXIST and ENOTEMPTY)
-    os.rename(state, plan.state_directory)
-    try:
-        os.rename(config, plan.config_directory)
-    except OSError:
-        os.rename(plan.state_directory, state)
-        raise
-    for directory in {plan.config_directory.parent, plan.state_directory.parent}:
-        _sync(directory)

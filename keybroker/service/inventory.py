@@ -176,9 +176,11 @@ def volumes(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[Volum
 
     def work(reading: Reading) -> tuple[VolumeView, ...]:
         owner = None if addon is None else addon_named(reading, addon).name
-        reports, proofs = reading.reports(owner), reading.proofs(owner)
+        reports, proofs, ahead = reading.reports(owner), reading.proofs(owner), reading.ahead()
         return tuple(
-            VolumeView.of(row, reports.get(row.volume.id), proofs.get(row.volume.id))
+            VolumeView.of(
+                row, reports.get(row.volume.id), proofs.get(row.volume.id), ahead=ahead.get(row.volume.id)
+            )
             for row in reading.volumes(owner)
         )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from keybroker.model import moving
 from keybroker.policy import Peer
+from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import done, own, save
@@ -69,6 +70,7 @@ def erased(broker: Broker, peer: Peer, volume: VolumeId, request: ErasedRequest)
         if changed is row.volume:
             writing.append(done(caller, changed))
             return changed.record
+        setback.check_free(writing, row)
         save(writing, caller, row, changed)
         if row.volume.partner is not None:
             part(writing, caller, row.volume.partner, volume)

@@ -20,7 +20,8 @@ from keybroker.service.broker import Broker
 from keybroker.service.custody import unwrap
 from keybroker.service.keys import AddonKeys, recovery_context, recovery_key_context
 from keybroker.store import Reading, Writing
-from keybroker.store.rows import RecoveryKeyRow, RecoveryRow, VolumeRow
+from keybroker.store.recoveryrows import RecoveryKeyRow, RecoveryRow
+from keybroker.store.rows import VolumeRow
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.recovery import Recovery

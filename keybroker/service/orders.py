@@ -7,6 +7,7 @@ from typing import Any
 
 from keybroker.model import Volume, moving, orders, rotation
 from keybroker.policy import Peer
+from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import done, own, save
@@ -78,6 +79,8 @@ def order(broker: Broker, peer: Peer, addon: str, name: str, spec: OrderSpec) ->
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         row = volume_named(writing, addon, name)
         wish = _read(spec, row.volume)
+        if spec.kind == "erase":
+            setback.check_free(writing, row)
         if left := _left(writing, row.volume) if spec.disk_gone else []:
             return [_given_up(broker, writing, caller, each) for each in left][-1], True
         placed = orders.place(row.volume, wish)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from keybroker.age import read_recipients
 from keybroker.audit import AuditEvent, rfc3339
+from keybroker.model import rotation
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
-from keybroker.service.custody import unwrap
+from keybroker.service.custody import save, unwrap
 from keybroker.service.directory import volume_named
-from keybroker.service.offline import catch_up, check_seal, new_recovery_key, recovery_key
+from keybroker.service.keys import AddonKeys, passphrase_context
+from keybroker.service.offline import catch_up, check_seal, entrust, new_recovery_key, recovery_key
 from keybroker.store import Reading, Writing
-from keybroker.store.rows import RecoveryCheckRow, RecoveryKeyRow
+from keybroker.store.recoveryrows import RecoveryCheckRow, RecoveryKeyRow
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.recovery import Recovery, digest, prove
+from keybroker.wire.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,48 @@ def renew_all(broker: Broker) -> int:
             break
         total += renewed
     return total
+
+
+def import_key(
+    broker: Broker, peer: Peer, addon: str, name: str, version: KeyVersion, passphrase: Secret
+) -> bool:
+    """Bring a key back that this database does not know, because it was set back to before it was minted.
+
+    The offline key found it in the header of the volume's disk. It becomes the current one; whether it opens
+    the header, its host shows at its next run. Every other key is kept, and none of them is destroyed.
+
+    Args:
+        version: the highest that the header names, as its host has reported.
+
+    Returns:
+        Whether it is new; False where it was brought back already.
+
+    Raises:
+        KeybrokerError: as ``inventory.put_addon`` for the peer; UNKNOWN; CONFLICT where the volume is not
+            ahead of this database by that very version.
+    """
+
+    def work(writing: Writing, caller: Caller) -> bool:
+        row = volume_named(writing, addon, name)
+        known = writing.ahead().get(row.volume.id)
+        if known is None or known.named != version:
+            raise KeybrokerError(
+                Problem.CONFLICT,
+                f"volume {addon}/{name}: no host has reported a header that names key version {version}",
+                hint="keybroker restore --check",
+            )
+        changed = rotation.bring_back(row.volume, version, known.revision or 0)
+        if changed is row.volume:
+            return False
+        keys = AddonKeys(broker.masterkey, writing.addon_keys(row.volume.addon))
+        wrapped = keys.wrap(passphrase, passphrase_context(row.volume, version), broker.entropy)
+        row = save(writing, caller, row, changed, {version: wrapped})
+        entrust(broker, writing, row, (version,), caller.now)
+        writing.put_ahead(replace(known, accepted=caller.now, accepted_by=caller.peer.identity.name))
+        writing.append(caller.about("done", addon=addon, volume=row.volume.id, version=version))
+        return True
+
+    return perform(broker, peer, "recovery.import", work)
 
 
 def show(broker: Broker, peer: Peer) -> RecoveryKeyView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from keybroker.policy import Peer
+from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_proof, note_proof
@@ -47,6 +48,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
                 problem, why = said.trouble.problem.slug, said.trouble.detail
                 writing.append(caller.event("done", volume=said.volume, problem=problem, why=why))
             writing.put_report(ReportRow(said.volume, host, caller.now, _without_proof(said)))
+        setback.hear(broker, writing, caller, rows, request.volumes)
         foreign = sorted(said.volume for said in request.volumes if said.volume not in rows)
         if foreign:
             writing.append(caller.event("done", boot=request.boot_id, not_its_volumes=foreign))
@@ -80,4 +82,4 @@ def _take_proof(broker: Broker, writing: Writing, caller: Caller, row: VolumeRow
 
 
 def _without_proof(said: VolumeReport) -> VolumeReport:
-    return replace(said, proof=None)
+    return replace(said, proof=None, ciphertext=None)

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from keybroker.model import rotation
 from keybroker.policy import Peer
+from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import (
@@ -47,6 +48,8 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
     def work(writing: Writing, caller: Caller) -> Grant:
         row = own(writing, caller, volume)
         changed = rotation.stage(row.volume, request.revision)
+        if changed is not row.volume:
+            setback.check_free(writing, row)
         keys = changed.keyring
         assert keys is not None and keys.staged is not None, "it was staged just now"  # noqa: S101, PT018
         minted = {} if changed is row.volume else mint(broker, writing, changed, keys.staged)
@@ -138,6 +141,8 @@ def retire(broker: Broker, peer: Peer, volume: VolumeId, version: KeyVersion) ->
         newest = writing.newest_header(volume)
         destroy_after = caller.now + broker.settings.retention
         changed = rotation.retire(row.volume, version, newest.key_version if newest else None, destroy_after)
+        if changed is not row.volume:
+            setback.check_free(writing, row)
         save(writing, caller, row, changed)
         writing.append(done(caller, changed, version=version, retention=_days(broker.settings.retention)))
         return changed.record

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
 from keybroker.statement import public_pem
+from keybroker.store.recoveryrows import AheadRow
 from keybroker.store.rows import (
     AddonRow,
     HeaderRow,
@@ -124,6 +125,7 @@ class VolumeView:
         proof: when a key was last seen to open it.
         headers: the header copies that are kept, without the copies themselves, the newest last.
         statements: how many statements of destruction there are about it.
+        ahead: in what its host knows more of it than the database, which was set back.
     """
 
     record: Record
@@ -134,6 +136,7 @@ class VolumeView:
     proof: ProofRow | None = None
     headers: tuple[HeaderRow, ...] = ()
     statements: int = 0
+    ahead: AheadRow | None = None
 
     @classmethod
     def of(
@@ -143,12 +146,21 @@ class VolumeView:
         proof: ProofRow | None = None,
         headers: Iterable[HeaderRow] = (),
         statements: int = 0,
+        ahead: AheadRow | None = None,
     ) -> VolumeView:
         """Return the view of a row."""
         keys = row.volume.keyring
         since = row.minted.get(keys.current) if keys is not None and keys.current is not None else None
         return cls(
-            row.volume.record, row.created, since, row.volume, report, proof, tuple(headers), statements
+            row.volume.record,
+            row.created,
+            since,
+            row.volume,
+            report,
+            proof,
+            tuple(headers),
+            statements,
+            ahead,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -183,7 +195,14 @@ class VolumeView:
                 for copy in self.headers
             ],
             "statements": self.statements,
+            "ahead": _ahead(self.ahead),
         }
+
+
+def _ahead(row: AheadRow | None) -> dict[str, Any] | None:
+    if row is None or row.accepted is not None:
+        return None
+    return {"why": row.why, "at": rfc3339(row.at), "named": row.named, "ciphertext": row.ciphertext}
 
 
 @dataclass(frozen=True, slots=True)

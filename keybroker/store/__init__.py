@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
+from keybroker.store.recovering import RecoveringReading, RecoveringWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -25,9 +26,6 @@ from keybroker.store.rows import (
     MasterKeyRow,
     OperatorRow,
     ProofRow,
-    RecoveryCheckRow,
-    RecoveryKeyRow,
-    RecoveryRow,
     ReportRow,
     SignerRow,
     StatementRow,
@@ -41,7 +39,7 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(Protocol):
+class Reading(RecoveringReading, Protocol):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:
@@ -94,22 +92,6 @@ class Reading(Protocol):
 
     def proofs(self, addon: str | None = None) -> dict[VolumeId, ProofRow]:
         """Return the last proof of each volume, or of each of one add-on."""
-        ...
-
-    def recovery_key(self) -> RecoveryKeyRow | None:
-        """Return the offline recovery key that counts."""
-        ...
-
-    def recovery(self, volume: VolumeId, version: KeyVersion) -> RecoveryRow | None:
-        """Return what a key version is as encrypted to an offline recovery key."""
-        ...
-
-    def unrecoverable(self, key: int) -> list[VolumeId]:
-        """Return the volumes with a current or staged key that is not encrypted to that recovery key."""
-        ...
-
-    def recovery_checks(self) -> dict[VolumeId, RecoveryCheckRow]:
-        """Return when the offline key was last seen to open each volume's ciphertext."""
         ...
 
     def signer(self) -> SignerRow | None:
@@ -176,7 +158,7 @@ class Reading(Protocol):
         ...
 
 
-class Writing(Reading, Protocol):
+class Writing(Reading, RecoveringWriting, Protocol):
     """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
 
     def put_installation(self, row: InstallationRow) -> None:
@@ -232,18 +214,6 @@ class Writing(Reading, Protocol):
 
     def put_proof(self, row: ProofRow) -> None:
         """Keep a proof, instead of the one before."""
-        ...
-
-    def add_recovery_key(self, row: RecoveryKeyRow) -> None:
-        """Add an offline recovery key, which counts from here on."""
-        ...
-
-    def put_recovery(self, row: RecoveryRow) -> None:
-        """Keep what a key version is as encrypted, instead of what was kept before."""
-        ...
-
-    def put_recovery_check(self, row: RecoveryCheckRow) -> None:
-        """Keep that a ciphertext was opened, instead of the check before."""
         ...
 
     def add_signer(self, row: SignerRow) -> None:

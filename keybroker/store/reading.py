@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
-from keybroker.store.recoveries import RecoveryReading
+from keybroker.store.recoveries import WITH_KEYS
+from keybroker.store.restores import RestoreReading
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -107,11 +108,7 @@ _VOLUMES: Final = (
         KEYS.c.created.label("minted"),
         RECOVERIES.c.ciphertext,
     )
-    .select_from(
-        VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume).outerjoin(
-            RECOVERIES, (RECOVERIES.c.volume == KEYS.c.volume) & (RECOVERIES.c.version == KEYS.c.version)
-        )
-    )
+    .select_from(WITH_KEYS)
     .order_by(VOLUMES.c.addon, VOLUMES.c.name, VOLUMES.c.created, VOLUMES.c.id, KEYS.c.version)
 )
 _VOLUMES_OF: Final = _VOLUMES.where(VOLUMES.c.addon == bindparam("addon"))
@@ -191,7 +188,7 @@ _NEWEST_CHECKPOINT: Final = select(CHECKPOINTS).order_by(CHECKPOINTS.c.number.de
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading(WrappingReading, RecoveryReading):
+class SqlReading(WrappingReading, RestoreReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:

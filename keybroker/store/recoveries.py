@@ -9,9 +9,15 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy import delete as sql_delete
 
-from keybroker.store.rows import RecoveryCheckRow, RecoveryKeyRow, RecoveryRow, from_text, to_text
-from keybroker.store.tables import KEYS, RECOVERIES, RECOVERY_CHECKS, RECOVERY_KEYS
+from keybroker.store.recoveryrows import RecoveryCheckRow, RecoveryKeyRow, RecoveryRow
+from keybroker.store.rows import from_text, to_text
+from keybroker.store.tables import KEYS, RECOVERIES, RECOVERY_CHECKS, RECOVERY_KEYS, VOLUMES
 from keybroker.wire.names import KeyVersion, VolumeId
+
+WITH_KEYS: Final = VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume).outerjoin(
+    RECOVERIES, (RECOVERIES.c.volume == KEYS.c.volume) & (RECOVERIES.c.version == KEYS.c.version)
+)
+"""Volumes with their keys, and those with what they are as encrypted to the offline recovery key."""
 
 _RECOVERY_KEY: Final = select(RECOVERY_KEYS).order_by(RECOVERY_KEYS.c.number.desc()).limit(1)
 _RECOVERY: Final = select(RECOVERIES).where(

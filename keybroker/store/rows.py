@@ -96,58 +96,6 @@ class VolumeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RecoveryKeyRow:
-    """The public half of an offline recovery key.
-
-    Attributes:
-        number: 1, 2, 3 …; the newest counts.
-        recipients: age recipients, one a line; each of them alone opens what is encrypted to them.
-        wrapped: their SHA-256, by the master key called ``master``: whoever can only write to the
-            database cannot have passphrases encrypted to a key of his own.
-    """
-
-    number: int
-    recipients: str
-    wrapped: bytes
-    master: str
-    created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryRow:
-    """A key version, encrypted to the offline recovery key.
-
-    Attributes:
-        key: number of that recovery key.
-        ciphertext: as in ``wire.recovery.Recovery``.
-        wrapped: its SHA-256, for this very volume and version, by the add-on's key.
-    """
-
-    volume: VolumeId
-    version: KeyVersion
-    key: int
-    ciphertext: str
-    wrapped: bytes
-    created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryCheckRow:
-    """When the offline key was last seen to open a volume's ciphertext.
-
-    Attributes:
-        digest: of that ciphertext.
-        operator: who had the offline key.
-    """
-
-    volume: VolumeId
-    version: KeyVersion
-    digest: str
-    at: datetime
-    operator: str
-
-
-@dataclass(frozen=True, slots=True)
 class HeaderRow:
     """A header copy.
 

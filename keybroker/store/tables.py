@@ -191,7 +191,36 @@ RECOVERY_CHECKS: Final = Table(
     Column("at", Text, nullable=False),
     Column("operator", Text, nullable=False),
 )
-"""When the offline key was last seen to open each volume's ciphertext, and which one that was."""
+
+RESTORES: Final = Table(
+    "restores",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Text, nullable=False),
+    Column("made", Text),
+    Column("source", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("audit", BigInteger, nullable=False),
+    Column("finished", Text),
+    Column("finished_by", Text),
+)
+
+AHEAD: Final = Table(
+    "ahead",
+    METADATA,
+    Column("volume", Text, primary_key=True),
+    Column("addon", Text, nullable=False),
+    Column("name", Text),
+    Column("host", Text),
+    Column("at", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("named", BigInteger),
+    Column("revision", BigInteger),
+    Column("ciphertext", Text),
+    Column("accepted", Text),
+    Column("accepted_by", Text),
+)
+"""Volumes whose hosts know more of them than this database, which may not know them: no foreign keys."""
 
 HEADERS: Final = Table(
     "headers",

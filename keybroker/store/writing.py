@@ -14,7 +14,7 @@ from sqlalchemy import delete as sql_delete
 from keybroker.audit import AuditEvent, link
 from keybroker.model import Volume
 from keybroker.store.reading import SqlReading
-from keybroker.store.recoveries import RecoveryWriting
+from keybroker.store.restores import RestoreWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -68,7 +68,7 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(WrappingWriting, RecoveryWriting, SqlReading):
+class SqlWriting(WrappingWriting, RestoreWriting, SqlReading):
     """``Writing`` on one connection.
 
     Attributes:

@@ -11,6 +11,7 @@ from keybroker.web.telling import gives
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.proof import PROOF
 from keybroker.wire.recovery import DIGEST, MOST_RECIPIENTS
+from keybroker.wire.secret import passphrase
 
 recoveries = Blueprint("recoveries", __name__)
 
@@ -44,6 +45,20 @@ def _renew() -> Response:
 @gives({"volumes": [RecoveryView]})
 def _volumes() -> Response:
     return say({"volumes": [view.as_json() for view in recovery.volumes(broker(), peer())]})
+
+
+@recoveries.put("/v1/addons/<addon>/volumes/<name>/recovery/key")
+@gives({"version": int}, 200, 201)
+def _import(addon: str, name: str) -> Response:
+    who, fields = peer(), body()
+    version = KeyVersion(fields.number("version", least=1))
+    try:
+        found = passphrase(fields.text("passphrase").encode())
+    except ValueError as error:
+        raise fields.wrong("passphrase", str(error)) from None
+    fields.end()
+    created = recovery.import_key(broker(), who, addon, name, version, found)
+    return say({"version": version}, 201 if created else 200)
 
 
 @recoveries.put("/v1/addons/<addon>/volumes/<name>/recovery/check")

@@ -17,7 +17,7 @@ from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.proof import GivenProof
 from keybroker.wire.records import Record, Refusal
-from keybroker.wire.recovery import DIGEST
+from keybroker.wire.recovery import CIPHERTEXT, DIGEST, LONGEST
 from keybroker.wire.values import dataclass
 
 Openness = Literal["open", "crypt", "closed", "absent", "foreign"]
@@ -110,6 +110,9 @@ class VolumeReport:
         trouble: what keeps it from where it is wanted; None where nothing does.
         proof: made for this report; None where no proof was due.
         recovery: digest of the recovery ciphertext in our token; None where it carries none.
+        named: highest key version that our token names for a keyslot; None where it names none.
+        revision: of the record that the host knew when it looked: the broker's, unless that was set back.
+        ciphertext: what ``recovery`` is the digest of, where ``named`` is newer than what the broker knows.
     """
 
     volume: VolumeId
@@ -120,6 +123,9 @@ class VolumeReport:
     trouble: Refusal | None = None
     proof: GivenProof | None = None
     recovery: str | None = None
+    named: KeyVersion | None = None
+    revision: int | None = None
+    ciphertext: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -133,6 +139,9 @@ class VolumeReport:
             "trouble": trouble,
             "proof": self.proof and self.proof.as_json(),
             "recovery": self.recovery,
+            "named": self.named,
+            "revision": self.revision,
+            "ciphertext": self.ciphertext,
         }
 
     @classmethod
@@ -147,6 +156,11 @@ class VolumeReport:
             trouble=fields.optional("trouble", lambda key: _trouble(fields.object(key))),
             proof=fields.optional("proof", lambda key: GivenProof.read(fields.object(key))),
             recovery=fields.optional("recovery", lambda key: fields.text(key, match=DIGEST)),
+            named=fields.optional("named", lambda key: KeyVersion(fields.number(key, least=1))),
+            revision=fields.optional("revision", lambda key: fields.number(key, least=1)),
+            ciphertext=fields.optional(
+                "ciphertext", lambda key: fields.text(key, match=CIPHERTEXT, most=LONGEST)
+            ),
         )
         fields.end()
         return report

@@ -177,6 +177,57 @@ def test_recovery(transcript: Transcript, tmp_path: Path) -> None:
         transcript.run("volume", "show", "shop", "data")
 
 
+def test_backup_and_restore(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop")
+        volume = own.add_volume("shop", "data")
+        host = own.enrol("shop")
+        own.make_ready(host, volume)
+        identity, other, saved = (tmp_path / name for name in ("backup.key", "other.key", "broker.age"))
+        public = keygen(identity)
+        keygen(other)
+        transcript.run("backup", str(saved))
+        transcript.run("backup", str(saved), "--recipient", "nobody")
+        transcript.run("backup", str(saved), "--recipient", public)
+        transcript.run("backup", str(saved), "--recipient", public)
+        transcript.run("backup", "verify", str(saved), "--identity", str(other), local=False)
+        transcript.run("backup", "verify", str(saved), "--identity", str(identity), local=False)
+        transcript.run(
+            "backup", "verify", str(saved), "--identity", str(identity), "--master-key",
+            f"file:{tmp_path}/nowhere", local=False,
+        )  # fmt: skip
+        transcript.run("restore", str(saved), "--identity", str(identity), local=False)
+        transcript.run("restore", "--check")
+        assert own.stop() == 0
+        for name in ("config", "state"):
+            (tmp_path / name).rename(tmp_path / f"{name}.lost")
+        master_key = ("--master-key", str(tmp_path / "config.lost/master.key"))
+        transcript.run("restore", str(saved), "--identity", str(other), *master_key, local=False)
+        transcript.run("restore", str(saved), "--identity", str(identity), *master_key, local=False)
+        (tmp_path / "config.lost/operators").rename(tmp_path / "config/operators")
+        own.start()
+        transcript.run("check")
+        transcript.run("restore", "--check")
+        transcript.run("restore", "--finish")
+        told = {"volume": volume["volume"], "state": "open", "named": 2, "revision": 9}
+        own.ask("POST", "/v1/report", report(told), who=host.files)
+        transcript.run("restore", "--check")
+        transcript.run("volume", "show", "shop", "data")
+        transcript.run("volume", "list", "shop")
+        transcript.run("recovery", "import", "shop", "data", "--identity", str(identity))
+        transcript.run("restore", "--finish", "--accept", "shop")
+        transcript.run("restore", "--finish", "--accept", "shop/data")
+        transcript.run("restore", "--check", "--json")
+
+
+def report(*volumes: dict[str, object]) -> dict[str, object]:
+    parts = ("opened_by", "sequence", "activity", "trouble", "proof")
+    said = [{**dict.fromkeys(parts), **volume} for volume in volumes]
+    boot = "00000000-0000-4000-8000-000000000000"
+    return {"boot_id": boot, "machine_id": "0" * 32, "agent_version": "0.1.0", "volumes": said}
+
+
 def keygen(path: Path) -> str:
     """Make an offline key; return its public half."""
     subprocess.run(["age-keygen", "-o", path], check=True, capture_output=True, timeout=30)

@@ -28,6 +28,7 @@ class Guard:
 
 ROTATION: Final = ("tests/unit/test_plan_rotation_rows.py",)
 RECOVERY: Final = ("tests/unit/test_plan_recovery.py",)
+SETBACK: Final = ("tests/unit/test_broker_setback.py",)
 REENCRYPTION: Final = ("tests/crash/test_crash_reencryption.py",)
 PROVISION: Final = ("tests/unit/test_plan_provision.py",)
 MIGRATION: Final = ("tests/unit/test_plan_migration.py",)
@@ -195,10 +196,26 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "if old.destroy_after is not None and now < old.destroy_after:",
         ),
         ("return max((*self.kept, *self.destroyed))", "return max(self.kept)"),
+        ("        if self.current is None or version <= self.newest:", "        if False:"),
         (
             "        if self.wanted == self.current:\n            raise _conflict",
             "        if False:\n            raise _conflict",
         ),
+    ),
+    *_guards(
+        "keybroker/model/setback.py",
+        SETBACK,
+        ("    if named is not None and named > newest:", "    if False:"),
+        ("    if revision is not None and revision > volume.revision:", "    if False:"),
+        ("    if volume is None:", "    if False:"),
+        ("    if why_ahead is not None and accepted is None:", "    if False:"),
+        ("    if reported is None or reported <= since:", "    if False:"),
+        ("(accepted is not None and accepted >= since)", "accepted is not None"),
+    ),
+    *_guards(
+        "keybroker/service/endings.py",
+        SETBACK,
+        ("if row.volume.id not in held]", "if True]"),
     ),
     *_guards(
         "keybroker/model/rotation.py",

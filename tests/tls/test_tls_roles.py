@@ -73,6 +73,7 @@ VOLUME = {
 }
 CSR = signing_request(ec.generate_private_key(ec.SECP256R1()))
 RECIPIENT = "age1n7x7um8gucwduv28u440sc59mpcv52jekdft8lwst57erd5upvqq9dvr2c"
+BROUGHT = {"version": 2, "passphrase": "x" * 43}
 CHECK = {"version": 1, "digest": DIGEST, "proof": "0" * 64}
 OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
@@ -90,6 +91,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("recovery.read", "GET", "/v1/recovery/volumes", None),
     ("recovery.set", "PUT", "/v1/recovery", {"recipients": [RECIPIENT]}),
     ("recovery.set", "POST", "/v1/recovery/renewal", {}),
+    ("recovery.import", "PUT", "/v1/addons/shop/volumes/data/recovery/key", BROUGHT),
     ("recovery.check", "PUT", "/v1/addons/shop/volumes/data/recovery/check", CHECK),
     ("host.invite", "POST", "/v1/addons/shop/enrolments", {"lifetime_seconds": 600}),
     ("host.read", "GET", "/v1/hosts", None),

@@ -24,6 +24,7 @@ tiACQ7qgADAKBggqhkjOPQQDAgNIADBFAiEAiovO18MOYnAKw6e4MUqxByBZGU/8
 Lu9Aqy2t7dG0ztcCIHn5APnT1cTkcsV9LIHF7ta2wYzJswUt/wWbYgONUDnm
 -----END CERTIFICATE REQUEST-----
 """,
+    "passphrase": "A" * 43,
 }
 """Texts that their readers take, by the field's name, where no pattern says what they look like."""
 
@@ -41,6 +42,7 @@ _EXAMPLES: Final[tuple[str, ...]] = (
     "2026-01-31T12:00:00.000000Z",
     "192.0.2.0/24",
     "1",
+    "YWdlLWVuY3J5cHRpb24ub3JnL3Yx" + "A" * 400,
 )
 
 
