@@ -20,6 +20,7 @@ NORMAL: Final = (
     (re.compile(r"\b[1-9][0-9]{4,9} bytes"), "BYTES bytes"),
     (re.compile(r"^bytes( +)[0-9]+$", re.MULTILINE), r"bytes\1BYTES"),
     (re.compile(r"\b\d{1,2}s ago"), "1s ago"),
+    (re.compile(r"the signer [0-9a-f]{16}"), "the signer KEY"),
     (re.compile(r"by the CA [0-9a-f]{16}…"), "by the CA HASH…"),
     (re.compile(r"age1[02-9ac-hj-np-z]{58}"), "age1RECIPIENT"),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),
