@@ -217,6 +217,21 @@ class ServiceBroker:
         return enrolment.enrol(self.broker, "192.0.2.7", EnrolmentRequest(invitation.token, pem))
 
 
+def installation_of(directory: Path) -> Installation:
+    """Return where the parts of a broker in a directory are."""
+    config, state = directory / "config", directory / "state"
+    return Installation(
+        ca_certificate=config / "ca.crt",
+        ca_key=config / "ca.key",
+        server_certificate=config / "server.crt",
+        server_key=config / "server.key",
+        database=state / "keybroker.db",
+        master_keys=(f"file:{config}/master.key",),
+        configuration=config / "keybroker.toml",
+        settings=BrokerSettings(DOMAIN, ("https://broker.test.example:8443",)),
+    )
+
+
 def _install(directory: Path, clock: Callable[[], datetime]) -> Broker:
     config, state = directory / "config", directory / "state"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -231,15 +246,7 @@ def _install(directory: Path, clock: Callable[[], datetime]) -> Broker:
         master_key=f"file:{config}/master.key",
     )
     installation.create(plan, clock=clock, entropy=os.urandom)
-    whole = Installation(
-        ca_certificate=config / "ca.crt",
-        ca_key=config / "ca.key",
-        server_certificate=config / "server.crt",
-        server_key=config / "server.key",
-        database=state / "keybroker.db",
-        master_keys=(f"file:{config}/master.key",),
-        settings=BrokerSettings(DOMAIN, ("https://broker.test.example:8443",)),
-    )
+    whole = installation_of(directory)
     return installation.open_broker(whole, clock=clock, entropy=os.urandom)
 
 
