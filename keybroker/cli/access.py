@@ -4,8 +4,9 @@ Each of url, certificate, key and CA comes from the first of these that has it:
 
 1. the options ``--url``, ``--cert``, ``--key``, ``--ca``;
 2. the environment: KEYBROKER_URL, KEYBROKER_CERT, KEYBROKER_KEY, KEYBROKER_CA (paths, never keys);
-3. ``~/.config/keybroker/cli.toml``, with the keys ``url``, ``cert``, ``key`` and ``ca``;
-4. this machine's own installation, as ``--config`` names it.
+3. this machine's own installation, where ``--config`` or KEYBROKER_CONFIG names it;
+4. ``~/.config/keybroker/cli.toml``, with the keys ``url``, ``cert``, ``key`` and ``ca``;
+5. this machine's own installation, at its usual place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -83,11 +85,13 @@ def find_access(options: Mapping[str, Any], home: Path) -> Access:
         KeybrokerError: CONFIGURATION or CERTIFICATE, naming what is missing and how to give it.
     """
     found: dict[str, Any] = {name: options[name] for name in _PARTS if options[name]}
-    for name, value in _from_user(home / ".config/keybroker/cli.toml").items():
-        found.setdefault(name, value)
-    if set(found) != set(_PARTS):
-        for name, value in _from_installation(options["config"], found).items():
-            found.setdefault(name, value)
+    sources: list[Callable[[], Mapping[str, Any]]] = [
+        lambda: _from_user(home / ".config/keybroker/cli.toml"),
+        lambda: _from_installation(options["config"], found),
+    ]
+    for source in reversed(sources) if _config_is_named() else sources:
+        if set(found) != set(_PARTS):
+            found = {**source(), **found}
     missing = [name for name in _PARTS if name not in found]
     if missing:
         raise KeybrokerError(
@@ -98,6 +102,13 @@ def find_access(options: Mapping[str, Any], home: Path) -> Access:
     access = Access(found["url"].rstrip("/"), *(Path(found[name]) for name in ("cert", "key", "ca")))
     _check(access)
     return access
+
+
+def _config_is_named() -> bool:
+    """Say whether somebody wrote down ``--config``, or put it into the environment."""
+    context = click.get_current_context(silent=True)
+    source = context and context.get_parameter_source("config")
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def _from_user(file: Path) -> dict[str, str]:

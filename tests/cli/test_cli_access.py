@@ -96,6 +96,17 @@ def test_a_laptop_needs_nothing_of_the_brokers_machine(broker: Broker) -> None:
         shutil.rmtree(home)
 
 
+def test_a_configuration_that_is_named_comes_before_the_users_file(broker: Broker, tmp_path: Path) -> None:
+    own = tmp_path / ".config/keybroker"
+    own.mkdir(parents=True)
+    (own / "cli.toml").write_text(f'url = "https://{LOOPBACK}:1"\n')
+    for named in ({"KEYBROKER_CONFIG": str(broker.config)}, {}):
+        words = () if named else ("--config", str(broker.config))
+        assert run_cli("addon", "list", *words, HOME=str(tmp_path), **named).returncode == 0
+    elsewhere = ("--url", f"https://{LOOPBACK}:1")
+    assert run_cli("addon", "list", *elsewhere, "--config", str(broker.config)).returncode == 75
+
+
 def refused(broker: Broker, status: int, **instead: str) -> str:
     done = run_cli("addon", "list", *flags(options(broker) | instead))
     assert (done.returncode, done.stdout) == (status, ""), done.stderr

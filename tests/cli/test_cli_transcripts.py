@@ -415,6 +415,14 @@ def test_init_prints_json(transcript: Transcript, broker: Broker, tmp_path: Path
     assert 'brokers = ["https://[2001:db8::1]:8443"]' in (tmp_path / "config/keybroker.toml").read_text()
 
 
+def test_completion_and_manual(transcript: Transcript, tmp_path: Path) -> None:
+    transcript.broker = Broker(tmp_path, 0, 0)
+    transcript.run("completion", "fish", local=False)
+    transcript.run("completion", "csh", local=False)
+    (tmp_path / "file").touch()
+    transcript.run("manual", str(tmp_path / "file"), local=False)
+
+
 def test_no_installation(transcript: Transcript) -> None:
     for verb in (("serve",), ("check",), ("addon", "list")):
         transcript.run(*verb, "--config", "/nonexistent/keybroker.toml", local=False)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keybroker.rights import MAY, Verb
 from keybroker.wire.names import ROLES, Role
 from tests.tls.forging import Files, signing_request
-from tests.tls.running import Broker, Host, unlock_request
+from tests.tls.running import Broker, Host, ask, unlock_request
 
 DIGEST = "sha256:" + "ab" * 32
 PROOF = {"version": 1, "digest": DIGEST, "sequence": 3, "proof": "0" * 64}
@@ -142,6 +142,18 @@ def test_each_role_may_what_the_table_says_and_no_more(
     else:
         assert (reply.status, reply.problem) == (403, "not-allowed")
         assert reply.document["hint"].startswith("that takes the role ")
+
+
+def test_a_change_of_roles_and_a_revocation_hold_on_a_connection_that_is_open(broker: Broker) -> None:
+    files = broker.appoint("shifty", "auditor")
+    with broker.connect(files) as connection:
+        assert ask(connection, "PUT", "/v1/addons/mine", {"engine": "redis"}).problem == "not-allowed"
+        given = broker.ask("PUT", "/v1/operators/shifty/roles", {"roles": ["operator"]}, who=broker.operator)
+        assert given.document["roles"] == ["operator"]
+        assert ask(connection, "PUT", "/v1/addons/mine", {"engine": "redis"}).status in (200, 201)
+        reason = {"reason": "left"}
+        broker.ask("PUT", "/v1/operators/shifty/revocation", reason, who=broker.operator)
+        assert ask(connection, "GET", "/v1/self").problem == "revoked"
 
 
 def test_every_verb_of_an_operator_is_tried() -> None:

@@ -55,6 +55,11 @@ def test_the_agents_page_has_all_verbs() -> None:
     assert groff(text) == ""
 
 
+def test_the_agents_help_has_every_exit_status() -> None:
+    told = (grammar.parsers()[0].epilog or "").split()
+    assert {str(problem.exit_status) for problem in Problem} <= set(told)
+
+
 def test_no_text_becomes_a_request_of_roff() -> None:
     assert description("one\n\n\b\n.SH HACKED\n'tis \\fBbold\\fR") == [
         "one", ".PP", ".nf", r"\&.SH HACKED", r"\&'tis \efBbold\efR", ".fi",
