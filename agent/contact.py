@@ -13,6 +13,7 @@ from agent.broker.connection import Credentials
 from agent.config import Config
 from agent.identity import Identity
 from agent.parallel import Aside
+from agent.receipts import Receipts
 from agent.world import Broker
 from keybroker.wire.messages import (
     ClaimRequest,
@@ -50,6 +51,7 @@ def begin(config: Config, deadline: float, tell: Tell) -> Broker:
             credentials(mine),
             deadline=deadline,
             clockwork=Clockwork(tell=waiting),
+            receipts=Receipts(config.state_directory, tell),
         )
     except KeybrokerError as error:
         return NoBroker(error)

@@ -4,7 +4,7 @@
 
 LP is a u32 length and the UTF-8 bytes; a field that is not there is a lone 0xffffffff. An edit, a gap, a swap
 or an insertion anywhere changes every hash after it. What a chain alone does not show is a tail cut off, or
-all of it made anew: that takes a hash that somebody else has kept, and every unlock reply carries one.
+all of it made anew: that takes a hash that somebody else has kept, and every VM keeps one (``wire.receipt``).
 """
 
 from __future__ import annotations

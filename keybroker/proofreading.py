@@ -9,8 +9,8 @@
 | cut the tail with its checkpoints | **nothing here**: a receipt that somebody else has kept |
 | made all of it anew, with the signing key | **nothing here**: a receipt that somebody else has kept |
 
-A receipt is the sequence number and hash of one record: each unlock's reply carries one, the journal has one
-for each record, and ``keybroker audit verify`` keeps one of its own.
+A receipt is the sequence number and hash of one record: each VM keeps the last one that it was given, the
+journal has one for each record, and ``keybroker audit verify`` keeps one of its own.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent import backoff
 from agent.backoff import Attempts, Failure, Stop, Try, Wait
@@ -26,6 +26,7 @@ from agent.broker import connection, replies, verdicts
 from agent.broker.connection import Connection, Credentials, address
 from agent.broker.exchange import NotHttp
 from agent.broker.replies import Reply
+from agent.receipts import Receipts
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import (
     TOKEN,
@@ -44,9 +45,14 @@ from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Record
 from keybroker.wire.secret import Secret
-from keybroker.wire.values import dataclass
+from keybroker.wire.values import dataclass, replace
+
+if TYPE_CHECKING:  # a boot does not report
+    from keybroker.wire.reports import ReportReply, ReportRequest
 
 _T = TypeVar("_T")
+_Asking = TypeVar("_Asking", "UnlockRequest", "ReportRequest")
+_Given = TypeVar("_Given", "UnlockReply", "ReportReply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +199,7 @@ class BrokerClient(_Caller):
     Args:
         brokers: base URLs, ``https://name[:port]``, in the order to try them.
         credentials: whom to trust, and what to show.
+        receipts: where this machine keeps the last one; None for nowhere.
         deadline: on the clock ``clockwork.monotonic``, in seconds; temporary problems end there.
     """
 
@@ -204,14 +211,33 @@ class BrokerClient(_Caller):
         deadline: float,
         limits: Limits = PATIENCE,
         clockwork: Clockwork = REAL,
+        receipts: Receipts | None = None,
     ) -> None:
         super().__init__(brokers, deadline, limits, clockwork)
         self._credentials = credentials
+        self._receipts = receipts
         self._context: ssl.SSLContext | None = None
 
     def unlock(self, request: UnlockRequest) -> UnlockReply:
         """Say what stands at each volume's place; get the records, and the keys that may be had."""
-        return self._call("POST", "/v1/unlock", request, UnlockReply.read)
+        return self._with_receipt(
+            request, lambda request: self._call("POST", "/v1/unlock", request, UnlockReply.read)
+        )
+
+    def _with_receipt(self, request: _Asking, ask: Callable[[_Asking], _Given]) -> _Given:
+        """Ask with the receipt that this machine holds, and keep the one that the reply has."""
+        if self._receipts is None:
+            return ask(request)
+        held = self._receipts.last()
+        try:
+            reply = ask(replace(request, receipt=held))
+        except KeybrokerError as error:
+            if held is None or error.problem is not Problem.MALFORMED:
+                raise
+            # a broker that takes no receipts: a VM boots for all that
+            reply = ask(request)
+        self._receipts.heard(held, reply.receipt)
+        return reply
 
     def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
         """Tie a new volume to one blank device."""

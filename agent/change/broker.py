@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials
+from agent.receipts import Receipts
 from keybroker.wire.changes import (
     AdoptionRequest,
     ErasedRequest,
@@ -46,8 +47,11 @@ class ChangeClient(BrokerClient):
         patience: float = SECONDS,
         limits: Limits = PATIENCE,
         clockwork: Clockwork = REAL,
+        receipts: Receipts | None = None,
     ) -> None:
-        super().__init__(brokers, credentials, deadline=0.0, limits=limits, clockwork=clockwork)
+        super().__init__(
+            brokers, credentials, deadline=0.0, limits=limits, clockwork=clockwork, receipts=receipts
+        )
         self._patience = patience
 
     def _call(self, method: str, path: str, request: Any, form: Callable[[Fields], _T]) -> _T:
@@ -56,7 +60,9 @@ class ChangeClient(BrokerClient):
 
     def report(self, request: ReportRequest) -> ReportReply:
         """Say what is going on; hear what is wanted."""
-        return self._call("POST", "/v1/report", request, ReportReply.read)
+        return self._with_receipt(
+            request, lambda request: self._call("POST", "/v1/report", request, ReportReply.read)
+        )
 
     def stage(self, volume: VolumeId, request: StageRequest) -> Grant:
         """Have the wanted key version minted; get it, and the current one."""

@@ -18,6 +18,7 @@ from agent.config import Config
 from agent.contact import Tell
 from agent.machine import machine
 from agent.places import Places
+from agent.receipts import Receipts
 from agent.world import World
 from keybroker.wire.records import Record
 
@@ -37,6 +38,7 @@ def client(config: Config, *, patience: float, tell: Tell) -> ChangeClient:
         contact.credentials(mine),
         patience=patience,
         clockwork=Clockwork(tell=lambda line: tell(line, 4)),
+        receipts=Receipts(config.state_directory, tell),
     )
 
 

@@ -136,8 +136,9 @@ def verify(
     the signing key is taken for the broker's the first time; `keybroker check`, on its machine, shows it.
 
     What this cannot show is said each time: a tail cut off together with its checkpoints, and a trail made
-    anew by whoever holds the signing key, show only by a record that somebody else has kept. Replies to
-    `keybroker-agent unlock` and the journal (`journalctl -t keybroker-audit`) have some.
+    anew by whoever holds the signing key, show only by a record that somebody else has kept. Each VM has the
+    last one it was told (receipt.json in its agent's state directory), and shows it to the broker at its next
+    boot or report; the journal has them all (`journalctl -t keybroker-audit`).
 
     \b
       keybroker audit verify

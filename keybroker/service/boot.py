@@ -9,6 +9,7 @@ from keybroker.audit import AuditEvent
 from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
+from keybroker.service import receipts
 from keybroker.service.admission import Caller, admit, limit, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
@@ -18,6 +19,7 @@ from keybroker.store.rows import VolumeRow
 from keybroker.wire.messages import UnlockReply, UnlockRequest
 from keybroker.wire.names import AddonName, HostId, VolumeId
 from keybroker.wire.problems import Problem
+from keybroker.wire.receipt import Receipt
 from keybroker.wire.records import Grant, Observation, Refusal
 
 _Grants = tuple[tuple[Grant, tuple[str, ...]], ...]
@@ -33,7 +35,7 @@ class _Decided:
     rows: list[VolumeRow]
     grants: _Grants
     events: list[AuditEvent]
-    receipt: tuple[int, str] = (0, "")
+    receipt: Receipt | None = None
 
 
 def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
@@ -73,9 +75,11 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
             final = _decide(broker, writing, caller, request)
         for grant, _notes in final.grants:
             _call_off(writing, caller, grant)
-        return replace(final, receipt=writing.append(*final.events))
+        receipts.hear(writing, caller, request.receipt)
+        return replace(final, receipt=Receipt(*writing.append(*final.events)))
 
     decided = settle(broker, lambda: broker.store.write(note))
+    assert decided.receipt is not None, "each request leaves a record"  # noqa: S101
     return UnlockReply(
         host=decided.host,
         addon=decided.addon,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from keybroker.policy import Peer
-from keybroker.service import setback
+from keybroker.service import receipts, setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_proof, note_proof
 from keybroker.store import Writing
 from keybroker.store.rows import ReportRow, VolumeRow
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import Receipt
 from keybroker.wire.reports import ReportReply, ReportRequest, VolumeReport
 from keybroker.wire.values import replace
 
@@ -35,6 +36,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
 
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
+        receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}
         before = writing.reports(addon)
         for said in request.volumes:
@@ -59,7 +61,9 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
             if row.volume.stage != "erased" or row.volume.id in named
         )
         is_busy = any(row.volume.order is not None or row.volume.rotating for row in rows.values())
-        return ReportReply(records, AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS)
+        return ReportReply(
+            records, AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS, Receipt(*writing.audit_head())
+        )
 
     return perform(broker, peer, "report", work)
 

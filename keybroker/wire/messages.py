@@ -26,6 +26,7 @@ from keybroker.wire import names
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.proof import GivenProof
+from keybroker.wire.receipt import Receipt, given, taken
 from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass
@@ -48,12 +49,14 @@ class UnlockRequest:
         machine_id: /etc/machine-id (machine-id(5)), 32 hex digits.
         observations: one a volume that the agent knows of; volumes it does not name are in the reply too,
             without keys, so that it can look at them and ask again.
+        receipt: the last one that the machine was given.
     """
 
     boot_id: str
     machine_id: str
     agent_version: str
     observations: tuple[Observation, ...]
+    receipt: Receipt | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -62,6 +65,7 @@ class UnlockRequest:
             "machine_id": self.machine_id,
             "agent_version": self.agent_version,
             "observations": [seen.as_json() for seen in self.observations],
+            **given(self.receipt),
         }
 
     @classmethod
@@ -72,6 +76,7 @@ class UnlockRequest:
             machine_id=fields.text("machine_id", match=names.MACHINE_ID),
             agent_version=fields.text("agent_version", match=names.AGENT_VERSION),
             observations=tuple(Observation.read(seen) for seen in fields.objects("observations", most=64)),
+            receipt=taken(fields),
         )
         fields.end()
         if len({seen.volume for seen in request.observations}) != len(request.observations):
@@ -84,13 +89,13 @@ class UnlockReply:
     """Every volume of the host.
 
     Attributes:
-        receipt: sequence number and hash of the audit record that was durable before this left.
+        receipt: of the audit record that was durable before this left.
     """
 
     host: HostId
     addon: AddonName
     grants: tuple[Grant, ...]
-    receipt: tuple[int, str]
+    receipt: Receipt
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -98,18 +103,17 @@ class UnlockReply:
             "host": self.host,
             "addon": self.addon,
             "grants": [grant.as_json() for grant in self.grants],
-            "receipt": {"sequence": self.receipt[0], "hash": self.receipt[1]},
+            "receipt": self.receipt.as_json(),
         }
 
     @classmethod
     def read(cls, fields: Fields) -> UnlockReply:
         """Read the wire form (MALFORMED otherwise)."""
-        receipt = fields.object("receipt")
         reply = cls(
             host=HostId(fields.text("host", match=names.HOST_ID)),
             addon=AddonName(fields.text("addon", match=names.ADDON_NAME)),
             grants=tuple(Grant.read(grant) for grant in fields.objects("grants", most=64)),
-            receipt=(receipt.number("sequence"), receipt.text("hash")),
+            receipt=Receipt.read(fields.object("receipt"), calm=True),
         )
         fields.ignore_rest()
         return reply

@@ -16,6 +16,7 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.proof import GivenProof
+from keybroker.wire.receipt import Receipt, given, taken
 from keybroker.wire.records import Record, Refusal
 from keybroker.wire.recovery import CIPHERTEXT, DIGEST, LONGEST
 from keybroker.wire.values import dataclass
@@ -180,6 +181,7 @@ class ReportRequest:
     machine_id: str
     agent_version: str
     volumes: tuple[VolumeReport, ...]
+    receipt: Receipt | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -188,6 +190,7 @@ class ReportRequest:
             "machine_id": self.machine_id,
             "agent_version": self.agent_version,
             "volumes": [volume.as_json() for volume in self.volumes],
+            **given(self.receipt),
         }
 
     @classmethod
@@ -198,6 +201,7 @@ class ReportRequest:
             machine_id=fields.text("machine_id", match=names.MACHINE_ID),
             agent_version=fields.text("agent_version", match=names.AGENT_VERSION),
             volumes=tuple(VolumeReport.read(each) for each in fields.objects("volumes", most=64)),
+            receipt=taken(fields),
         )
         if len({each.volume for each in request.volumes}) != len(request.volumes):
             raise fields.wrong("volumes", "name a volume twice")
@@ -211,14 +215,20 @@ class ReportReply:
 
     Attributes:
         again_seconds: when the next report is wanted; the agent spreads itself around it.
+        receipt: of the last audit record; None from a broker that gives none.
     """
 
     records: tuple[Record, ...]
     again_seconds: int
+    receipt: Receipt | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
-        return {"records": [record.as_json() for record in self.records], "again_seconds": self.again_seconds}
+        return {
+            "records": [record.as_json() for record in self.records],
+            "again_seconds": self.again_seconds,
+            **given(self.receipt),
+        }
 
     @classmethod
     def read(cls, fields: Fields) -> ReportReply:
@@ -226,6 +236,7 @@ class ReportReply:
         reply = cls(
             records=tuple(Record.read(each) for each in fields.objects("records", most=64)),
             again_seconds=fields.number("again_seconds", least=1, most=86400),
+            receipt=fields.optional("receipt", lambda key: Receipt.read(fields.object(key), calm=True)),
         )
         fields.ignore_rest()
         return reply

@@ -21,12 +21,14 @@ import pytest
 
 from agent.broker import BrokerClient, Clockwork, Limits
 from agent.broker.connection import LARGEST_REPLY, Credentials
+from agent.receipts import Receipts
 from agent.world import Broker
 from keybroker import ca
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.names import HostId, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, first_profile
+from keybroker.wire.receipt import Receipt
 from keybroker.wire.records import Device, SeenHeader
 from keybroker.wire.secret import Secret
 from tests.contract.tls_double import (
@@ -58,7 +60,12 @@ RECORD: dict[str, Any] = {
     "wanted": 1, "staged": None, "retiring": None,
 }  # fmt: skip
 GRANT = {"record": RECORD, "keys": {"1": "A" * 43}, "refused": None}
-UNLOCKED = {"host": HOST, "addon": "shop-db", "grants": [GRANT], "receipt": {"sequence": 7, "hash": "ab"}}
+UNLOCKED = {
+    "host": HOST,
+    "addon": "shop-db",
+    "grants": [GRANT],
+    "receipt": {"sequence": 7, "hash": "ab" * 32},
+}
 SEEN = SeenHeader(Pin(UUID, "sha256:" + "0" * 64, 4 << 20, 4096), 3)
 
 
@@ -104,11 +111,14 @@ class Bench:
         return Credentials(self.authority.pem, host.key, host.certificate, host.not_before, host.not_after)
 
     @contextmanager
-    def client(self, *urls: str, seconds: float = 30.0, limits: Limits = QUICK) -> Iterator[BrokerClient]:
+    def client(
+        self, *urls: str, seconds: float = 30.0, limits: Limits = QUICK, receipts: Receipts | None = None
+    ) -> Iterator[BrokerClient]:
         deadline = self.time.monotonic() + seconds
         client = BrokerClient(
-            urls, self.credentials, deadline=deadline, limits=limits, clockwork=self.time.clockwork
-        )
+            urls, self.credentials, deadline=deadline, limits=limits, clockwork=self.time.clockwork,
+            receipts=receipts,
+        )  # fmt: skip
         try:
             yield client
         finally:
@@ -642,3 +652,35 @@ def test_only_plain_https_urls_are_brokers(bench: Bench, url: str) -> None:
     with pytest.raises(KeybrokerError) as caught:
         BrokerClient((url,), bench.credentials, deadline=0)
     assert caught.value.problem is Problem.CONFIGURATION
+
+
+# --- receipts ---
+
+
+def test_an_unlock_shows_the_receipt_that_is_held_and_keeps_the_one_of_the_reply(
+    bench: Bench, tmp_path: Path
+) -> None:
+    held, state = Receipt(5, "cd" * 32), tmp_path / "state"
+    state.mkdir()
+    receipts = Receipts(state, lambda line, priority: None)
+    receipts.heard(None, held)
+    with bench.serve(unlocked) as listener, bench.client(listener.url, receipts=receipts) as client:
+        client.unlock(REQUEST)
+    assert [asked.json for asked in listener.asked] == [replace(REQUEST, receipt=held).as_json()]
+    assert receipts.last() == Receipt(7, "ab" * 32)
+
+
+def test_a_broker_that_takes_no_receipt_is_asked_without_one(bench: Bench, tmp_path: Path) -> None:
+    receipts = Receipts(tmp_path, lambda line, priority: None)
+    receipts.heard(None, Receipt(5, "cd" * 32))
+
+    def older(asked: Asked) -> bytes:
+        if "receipt" in asked.json:
+            return refusal(Problem.MALFORMED)
+        return reply(UNLOCKED)
+
+    with bench.serve(older) as listener, bench.client(listener.url, receipts=receipts) as client:
+        assert client.unlock(REQUEST).grants[0].keys
+    assert [sorted(asked.json) for asked in listener.asked] == [
+        sorted(replace(REQUEST, receipt=Receipt(5, "cd" * 32)).as_json()), sorted(REQUEST.as_json()),
+    ]  # fmt: skip

@@ -33,7 +33,7 @@ from tests.contract.tls_double import (
 )
 
 PROGRAM = Path(sys.executable).parent / "keybroker-agent"
-NO_VOLUMES = {"host": HOST, "addon": "shop-db", "grants": [], "receipt": {"sequence": 1, "hash": "00"}}
+NO_VOLUMES = {"host": HOST, "addon": "shop-db", "grants": [], "receipt": {"sequence": 1, "hash": "0" * 64}}
 
 
 @dataclass

@@ -16,6 +16,7 @@ import pytest
 
 from agent import contact, identity, layout
 from agent.broker import BrokerClient, Limits
+from agent.receipts import Receipts
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
@@ -87,6 +88,25 @@ def test_an_enrolled_machine_knows_its_volumes_and_is_trusted(vm: Vm) -> None:
     done = vm.run("unlock", "--deadline", "0")
     assert done.returncode == Problem.NO_DEVICE.exit_status, done.stderr
     assert "data: closed: no-device" in done.stderr
+
+
+def test_a_machine_keeps_its_receipt_and_sees_a_broker_that_was_set_back(vm: Vm, broker: Broker) -> None:
+    vm.run("unlock", "--deadline", "0")
+    kept = Receipts(vm.state, lambda line, priority: None)
+    first = kept.last()
+    assert first is not None
+    vm.run("settle")
+    second = kept.last()
+    assert second is not None
+    assert second.sequence >= first.sequence
+    # as if the broker had forgotten what it told this machine
+    (vm.state / "receipt.json").write_text(json.dumps({"sequence": 1 << 40, "hash": "ab" * 32}))
+    done = vm.run("unlock", "--deadline", "0")
+    assert f"its database was set back: its trail ended at record {second.sequence + 3}," in done.stderr
+    trail = broker.ask("GET", "/v1/audit?after=-1&limit=4", who=broker.operator).document["audit"]
+    (noted,) = [one for one in trail if one["detail"].get("problem") == "set-back"]
+    assert (noted["verb"], noted["detail"]["sequence"]) == ("unlock", 1 << 40)
+    assert "set back" in broker.log.read_text()
 
 
 def test_a_token_enrols_one_machine(vm: Vm, tmp_path: Path, broker: Broker) -> None:

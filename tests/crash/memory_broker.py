@@ -29,6 +29,7 @@ from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
+from keybroker.wire.receipt import Receipt
 from keybroker.wire.records import Device, Grant, Observation, Record, Refusal
 from keybroker.wire.reports import ReportReply, ReportRequest
 from keybroker.wire.secret import Secret
@@ -75,7 +76,7 @@ class MemoryBroker:
             }
             seen = {observation.volume: observation for observation in request.observations}
             grants = tuple(self._grant(record, seen.get(record.volume)) for record in self.records.values())
-            return UnlockReply(HostId("kbh-" + "a" * 12), AddonName("shop-db"), grants, (1, "0" * 64))
+            return UnlockReply(HostId("kbh-" + "a" * 12), AddonName("shop-db"), grants, Receipt(1, "0" * 64))
 
     def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
         with self._entered():

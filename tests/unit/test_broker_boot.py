@@ -20,6 +20,7 @@ from keybroker.terms import Change
 from keybroker.wire.messages import ClaimRequest
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
+from keybroker.wire.receipt import Receipt
 from tests.contract.broker_house import House, blank, device, luks2, request
 
 
@@ -86,10 +87,10 @@ def test_the_receipt_is_the_last_record_and_the_chain_verifies(house: House) -> 
     peer, certified = house.enrol()
     assert certified.records == ()
     empty = house.unlock(peer)
-    assert house.broker.store.read(lambda reading: reading.audit_head()) == empty.receipt
+    assert house.broker.store.read(lambda reading: Receipt(*reading.audit_head())) == empty.receipt
     ready = house.provision(peer, house.volume())
     full = house.unlock(peer, luks2(ready))
-    assert verify(house.broker.store.audit_records()) == full.receipt
+    assert Receipt(*verify(house.broker.store.audit_records())) == full.receipt
 
 
 def test_an_older_or_degraded_header_boots_and_the_record_says_so(house: House) -> None:
@@ -288,7 +289,7 @@ def test_many_boots_at_once_share_commits_and_each_has_its_own_record(house: Hou
     policies.change(house.broker, house.operator, "shop-db", Change(rate=0))
     peer, _certified = house.enrol()
     record = house.provision(peer, house.volume())
-    receipts: list[tuple[int, str]] = []
+    receipts: list[Receipt] = []
 
     def boots() -> None:
         for _ in range(20):
@@ -302,5 +303,5 @@ def test_many_boots_at_once_share_commits_and_each_has_its_own_record(house: Hou
         thread.join(timeout=60)
     assert len(set(receipts)) == 240
     entries = {entry.sequence: entry.hash for entry in house.broker.store.audit_records()}
-    assert all(entries[sequence] == hashed for sequence, hashed in receipts)
+    assert all(entries[receipt.sequence] == receipt.hash for receipt in receipts)
     verify(house.broker.store.audit_records())
