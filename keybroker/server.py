@@ -34,7 +34,7 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from keybroker.clerk import Clerk
 from keybroker.config import Address, Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
-from keybroker.service import endings, recovery, setback
+from keybroker.service import endings, recovery, revealing, setback
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
@@ -205,6 +205,8 @@ class _Server:
             try:
                 destroyed = await asyncio.to_thread(endings.sweep, self._broker)
                 await asyncio.to_thread(recovery.renew_all, self._broker)
+                for volume in await asyncio.to_thread(revealing.sweep, self._broker):
+                    _log.info("sweep: volume %s gets another key, for its own was shown", volume)
                 if await asyncio.to_thread(setback.end_if_settled, self._broker):
                     _log.info("restore: every host has reported; it is finished")
             except KeybrokerError as error:

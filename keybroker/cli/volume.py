@@ -13,6 +13,7 @@ from keybroker.cli.disks import encrypt, erase, migrate
 from keybroker.cli.facts import show_volume
 from keybroker.cli.quantities import parse_size
 from keybroker.cli.record import record
+from keybroker.cli.reveal import reveal
 from keybroker.cli.screen import note, print_json
 from keybroker.wire.profile import CIPHERS
 from keybroker.wire.records import FILESYSTEMS
@@ -22,8 +23,9 @@ from keybroker.wire.records import FILESYSTEMS
 def volume() -> None:
     """Volumes: the disks of an add-on.
 
-    A data volume has a random key of its own, which the broker keeps wrapped and never shows. A swap volume
-    (--fs swap) has none: its VM makes a new one at each boot, and nobody ever sees it.
+    A data volume has a random key of its own, which the broker keeps wrapped, and shows to nobody but an
+    approver who breaks the glass (reveal). A swap volume (--fs swap) has none: its VM makes a new one at each
+    boot, and nobody ever sees it.
 
     \b
       keybroker volume add shop-db data --size 20G --mount /var/lib/postgresql
@@ -35,7 +37,7 @@ def volume() -> None:
     """
 
 
-for _verb in (rotate, reencrypt, migrate, encrypt, resize, erase, cancel, record):
+for _verb in (rotate, reencrypt, migrate, encrypt, resize, erase, cancel, record, reveal):
     volume.add_command(_verb)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
 from keybroker.store.recoveries import WITH_KEYS
+from keybroker.store.recoverytables import RECOVERIES
 from keybroker.store.restores import RestoreReading
 from keybroker.store.rows import (
     AddonKeyRow,
@@ -43,7 +44,6 @@ from keybroker.store.tables import (
     OPERATORS,
     POLICIES,
     PROOFS,
-    RECOVERIES,
     REPORTS,
     SIGNERS,
     STATEMENTS,

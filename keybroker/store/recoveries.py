@@ -9,9 +9,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy import delete as sql_delete
 
-from keybroker.store.recoveryrows import RecoveryCheckRow, RecoveryKeyRow, RecoveryRow
+from keybroker.store.recoveryrows import RecoveryCheckRow, RecoveryKeyRow, RecoveryRow, RevealRow
+from keybroker.store.recoverytables import RECOVERIES, RECOVERY_CHECKS, RECOVERY_KEYS, REVEALS
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import KEYS, RECOVERIES, RECOVERY_CHECKS, RECOVERY_KEYS, VOLUMES
+from keybroker.store.tables import KEYS, VOLUMES
 from keybroker.wire.names import KeyVersion, VolumeId
 
 WITH_KEYS: Final = VOLUMES.outerjoin(KEYS, VOLUMES.c.id == KEYS.c.volume).outerjoin(
@@ -38,6 +39,7 @@ _UNRECOVERABLE: Final = (
     .distinct()
     .order_by(KEYS.c.volume)
 )
+_REVEALS: Final = select(REVEALS).order_by(REVEALS.c.volume, REVEALS.c.number)
 _RECOVERY_CHECKS: Final = select(RECOVERY_CHECKS)
 
 
@@ -75,6 +77,23 @@ class RecoveryReading:
         ]
         return {row.volume: row for row in rows}
 
+    def reveals(self, volume: VolumeId | None = None) -> list[RevealRow]:
+        """Return the passphrases that were shown to operators, the newest last; of one volume or of all."""
+        asked = _REVEALS if volume is None else _REVEALS.where(REVEALS.c.volume == volume)
+        return [
+            RevealRow(
+                volume=VolumeId(row.volume),
+                number=row.number,
+                version=KeyVersion(row.version),
+                at=from_text(row.at),
+                operator=row.operator,
+                reason=row.reason,
+                rotate_after=from_text(row.rotate_after),
+                rotated=row.rotated and from_text(row.rotated),
+            )
+            for row in self._connection.execute(asked)
+        ]
+
 
 class RecoveryWriting(RecoveryReading):
     """The part of ``Writing`` that is about the offline recovery key."""
@@ -93,6 +112,13 @@ class RecoveryWriting(RecoveryReading):
         self._connection.execute(
             sql_delete(RECOVERIES).where(RECOVERIES.c.volume == volume, RECOVERIES.c.version == version)
         )
+
+    def put_reveal(self, row: RevealRow) -> None:
+        """Keep that a passphrase was shown, or that it was rotated for that."""
+        self._connection.execute(
+            sql_delete(REVEALS).where(REVEALS.c.volume == row.volume, REVEALS.c.number == row.number)
+        )
+        self._connection.execute(insert(REVEALS), _columns(row))
 
     def put_recovery_check(self, row: RecoveryCheckRow) -> None:
         """Keep that a ciphertext was opened, instead of the check before."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from keybroker.store.recoveryrows import AheadRow, RecoveryCheckRow, RecoveryKeyRow, RecoveryRow, RestoreRow
+from keybroker.store.recoveryrows import (
+    AheadRow,
+    RecoveryCheckRow,
+    RecoveryKeyRow,
+    RecoveryRow,
+    RestoreRow,
+    RevealRow,
+)
 from keybroker.wire.names import KeyVersion, VolumeId
 
 
@@ -25,6 +32,10 @@ class RecoveringReading(Protocol):
 
     def recovery_checks(self) -> dict[VolumeId, RecoveryCheckRow]:
         """Return when the offline key was last seen to open each volume's ciphertext."""
+        ...
+
+    def reveals(self, volume: VolumeId | None = None) -> list[RevealRow]:
+        """Return the passphrases that were shown to operators, the newest last; of one volume or of all."""
         ...
 
     def restore(self) -> RestoreRow | None:
@@ -53,6 +64,10 @@ class RecoveringWriting(RecoveringReading, Protocol):
 
     def put_recovery_check(self, row: RecoveryCheckRow) -> None:
         """Keep that a ciphertext was opened, instead of the check before."""
+        ...
+
+    def put_reveal(self, row: RevealRow) -> None:
+        """Keep that a passphrase was shown, or that it was rotated for that."""
         ...
 
     def put_restore(self, row: RestoreRow) -> None:

@@ -61,6 +61,26 @@ class RecoveryCheckRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RevealRow:
+    """A passphrase that was shown to an operator.
+
+    Attributes:
+        number: 1, 2, 3 … of one volume.
+        rotate_after: when the volume gets another passphrase for that.
+        rotated: when that was found to be wanted, or done; None until then.
+    """
+
+    volume: VolumeId
+    number: int
+    version: KeyVersion
+    at: datetime
+    operator: str
+    reason: str
+    rotate_after: datetime
+    rotated: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreRow:
     """A time at which the database was set back.
 

@@ -11,8 +11,9 @@ from sqlalchemy import delete as sql_delete
 
 from keybroker.store.recoveries import RecoveryReading, RecoveryWriting
 from keybroker.store.recoveryrows import AheadRow, RestoreRow
+from keybroker.store.recoverytables import AHEAD, RESTORES
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import AHEAD, AUDIT, RESTORES
+from keybroker.store.tables import AUDIT
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 

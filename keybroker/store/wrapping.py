@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 
+from keybroker.store.recoverytables import RECOVERY_KEYS
 from keybroker.store.rows import MasterKeyRow, from_text, to_text
-from keybroker.store.tables import ADDON_KEYS, MASTER_KEYS, RECOVERY_KEYS, SIGNERS
+from keybroker.store.tables import ADDON_KEYS, MASTER_KEYS, SIGNERS
 
 BY_MASTER: Final[tuple[Table, ...]] = (ADDON_KEYS, SIGNERS, RECOVERY_KEYS)
 """What master keys wrap themselves."""

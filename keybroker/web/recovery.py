@@ -1,11 +1,12 @@
-"""What operators call about the offline recovery key."""
+"""What operators call for the day when something is lost: the offline recovery key, and break-glass."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from keybroker.service import recovery
+from keybroker.service import recovery, revealing
 from keybroker.service.recovery import RecoveryKeyView, RecoveryView
+from keybroker.service.revealing import Revealed
 from keybroker.web.app import body, broker, peer, say
 from keybroker.web.telling import gives
 from keybroker.wire.names import KeyVersion
@@ -14,6 +15,19 @@ from keybroker.wire.recovery import DIGEST, MOST_RECIPIENTS
 from keybroker.wire.secret import passphrase
 
 recoveries = Blueprint("recoveries", __name__)
+
+
+@recoveries.post("/v1/addons/<addon>/volumes/<name>/reveal")
+@gives(Revealed)
+def _reveal(addon: str, name: str) -> Response:
+    who, fields = peer(), body()
+    reason = fields.text("reason", most=500)
+    hours = fields.optional("hours", lambda key: fields.number(key, most=revealing.MOST_HOURS))
+    version = fields.optional("version", lambda key: KeyVersion(fields.number(key, least=1)))
+    fields.end()
+    after = revealing.DEFAULT_HOURS if hours is None else hours
+    shown = revealing.reveal(broker(), who, addon, name, reason, hours=after, version=version)
+    return say(shown.as_json())
 
 
 @recoveries.get("/v1/recovery")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import termios
@@ -42,6 +43,17 @@ def test_a_table_is_no_wider_than_the_terminal(broker: Broker, columns: int) -> 
     assert len(lines) > 1
     assert max(len(line) for line in lines) <= columns
     assert any("…" in line for line in lines) == (columns < 132)
+
+
+def test_a_passphrase_is_revealed_on_a_terminal_alone(broker: Broker) -> None:
+    broker.add_addon("shown")
+    broker.make_ready(broker.enrol("shown"), broker.add_volume("shown", "data"))
+    asked = ("volume", "reveal", "shown", "data", "--reason", "why", "--config", str(broker.config))
+    (line,) = on_terminal(80, *asked)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", line)
+    piped = subprocess.run([*CLI, *asked], capture_output=True, text=True, check=False, timeout=60)
+    assert (piped.returncode, piped.stdout) == (64, "")
+    assert line not in broker.log.read_text()
 
 
 def test_a_pipe_gets_everything() -> None:

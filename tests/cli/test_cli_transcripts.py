@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_volume_migration(transcript: Transcript, broker: Broker) -> None:
     transcript.run("volume", "list", "disks")
     transcript.run("volume", "cancel", "disks", "data", "--json")
     transcript.run("volume", "encrypt", "disks", "data", "--backed-up")
+
+
+def test_volume_reveal(transcript: Transcript, broker: Broker, tmp_path: Path) -> None:
+    broker.add_addon("glass")
+    volume = broker.add_volume("glass", "data")
+    broker.make_ready(broker.enrol("glass"), volume)
+    place = broker.directory / "passphrase"
+    output = ("--output", str(place))
+    transcript.run("volume", "reveal", "glass", "data")
+    transcript.run("volume", "reveal", "glass", "data", "--reason", "INC-4711")
+    transcript.run("volume", "reveal", "glass", "nosuch", "--reason", "INC-4711", *output)
+    transcript.run("volume", "reveal", "glass", "data", "--reason", "INC-4711", "--version", "2", *output)
+    transcript.run("volume", "reveal", "glass", "data", "--reason", "", *output)
+    assert not place.exists()
+    transcript.run("volume", "reveal", "glass", "data", "--reason", "INC-4711: the VM is gone", *output)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", place.read_text())
+    assert place.stat().st_mode & 0o777 == 0o600
+    transcript.run("volume", "reveal", "glass", "data", "--reason", "INC-4711", *output)
+    assert place.read_text() not in "".join(transcript.lines)
+    assert place.read_text() not in broker.log.read_text()
 
 
 def test_volume_of_others(transcript: Transcript, broker: Broker) -> None:

@@ -87,6 +87,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("volume.order", "PUT", "/v1/addons/shop/volumes/data/order", {"kind": "erase", "disk_gone": True}),
     ("volume.cancel", "DELETE", "/v1/addons/shop/volumes/data/order", None),
     ("volume.read", "GET", "/v1/addons/shop/volumes/data/statements", None),
+    ("volume.reveal", "POST", "/v1/addons/shop/volumes/data/reveal", {"reason": "x"}),
     ("recovery.read", "GET", "/v1/recovery", None),
     ("recovery.read", "GET", "/v1/recovery/volumes", None),
     ("recovery.set", "PUT", "/v1/recovery", {"recipients": [RECIPIENT]}),
