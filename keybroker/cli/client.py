@@ -21,6 +21,9 @@ from keybroker.wire.problems import KeybrokerError, Problem
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 30.0
 
+_LOOK: Final = "openssl x509 -noout -issuer -dates -ext subjectAltName"
+_OVER: Final = "keybroker operator request, and somebody with the role operator: operator renew NAME --csr"
+
 _REFUSED_US: Final = ("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "CERTIFICATE_EXPIRED", "BAD_CERTIFICATE")
 _REFUSED_US_TOO: Final = ("CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE", "HANDSHAKE_FAILURE")
 
@@ -128,8 +131,7 @@ class Client:
                 raise KeybrokerError(
                     Problem.CERTIFICATE,
                     f"{self._access.certificate}: the broker refuses it: {reason.lower().replace('_', ' ')}",
-                    hint="openssl x509 -noout -issuer -dates -ext subjectAltName -in"
-                    f" {self._access.certificate}",
+                    hint=_OVER if "EXPIRED" in reason else f"{_LOOK} -in {self._access.certificate}",
                 ) from error
         raise KeybrokerError(
             Problem.UNREACHABLE,

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,14 @@ def test_a_certificate_that_the_broker_refuses_is_named(broker: Broker, tmp_path
     forged = issue(tmp_path, new_ca(), uris=["spiffe://test.internal/operator/alice"])
     said = refused(broker, 77, cert=str(forged.certificate), key=str(forged.key))
     assert str(forged.certificate) in said
+
+
+def test_a_certificate_that_is_over_comes_with_the_way_to_the_next(broker: Broker, tmp_path: Path) -> None:
+    over = issue(
+        tmp_path, broker.signer, uris=["spiffe://test.internal/operator/alice"], ends=timedelta(minutes=-1)
+    )
+    said = refused(broker, 77, cert=str(over.certificate), key=str(over.key))
+    assert "operator renew NAME --csr" in said
 
 
 @pytest.mark.parametrize(

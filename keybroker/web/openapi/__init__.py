@@ -34,6 +34,12 @@ from keybroker.wire.problems import Problem
 _PARAMETER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 
+_ABOUT: Final = """\
+TLS 1.3. Who asks is whom the client certificate names, and nothing in a request says more of it.
+`x-who-may` has the roles of operators, or `host`, that may do the `x-verbs` of an operation, which are also
+those of the audit trail. Errors are problem documents (RFC 9457). A PUT or DELETE again changes nothing.
+"""
+
 _PLACES: Final = {
     "addons": ("shop-db", names.ADDON_NAME),
     "volumes": ("data", names.VOLUME_NAME),
@@ -101,7 +107,7 @@ def document(main: Flask, enrolment: Flask) -> dict[str, Any]:
         "info": {
             "title": "Keybroker",
             "version": __version__,
-            "description": "TLS 1.3; who asks is who the client certificate names, and nobody is asked more.",
+            "description": _ABOUT,
         },
         "servers": [{"url": "/", "description": "The main listener, port 8443 by default."}],
         "security": [{"certificate": []}],
@@ -213,7 +219,14 @@ def _reply(told: Told, schemas: dict[str, Schema]) -> dict[str, Any]:
         schema = _schema(told.shape, schemas)
     else:
         schema = {"type": "object" if told.media == JSON_TYPE else "string"}
-    return {"description": "as asked", "content": {told.media: {"schema": schema}}}
+    return {"description": _about(told.shape), "content": {told.media: {"schema": schema}}}
+
+
+def _about(shape: Any) -> str:
+    """Return the first line that a class says of itself."""
+    if not hasattr(shape, "as_json"):
+        return "As asked."
+    return (shape.__doc__ or "").partition("\n")[0]
 
 
 def _schema(shape: Any, schemas: dict[str, Schema]) -> Schema:
@@ -231,7 +244,7 @@ def _schema(shape: Any, schemas: dict[str, Schema]) -> Schema:
     if not hasattr(shape, "as_json"):
         return schema_of(shape)
     if shape.__name__ not in schemas:
-        schemas[shape.__name__] = schema_of(shape)
+        schemas[shape.__name__] = {"description": _about(shape), **schema_of(shape)}
     return {"$ref": f"#/components/schemas/{shape.__name__}"}
 
 
