@@ -85,11 +85,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         broker = open_broker(installation, clock=lambda: now, entropy=secrets.token_bytes)
     except KeybrokerError as error:
         found = _wrong(check, error)
-        names = [uri.partition(":")[2] for uri in installation.master_keys if uri.startswith("credential:")]
-        if names and installation.credentials_directory is None:
-            # only systemd has the key, and gives it to the user that a unit runs as
-            found = replace(found, hint=_in_unit(names, installation.configuration))
-        return (found,)
+        return (replace(found, hint=in_unit(installation, "check") or found.hint),)
     try:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
@@ -111,8 +107,18 @@ def _restored(found: Standing) -> tuple[Finding, ...]:
     return (Finding("restore", "warning", what, "keybroker restore --check"),)
 
 
-def _in_unit(credentials: list[str], configuration: Path | None) -> str:
-    """Return the command whose unit has these credentials, as the owner that ``check`` has become."""
+def in_unit(installation: Installation, verb: str) -> str | None:
+    """Return the command that runs a verb where its credentials are; None where none are missing.
+
+    Only systemd has them, and gives them to the user that a unit runs as: the owner that we have become.
+
+    Args:
+        verb: with its arguments, but for ``--config``.
+    """
+    credentials = [uri.partition(":")[2] for uri in installation.master_keys if uri.startswith("credential:")]
+    if not credentials or installation.credentials_directory is not None:
+        return None
+    configuration = installation.configuration
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -120,7 +126,7 @@ def _in_unit(credentials: list[str], configuration: Path | None) -> str:
     loaded = " ".join(f"-p LoadCredentialEncrypted={name}" for name in credentials)
     unit = f"systemd-run --pipe --wait -q -p User={user} {loaded}"
     usual = configuration in (None, DEFAULT_DIRECTORY / FILE_NAME)
-    return f"{unit} keybroker check{'' if usual else f' --config {configuration}'}"
+    return f"{unit} keybroker {verb}{'' if usual else f' --config {configuration}'}"
 
 
 def _managers(found: list[str]) -> Finding:

@@ -249,18 +249,27 @@ def check(config: Path, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def open_here(config: Path) -> Iterator[Broker]:
+def open_here(config: Path, verb: str) -> Iterator[Broker]:
     """Open this machine's installation, as its owner; for what works without the broker's API.
+
+    Args:
+        verb: what this is for, as it is typed.
 
     Raises:
         KeybrokerError: as ``become_owner`` and ``installation.open_broker``.
     """
+    from keybroker.cli.findings import in_unit
     from keybroker.config import load
     from keybroker.service.installation import open_broker
 
     become_owner(config)
     settings = load(config, credentials_directory=credentials_directory_here())
-    broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
+    installation = settings.installation
+    try:
+        broker = open_broker(installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
+    except KeybrokerError as error:
+        hint = in_unit(installation, verb) or error.hint
+        raise KeybrokerError(error.problem, error.detail, hint=hint) from error
     try:
         yield broker
     finally:

@@ -293,7 +293,7 @@ def recover(name: str, roles: tuple[str, ...], csr: Path | None, config: Path, a
     from keybroker.service.roster import recover as bring_back
 
     text = None if csr is None else read_request(csr)
-    with open_here(config) as broker:
+    with open_here(config, f"operator recover {name}") as broker:
         directory = config.absolute().parent / "operators"
         request = request_in(directory, name) if text is None else text
         document = bring_back(broker, name, roles, request).as_json()

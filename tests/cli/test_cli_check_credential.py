@@ -28,3 +28,7 @@ def test_without_the_credential_check_says_which_command_has_it(tmp_path: Path) 
         f"keybroker: hint: systemd-run --pipe --wait -q -p User={getpass.getuser()}"
         f" -p LoadCredentialEncrypted=master keybroker check --config {config[1]}\n"
     )
+    recovery = run_cli("operator", "recover", "bob", *config)
+    assert recovery.returncode == 78
+    assert recovery.stderr.endswith(f"master keybroker operator recover bob --config {config[1]}\n")
+    assert run_cli("operator", "recover", "bob", *config, **given).returncode == 0
