@@ -41,6 +41,8 @@ def switch(broker: Broker, peer: Peer, volume: VolumeId, request: SwitchRequest)
             request.holder_revision,
             request.compared,
         )
+        if now_holder is not successor.volume:
+            setback.check_free(writing, holder)
         # the former one first: at no time may two hold the same data
         save(writing, caller, holder, former)
         save(writing, caller, successor, now_holder)

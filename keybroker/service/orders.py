@@ -252,6 +252,8 @@ def announce(broker: Broker, peer: Peer, volume: VolumeId, request: PhaseRequest
     def work(writing: Writing, caller: Caller) -> Record:
         row = own(writing, caller, volume)
         changed = orders.announce(row.volume, request.revision, request.number, request.digest)
+        if changed is not row.volume and row.volume.begun is None:
+            setback.check_free(writing, row)
         save(writing, caller, row, changed)
         writing.append(done(caller, changed, order=request.number, digest=request.digest))
         return changed.record

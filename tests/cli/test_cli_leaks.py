@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from tests.tls.running import Broker, Host, header, run_cli, running, unlock_request
@@ -75,6 +76,10 @@ def _rotated(broker: Broker, host: Host, volume: dict[str, Any]) -> list[str]:
     return [new]
 
 
+IDENTITY = pyrage.x25519.Identity.generate()
+RECIPIENT = str(IDENTITY.to_public())
+
+
 def leaks(text: bytes, secrets: list[bytes]) -> list[bytes]:
     return [secret for secret in secrets if secret in text]
 
@@ -98,6 +103,8 @@ VERBS = [
     ("audit", "tail", "--limit", "1000"),
     ("operator", "list"),
     ("operator", "show"),
+    ("recovery", "set-key", RECIPIENT),
+    ("recovery", "show"),
     ("check",),
 ]
 
@@ -125,6 +132,8 @@ def test_no_verb_prints_one(
         "/v1/audit?limit=1000",
         "/v1/operators",
         "/v1/self",
+        "/v1/recovery",
+        "/v1/recovery/volumes",
         "/openapi.json",
     ],
 )
@@ -140,6 +149,28 @@ def test_no_file_of_the_broker_has_one(broker: Broker, secrets: list[bytes]) -> 
     assert broker.log in files
     assert broker.database in files
     assert [path for path in files if leaks(path.read_bytes(), secrets)] == []
+
+
+def test_a_backup_that_is_decrypted_has_one_wrapped_alone(
+    broker: Broker, secrets: list[bytes], tmp_path: Path
+) -> None:
+    saved = tmp_path / "broker.age"
+    done = run_cli("backup", str(saved), "--recipient", RECIPIENT, "--config", str(broker.config))
+    assert done.returncode == 0, done.stderr
+    plain = pyrage.decrypt(saved.read_bytes(), [IDENTITY])
+    assert len(plain) > 100_000
+    master = (broker.directory / "config/master.key").read_bytes()
+    assert leaks(plain, [*secrets, master, master.hex().encode()]) == []
+
+
+def test_a_passphrase_that_was_revealed_is_in_no_file_of_the_broker(broker: Broker, tmp_path: Path) -> None:
+    asked = ("volume", "reveal", "shop", "logs", "--reason", "why", "--output", str(tmp_path / "key"))
+    done = run_cli(*asked, "--config", str(broker.config))
+    assert done.returncode == 0, done.stderr
+    forms = _forms((tmp_path / "key").read_text())
+    assert leaks((done.stdout + done.stderr).encode(), forms) == []
+    files = [path for path in broker.directory.rglob("*") if path.is_file()]
+    assert [path for path in files if leaks(path.read_bytes(), forms)] == []
 
 
 def test_no_process_has_one_in_its_arguments_or_environment(broker: Broker, secrets: list[bytes]) -> None:
