@@ -14,7 +14,7 @@ from keybroker.model import Keyring, Volume
 from keybroker.service import setback
 from keybroker.service.broker import Broker
 from keybroker.service.statements import remains, state
-from keybroker.store import Reading, Writing
+from keybroker.store import Writing
 from keybroker.store.rows import VolumeRow
 from keybroker.wire.names import KeyVersion, VolumeId
 
@@ -55,7 +55,9 @@ def sweep(broker: Broker) -> tuple[tuple[VolumeId, KeyVersion], ...]:
         KeybrokerError: UNAVAILABLE, CORRUPT; what was destroyed until then stays so.
     """
     now = broker.clock()
-    due = broker.store.read(lambda reading: _free(reading, now))
+    due = broker.store.read(
+        lambda reading: [row.volume.id for row in reading.volumes() if _due(row.volume, now)]
+    )
     destroyed = tuple(
         (volume, version)
         for volume in due
@@ -68,13 +70,6 @@ def sweep(broker: Broker) -> tuple[tuple[VolumeId, KeyVersion], ...]:
     return destroyed
 
 
-def _free(reading: Reading, now: datetime) -> list[VolumeId]:
-    """Return the volumes with a key that is due, but those that a restored database knows too little of."""
-    due = [row for row in reading.volumes() if _due(row.volume, now)]
-    held = setback.held(reading, due) if due else {}
-    return [row.volume.id for row in due if row.volume.id not in held]
-
-
 def _due(volume: Volume, now: datetime) -> tuple[KeyVersion, ...]:
     return () if volume.keyring is None else volume.keyring.due(now)
 
@@ -82,7 +77,8 @@ def _due(volume: Volume, now: datetime) -> tuple[KeyVersion, ...]:
 def _destroy(broker: Broker, writing: Writing, volume: VolumeId, now: datetime) -> tuple[KeyVersion, ...]:
     row = writing.volume(volume)
     keys = None if row is None else row.volume.keyring
-    # Looked up once more: in the meantime an old snapshot may have turned up, and called it off.
+    # Looked up once more: in the meantime an old snapshot may have turned up, and called it off. And of a
+    # database that was set back nobody knows yet whether that key opens the disk.
     versions = () if keys is None else keys.due(now)
     if row is None or keys is None or not versions or setback.held(writing, [row]):
         return ()

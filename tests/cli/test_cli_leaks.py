@@ -76,8 +76,8 @@ def _rotated(broker: Broker, host: Host, volume: dict[str, Any]) -> list[str]:
     return [new]
 
 
-IDENTITY = pyrage.x25519.Identity.generate()
-RECIPIENT = str(IDENTITY.to_public())
+RECIPIENT = "age1pjjkpf85cs8f9cf9fxzq9k20gylcaexld23ldu3hvhx6mrxgv3ussfvxa7"
+"""Nobody has the key to it."""
 
 
 def leaks(text: bytes, secrets: list[bytes]) -> list[bytes]:
@@ -154,10 +154,11 @@ def test_no_file_of_the_broker_has_one(broker: Broker, secrets: list[bytes]) -> 
 def test_a_backup_that_is_decrypted_has_one_wrapped_alone(
     broker: Broker, secrets: list[bytes], tmp_path: Path
 ) -> None:
-    saved = tmp_path / "broker.age"
-    done = run_cli("backup", str(saved), "--recipient", RECIPIENT, "--config", str(broker.config))
+    saved, key = tmp_path / "broker.age", pyrage.x25519.Identity.generate()
+    recipient = str(key.to_public())
+    done = run_cli("backup", str(saved), "--recipient", recipient, "--config", str(broker.config))
     assert done.returncode == 0, done.stderr
-    plain = pyrage.decrypt(saved.read_bytes(), [IDENTITY])
+    plain = pyrage.decrypt(saved.read_bytes(), [key])
     assert len(plain) > 100_000
     master = (broker.directory / "config/master.key").read_bytes()
     assert leaks(plain, [*secrets, master, master.hex().encode()]) == []

@@ -65,7 +65,6 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "max((*live(record), record.newest or 0, record.wanted or 0))",
         ),
         ("    _check_opened(record, survey.keyslots, current)\n", ""),
-        ("        recovery.next_step(record, header, survey.keyslots)\n        or _clean", "        _clean"),
         ("    if _is_set_back(survey):", "    if False:"),
         ("version not in (None, *live(record))]", "version not in (*live(record),)]"),
         ("version not in (None, *live(record))]", "version != record.current and version is not None]"),
@@ -85,6 +84,11 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ),
         ("    if survey.fresh:  # it has been asked", "    if False:  # it has been asked"),
         ("any(version not in survey.grant.keys for version in live(record))", "not survey.grant.keys"),
+    ),
+    *_guards(
+        "agent/plan/rotation.py",
+        RECOVERY,
+        ("        recovery.next_step(record, header, survey.keyslots)\n        or _clean", "        _clean"),
     ),
     *_guards(
         "agent/plan/recovery.py",
@@ -215,7 +219,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
     *_guards(
         "keybroker/service/endings.py",
         SETBACK,
-        ("if row.volume.id not in held]", "if True]"),
+        (" or setback.held(writing, [row]):", ":"),
     ),
     *_guards(
         "keybroker/model/rotation.py",

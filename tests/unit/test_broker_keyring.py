@@ -53,6 +53,10 @@ class AnyOrder(RuleBasedStateMachine):
     def time_passes(self, hours: int) -> None:
         self.now += timedelta(hours=hours)
 
+    @rule(version=versions)
+    def bring_back(self, version: KeyVersion) -> None:
+        self.ask(lambda keys: keys.bring_back(version))
+
     @rule()
     def want(self) -> None:
         self.ask(lambda keys: keys.want())
@@ -169,3 +173,17 @@ def test_several_retired_versions_stay_in_order() -> None:
     keys = keys.destroy(v(2), LATER)
     assert [old.version for old in keys.retired] == [1, 3]
     assert keys.schedule(v(3), None).retired == (Retired(v(1), LATER), Retired(v(3), None))
+
+
+def test_a_key_that_was_minted_before_the_database_was_set_back_comes_back_beside_all_others() -> None:
+    keys = Keyring.first().want().stage()
+    brought = keys.bring_back(v(3))
+    assert (brought.current, brought.wanted, brought.staged, brought.retiring) == (3, 3, None, None)
+    assert brought.retired == (Retired(v(1), None), Retired(v(2), None))
+    assert brought.due(LATER + timedelta(days=1000)) == ()
+    assert brought.bring_back(v(3)) is brought
+    for known in (1, 2):
+        with pytest.raises(KeybrokerError):
+            brought.bring_back(v(known))
+    with pytest.raises(KeybrokerError):
+        keys.end(LATER).bring_back(v(3))
