@@ -7,6 +7,7 @@ after a crash some records are told twice, by the same sequence number and hash,
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -16,10 +17,12 @@ from typing import Final
 
 from keybroker.audit import AuditEntry
 from keybroker.journal import Journal, of_checkpoint, of_record
-from keybroker.service import trail
+from keybroker.service import receipts, trail
 from keybroker.service.broker import Broker
 from keybroker.store import Reading
+from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError
+from keybroker.wire.receipt import Receipt
 
 _LOOK_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 5.0
@@ -36,7 +39,7 @@ class Clerk:
 
     Args:
         journal: None where there is none.
-        cursor: file that says what the journal was told last.
+        cursor: file that says what the journal was told last; a receipt of the broker's own.
     """
 
     def __init__(self, broker: Broker, journal: Journal | None, cursor: Path) -> None:
@@ -102,42 +105,40 @@ class Clerk:
                     self._position = self._broker.progress.copied = entry.sequence
             finally:
                 if told is not None:
-                    _write(self._cursor, f"{told.sequence} {told.hash}\n")
+                    _write(self._cursor, Receipt(told.sequence, told.hash))
 
     def _next_page(self, reading: Reading) -> list[AuditEntry]:
         return reading.audit(self._position or 0, _PAGE)
 
     def _begin(self) -> int:
-        """Say after which record to begin, and say so where the database is not what the journal was told."""
+        """Say after which record to begin; a database without what the journal was told of was set back."""
         told = _read(self._cursor)
         (last, _), there = self._broker.store.read(
-            lambda reading: (reading.audit_head(), reading.audit(told[0] - 1, 1) if told else [])
+            lambda reading: (
+                reading.audit_head(),
+                told is not None and receipts.is_there(reading, told),
+            )
         )
         begin = max(0, last - _OLDEST)
-        if told is not None and there and (there[0].sequence, there[0].hash) == told:
-            begin = told[0]
+        if told is not None and there:
+            begin = told.sequence
         elif told is not None:
             # a restored backup: what it has was told when it was new
-            begin = last if last < told[0] else begin
-            _log.error(
-                "audit trail: the database was set back, or its trail rewritten: the journal was told of"
-                " record %d with the hash %s, and it is not there",
-                *told,
-            )
+            begin = last if last < told.sequence else begin
+            receipts.recognise(self._broker, told)
         self._broker.progress.copied = begin
         return begin
 
 
-def _read(cursor: Path) -> tuple[int, str] | None:
+def _read(cursor: Path) -> Receipt | None:
     try:
-        sequence, hash_ = cursor.read_text().split()
-        return max(1, int(sequence)), hash_
-    except (OSError, ValueError):
+        return Receipt.read(Fields.parse(cursor.read_text()))
+    except (OSError, UnicodeDecodeError, KeybrokerError):
         return None
 
 
-def _write(cursor: Path, text: str) -> None:
+def _write(cursor: Path, told: Receipt) -> None:
     """Replace the file; not waited for to be durable, for an old one only has records told twice."""
     fresh = cursor.with_name(f"{cursor.name}.new")
-    fresh.write_text(text)
+    fresh.write_text(json.dumps(told.as_json()) + "\n")
     os.replace(fresh, cursor)

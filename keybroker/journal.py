@@ -56,7 +56,8 @@ def of_record(entry: AuditEntry) -> Iterator[str]:
     """Yield the fields of a record's entry; a field that a record does not have is left out."""
     about = " ".join(value for value in (entry.addon, entry.volume, entry.host) if value)
     yield f"MESSAGE={entry.verb} {entry.outcome}: {entry.actor} from {entry.address}{about and f': {about}'}"
-    yield f"PRIORITY={_WARNING if entry.outcome in ('refused', 'denied') else _INFO}"
+    odd = entry.outcome in ("refused", "denied") or '"problem":' in entry.detail
+    yield f"PRIORITY={_WARNING if odd else _INFO}"
     yield f"SYSLOG_IDENTIFIER={IDENTIFIER}"
     for name, field in _NAMES:
         value = getattr(entry, name)

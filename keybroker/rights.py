@@ -6,7 +6,7 @@ An operator has one role or several, which the broker keeps and looks up on ever
 |---|---|
 | operator | change things: add-ons, volumes, hosts, operators; and look at them |
 | approver | say yes to what takes a second person, have a key revealed, set the recovery key; and look |
-| auditor | look at everything, the audit trail above all; change nothing |
+| auditor | look at everything, and alone at the audit trail; change nothing |
 | metrics | read numbers, and nothing that names a volume's state or its owner |
 
 Nobody gets more than they have, by any way round:
@@ -85,6 +85,7 @@ _HOST: Final[frozenset[Party]] = frozenset({"host"})
 _CHANGE: Final[frozenset[Party]] = frozenset({"operator"})
 _APPROVE: Final[frozenset[Party]] = frozenset({"approver"})
 _LOOK: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor"})
+_AUDIT: Final[frozenset[Party]] = frozenset({"auditor"})
 _ANY_ROLE: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor", "metrics"})
 
 MAY: Final[Mapping[Verb, frozenset[Party]]] = {
@@ -127,7 +128,7 @@ MAY: Final[Mapping[Verb, frozenset[Party]]] = {
     "operator.revoke": _CHANGE,
     "self.read": _ANY_ROLE,
     "self.renew": _ANY_ROLE,
-    "audit.read": _LOOK,
+    "audit.read": _AUDIT,
     "describe": _HOST | _ANY_ROLE,
 }
 """Every verb and the parties that may do it: one of an operator's roles is enough."""

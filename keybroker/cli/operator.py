@@ -26,7 +26,7 @@ def operator() -> None:
     Roles, of which an operator has one or several:
       operator   change things: add-ons, volumes, hosts, operators; and look
       approver   say yes to what takes a second person; and look
-      auditor    look at everything, the audit trail above all
+      auditor    look at everything, and alone at the audit trail
       metrics    read numbers; for machines that scrape them
     \b
     An operator makes the key on their own machine, and somebody with the role operator certifies it:

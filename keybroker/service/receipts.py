@@ -9,9 +9,13 @@ much, in its own name.
 from __future__ import annotations
 
 import logging
+from datetime import datetime
+from typing import Any
 
+from keybroker.audit import AuditEvent
 from keybroker.service import setback
 from keybroker.service.admission import Caller
+from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
 from keybroker.wire.receipt import Receipt
 
@@ -24,23 +28,51 @@ def hear(writing: Writing, caller: Caller, receipt: Receipt | None) -> None:
     Args:
         receipt: the last one that it was given; None from one that holds none.
     """
-    if receipt is None or _is_there(writing, receipt):
+    if receipt is None or is_there(writing, receipt):
         return
-    host, addon = caller.as_host()
-    last, _ = writing.audit_head()
-    why = f"it holds a receipt for record {receipt.sequence}, which is not in the trail"
-    writing.append(
-        caller.event(
-            "done", problem="set-back", why=why, sequence=receipt.sequence, hash=receipt.hash, ended=last
-        )
-    )
-    _log.error("host %s of %s: %s; the database was set back, or its trail cut", host, addon, why)
-    restore = writing.restore()
-    if restore is None or restore.finished is not None:
-        source = f"recognised by host {host}: {why}"
-        setback.enter(writing, caller.now, made=None, source=source, who="nobody said so")
+    host, _addon = caller.as_host()
+    facts = _facts(writing, receipt)
+    writing.append(caller.event("done", **facts))
+    _enter(writing, caller.now, f"host {host}", facts["why"])
 
 
-def _is_there(reading: Reading, receipt: Receipt) -> bool:
+def recognise(broker: Broker, receipt: Receipt) -> None:
+    """Say that the broker's own receipt, of what it copied to the journal, is not in the trail.
+
+    Raises:
+        KeybrokerError: UNAVAILABLE.
+    """
+    now = broker.clock()
+
+    def work(writing: Writing) -> None:
+        facts = _facts(writing, receipt)
+        writing.append(AuditEvent(now, "broker", "", "local", "journal", "done", detail=facts))
+        _enter(writing, now, "the broker", facts["why"])
+
+    broker.store.write(work)
+
+
+def is_there(reading: Reading, receipt: Receipt) -> bool:
+    """Say whether a receipt's record is in the trail."""
     found = reading.audit(receipt.sequence - 1, 1, through=receipt.sequence)
     return bool(found) and found[0].hash == receipt.hash
+
+
+def _facts(reading: Reading, receipt: Receipt) -> dict[str, Any]:
+    last, _ = reading.audit_head()
+    why = f"a receipt is held for record {receipt.sequence}, which is not in the trail"
+    return {
+        "problem": "set-back",
+        "why": why,
+        "sequence": receipt.sequence,
+        "hash": receipt.hash,
+        "ended": last,
+    }
+
+
+def _enter(writing: Writing, now: datetime, who: str, why: str) -> None:
+    """Begin RECOVERY, unless it has begun."""
+    _log.error("%s: %s: the database was set back, or its trail cut", who, why)
+    restore = writing.restore()
+    if restore is None or restore.finished is not None:
+        setback.enter(writing, now, made=None, source=f"recognised by {who}: {why}", who="nobody said so")

@@ -107,6 +107,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("self.read", "GET", "/v1/self", None),
     ("self.renew", "PUT", "/v1/self/certificate", {"csr": CSR}),
     ("audit.read", "GET", "/v1/audit", None),
+    ("audit.read", "GET", "/v1/audit/checkpoints", None),
 ]
 """Every call of operators: what it is, and a request that is well formed."""
 

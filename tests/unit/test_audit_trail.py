@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from keybroker import checkpoint, statement
 from keybroker.audit import EVERYTHING, AuditEvent, AuditFilter
 from keybroker.clerk import Clerk
-from keybroker.service import trail
+from keybroker.service import setback, trail
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.contract.broker_house import House
 
@@ -237,12 +238,15 @@ def test_a_database_that_was_set_back_is_said_loudly(
     house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = MemoryJournal()
-    (tmp_path / "audit.copied").write_text(f"7 {'ab' * 32}\n")
+    (tmp_path / "audit.copied").write_text(json.dumps({"sequence": 7, "hash": "ab" * 32}))
     record(house, 2)
     one = clerk(house, journal, tmp_path)
     while "set back" not in caplog.text:
         threading.Event().wait(0.1)
     record(house, 1)
     one.stop()
-    assert journal.sequences() == [4]
+    assert journal.sequences() == [4, 5, 6]
+    told = [one["KEYBROKER_VERB"] for one in journal.told if "KEYBROKER_VERB" in one]
+    assert told == ["journal", "database.restore", "test"]
     assert "record 7" in caplog.text
+    assert house.broker.store.read(setback.standing).is_open

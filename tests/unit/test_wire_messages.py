@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keybroker.wire import messages, names, records
+from keybroker.wire import messages, names, receipt, records
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import HostId, Identity, KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -64,14 +64,20 @@ grants = st.builds(
     st.dictionaries(versions, passphrases, max_size=3),
     st.none() | st.builds(records.Refusal, st.sampled_from(Problem), st.text(max_size=50)),
 )
+receipts = st.builds(
+    receipt.Receipt,
+    st.integers(1, 1 << 62),
+    st.binary(min_size=32, max_size=32).map(lambda value: value.hex()),
+)
 MESSAGES = {
     messages.UnlockRequest: st.builds(
         messages.UnlockRequest, uuids, st.just("0" * 32), st.just("0.1.0"),
         st.lists(observations, max_size=3, unique_by=lambda seen: seen.volume).map(tuple),
+        st.none() | receipts,
     ),
     messages.UnlockReply: st.builds(
         messages.UnlockReply, host_ids, st.just("shop"), st.lists(grants, max_size=3).map(tuple),
-        st.tuples(sizes, st.text(max_size=64)),
+        receipts,
     ),
     messages.ClaimRequest: st.builds(messages.ClaimRequest, sizes, devices),
     messages.DepositRequest: st.builds(messages.DepositRequest, sizes, headers, secrets),
