@@ -20,9 +20,11 @@ from keybroker.service.views import (
     VolumeSpec,
     VolumeView,
 )
+from keybroker.service.volumes import MOST_ARGON2_KIB, SMALLEST_DATA, SMALLEST_SWAP
 from keybroker.terms import Change
 from keybroker.web.app import body, broker, peer, query, say, whole
 from keybroker.web.telling import gives
+from keybroker.wire import names
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import ENGINES
 from keybroker.wire.orders import AT_BOOT, ORDER_KINDS, SLOWEST, AtBoot, OrderKind
@@ -74,14 +76,17 @@ def _put_volume(addon: str, name: str) -> Response:
 
 def _spec(fields: Fields) -> VolumeSpec:
     spec = VolumeSpec(
-        size_bytes=fields.number("size_bytes", least=1),
+        size_bytes=fields.number("size_bytes", least=min(SMALLEST_DATA, SMALLEST_SWAP)),
         cipher=fields.choice("cipher", set(CIPHERS)),
-        mount=fields.optional("mount", fields.text),
+        mount=fields.optional("mount", lambda key: fields.text(key, match=names.MOUNT_POINT, most=200)),
         filesystem=fields.choice("filesystem", FILESYSTEMS),
-        serial=fields.optional("serial", fields.text),
+        serial=fields.optional("serial", lambda key: fields.text(key, match=names.SERIAL)),
         origin=cast(Origin, fields.optional("origin", lambda key: fields.choice(key, _ORIGINS)) or "blank"),
-        luks_uuid=fields.optional("luks_uuid", fields.text),
-        argon2_memory_kib=fields.optional("argon2_memory_kib", fields.number) or 0,
+        luks_uuid=fields.optional("luks_uuid", lambda key: fields.text(key, match=names.UUID)),
+        argon2_memory_kib=fields.optional(
+            "argon2_memory_kib", lambda key: fields.number(key, most=MOST_ARGON2_KIB)
+        )
+        or 0,
     )
     fields.end()
     return spec
@@ -133,7 +138,7 @@ def _order_spec(fields: Fields) -> OrderSpec:
         drop_foreign=fields.optional("drop_foreign", fields.flag) or False,
         backed_up=fields.optional("backed_up", fields.flag) or False,
         size_bytes=fields.optional("size_bytes", lambda key: fields.number(key, least=1)),
-        serial=fields.optional("serial", fields.text),
+        serial=fields.optional("serial", lambda key: fields.text(key, match=names.SERIAL)),
         disk_gone=fields.optional("disk_gone", fields.flag) or False,
     )
     fields.end()
