@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="Copy of the master key, to be put where the configuration names it; may be repeated.",
 )
+@click.option(
+    "--revoke",
+    "revoked",
+    multiple=True,
+    metavar="HOST",
+    help="Host that was revoked after the backup was made; may be repeated.",
+)
 @click.option("--user", help="Who is to own it all.  [default: as init]")
 @click.option(
     "--scratch", type=click.Path(path_type=Path, file_okay=False), help="Where FILE is taken apart meanwhile."
@@ -53,6 +60,7 @@ def restore(
     file: Path | None,
     identity: Path | None,
     master_keys: tuple[Path, ...],
+    revoked: tuple[str, ...],
     user: str | None,
     scratch: Path | None,
     checking: bool,
@@ -66,7 +74,8 @@ def restore(
 
     The database may be older than what the VMs have seen since. So the broker begins in RECOVERY: it serves
     boots, and mints and destroys nothing of a volume before its host has reported and is not ahead. A host
-    that is ahead is recognised at its first report; its volume is listed with what to do.
+    that is ahead is recognised at its first report; its volume is listed with what to do. Hosts that were
+    revoked since are revoked by --revoke, before the broker can serve them.
 
     \b
       keybroker restore broker.age --identity backup.key --master-key /media/usb/master.key
@@ -77,7 +86,7 @@ def restore(
     if file is not None and not (checking or finishing):
         if identity is None:
             raise KeybrokerError(Problem.USAGE, "command line: nothing opens it", hint="--identity FILE")
-        _restore(file, identity, master_keys, user, scratch, as_json)
+        _restore(file, identity, master_keys, revoked, user, scratch, as_json)
         return 0
     if file is not None or checking == finishing:
         raise KeybrokerError(
@@ -95,6 +104,7 @@ def _restore(
     file: Path,
     identity: Path,
     master_keys: tuple[Path, ...],
+    revoked: tuple[str, ...],
     user: str | None,
     scratch: Path | None,
     as_json: bool,
@@ -111,6 +121,7 @@ def _restore(
             replace(installation, configuration=home / "keybroker.toml"),
             master_keys=master_keys,
             owner=owner_named(user, home),
+            revoked=revoked,
             source=f"{file.name}, SHA-256 {archive.digest(file)}",
             who=operator_here(),
             now=datetime.now(UTC),
@@ -134,6 +145,8 @@ def _restore(
     note("next:")
     if done.missing:
         note(f"  put the master key in place: {', '.join(done.missing)}")
+    if not revoked:
+        note(f"  whoever was revoked after {moment(done.made)} is welcome again: restore with --revoke HOST")
     for line in ("keybroker check", "systemctl start keybroker", "keybroker restore --check"):
         note(f"  {line}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from keybroker.audit import AuditEvent
 from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, key_file
 from keybroker.masterkey.files import read_key
@@ -17,6 +18,7 @@ from keybroker.service.archive import DATABASE, FILES, MODES, Manifest, digest
 from keybroker.service.drill import rehearse
 from keybroker.service.installation import Installation
 from keybroker.service.placing import Maker, beside, check_free, put_in_place
+from keybroker.store import Writing
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -46,6 +48,7 @@ def restore(
     *,
     master_keys: Iterable[Path],
     owner: tuple[int, int] | None,
+    revoked: Iterable[str] = (),
     source: str,
     who: str,
     now: datetime,
@@ -57,6 +60,7 @@ def restore(
         installation: as the backup's configuration has it.
         master_keys: files; each is put where the configuration names it, if that is beside it.
         owner: uid and gid that all of it is to belong to; None for whoever runs this.
+        revoked: hosts that were revoked after the backup was made: they are before anything is in place.
         source: name and hash of the backup's file, for the record.
         who: restores it, in words.
 
@@ -83,7 +87,7 @@ def restore(
                     maker.file(config / name, (directory / name).read_bytes(), MODES[name])
             for path, key in placed.items():
                 maker.file(config / path.name, key.reveal(), 0o400)
-            _mark(directory / DATABASE, manifest, source, who, now)
+            _mark(directory / DATABASE, manifest, source, who, now, revoked)
             _copy(directory / DATABASE, state / DATABASE)
             maker.adopt(state / DATABASE)
             maker.finish(config, state)
@@ -140,12 +144,25 @@ def _is_there(uri: str, placed: dict[Path, Secret]) -> bool:
     return path in placed or (path.is_file() and path.stat().st_size == KEY_BYTES)
 
 
-def _mark(database: Path, manifest: Manifest, source: str, who: str, now: datetime) -> None:
+def _mark(
+    database: Path, manifest: Manifest, source: str, who: str, now: datetime, revoked: Iterable[str]
+) -> None:
     """Write into the database that it was restored: with that, RECOVERY begins."""
     made = datetime.fromisoformat(manifest.made).astimezone(UTC)
+
+    def work(writing: Writing) -> None:
+        setback.enter(writing, now, made=made, source=source, who=who)
+        for host in revoked:
+            row = writing.host(host)
+            if row is None:
+                raise KeybrokerError(Problem.UNKNOWN, f"host {host[:40]}: the backup has none")
+            writing.revoke_host(row.id, "revoked after the backup was made", now)
+            event = AuditEvent(now, "local", "", "local", "host.revoke", "done", detail={"who": who})
+            writing.append(replace(event, addon=row.addon, host=row.id))
+
     store = SqliteStore(database)
     try:
-        store.write(lambda writing: setback.enter(writing, now, made=made, source=source, who=who))
+        store.write(work)
         if not store.scrub():
             raise KeybrokerError(Problem.UNAVAILABLE, f"{database}: is in use")
     finally:

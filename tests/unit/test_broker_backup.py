@@ -270,6 +270,30 @@ def test_a_restored_installation_has_the_keys_and_begins_in_recovery(
     assert ("database.restore", "done", None) in used.audit()
 
 
+def test_a_host_that_was_revoked_since_is_revoked_before_anything_is_served(
+    used: House, identities: age.Identities, scratch: Path
+) -> None:
+    (host,) = used.broker.store.read(lambda reading: reading.hosts())
+    manifest = apart(made(used), identities, scratch)
+    used.broker.close()
+    (used.root / "etc").rename(used.root / "etc.lost")
+    (used.root / "var").rename(used.root / "var.lost")
+
+    def bring(*revoked: str) -> restoring.Restored:
+        return restoring.restore(
+            scratch, manifest, used.installation, master_keys=[used.root / "etc.lost/master.key"],
+            owner=None, revoked=revoked, source="backup.age", who="root", now=used.clock.now,
+        )  # fmt: skip
+
+    assert refused(lambda: bring("kbh-" + "z" * 12)).problem is Problem.UNKNOWN
+    assert not (used.root / "etc").exists()
+    bring(host.id)
+    used.broker = open_broker(used.installation, clock=used.clock, entropy=used.random.randbytes)
+    kept = used.broker.store.read(lambda reading: reading.host(host.id))
+    assert kept is not None
+    assert kept.revoked == used.clock.now
+
+
 def test_nothing_is_restored_over_an_installation_or_with_another_master_key(
     used: House, identities: age.Identities, scratch: Path, tmp_path: Path
 ) -> None:
