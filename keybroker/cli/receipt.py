@@ -60,12 +60,17 @@ def load(path: Path) -> Receipt | None:
     return receipt
 
 
-def save(path: Path, receipt: Receipt) -> None:
+def save(path: Path, receipt: Receipt, home: Path) -> None:
     """Keep a receipt, durably, instead of the one before.
+
+    Args:
+        home: of the user; a user without one keeps nothing, and it is not for us to make it.
 
     Raises:
         OSError: it cannot be written.
     """
+    if path.is_relative_to(home):
+        os.stat(home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f"{path.name}.new")
     said = {

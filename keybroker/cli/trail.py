@@ -237,7 +237,7 @@ def _keep(place: Path, fresh: Receipt) -> None:
     from keybroker.cli import receipt
 
     try:
-        receipt.save(place, fresh)
+        receipt.save(place, fresh, Path.home())
     except OSError as error:
         note(f"{place}: no receipt is kept: {(error.strerror or str(error)).lower()}")
 
