@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keybroker.envelope import Context, EnvelopeError, Failure, wrapped_by
@@ -42,6 +42,11 @@ class Ring:
     def identity(self) -> str:
         """Return the name of the key that wraps, 32 hex digits."""
         return self._held.wraps
+
+    @property
+    def keys(self) -> Mapping[str, MasterKey]:
+        """Return all keys, by name."""
+        return self._held.keys
 
     @property
     def identities(self) -> frozenset[str]:

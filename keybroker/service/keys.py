@@ -67,8 +67,8 @@ def new_addon_key(
     context = addon_key_context(addon, generation)
     key_id = entropy(16)
     wrapped = masterkey.wrap(Secret(entropy(KEY_BYTES)), context, entropy(ENTROPY_BYTES))
-    # by the blob's own word: the ring may have changed since
-    return AddonKeyRow(addon, generation, key_id, wrapped, wrapped_by(wrapped).hex(), now)
+    master = wrapped_by(wrapped).hex()  # by the blob's own word: the ring may have changed since
+    return AddonKeyRow(addon, generation, key_id, wrapped, master, now, master)
 
 
 class AddonKeys:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from keybroker import age
-from keybroker.envelope import ENTROPY_BYTES
+from keybroker.envelope import ENTROPY_BYTES, wrapped_by
 from keybroker.masterkey import MasterKey
 from keybroker.service.broker import Broker
 from keybroker.service.custody import unwrap
@@ -62,7 +62,7 @@ def new_recovery_key(
     """
     text = "\n".join(recipients)
     seal = masterkey.wrap(_hash(text), recovery_key_context(number), entropy(ENTROPY_BYTES))
-    return RecoveryKeyRow(number, text, seal, masterkey.identity, now)
+    return RecoveryKeyRow(number, text, seal, wrapped_by(seal).hex(), now)
 
 
 def entrust(

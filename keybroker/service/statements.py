@@ -59,14 +59,16 @@ def signing_key(broker: Broker, writing: Writing, now: datetime) -> tuple[bytes,
     Raises:
         KeybrokerError: CORRUPT where it does not open.
     """
-    signer = writing.signer() or _new_signer(broker, writing, now)
+    signer = writing.signer() or new_signer(broker, writing, now)
     return signer.public, broker.masterkey.unwrap(signer.wrapped, STATEMENT_KEY)
 
 
-def _new_signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
+def new_signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
+    """Make the key that signs from here on."""
     private = Secret(broker.entropy(KEY_BYTES))
     wrapped = broker.masterkey.wrap(private, STATEMENT_KEY, broker.entropy(ENTROPY_BYTES))
-    made = SignerRow(statement.public_key(private), wrapped, wrapped_by(wrapped).hex(), now)
+    master = wrapped_by(wrapped).hex()
+    made = SignerRow(statement.public_key(private), wrapped, master, now, master)
     writing.add_signer(made)
     return made
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
 from keybroker.store.recovering import RecoveringReading, RecoveringWriting
@@ -30,6 +30,7 @@ from keybroker.store.rows import (
     SignerRow,
     StatementRow,
     VolumeRow,
+    WrappedRow,
 )
 from keybroker.terms import Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
@@ -52,6 +53,34 @@ class Reading(RecoveringReading, Protocol):
 
     def wrapped_by_masters(self) -> dict[str, int]:
         """Return how many keys each master key wraps; one that wraps none is not in it."""
+        ...
+
+    def wrapped_by_other_masters(
+        self, master: str, table: str, after: tuple[Any, ...] | None, limit: int
+    ) -> list[WrappedRow]:
+        """Return rows of a table that another master key wraps, by primary key, from behind ``after`` on."""
+        ...
+
+    def newest_addon_keys(self) -> list[AddonKeyRow]:
+        """Return the newest generation of each add-on's key, by add-on."""
+        ...
+
+    def stale_addons(self) -> list[AddonName]:
+        """Return the add-ons that have an older generation of their key beside the newest, by name."""
+        ...
+
+    def wrapped_by_older(
+        self, key: AddonKeyRow, table: str, after: tuple[Any, ...] | None, limit: int
+    ) -> list[WrappedRow]:
+        """Return rows of a table that another key than this one of their add-on wraps, by primary key."""
+        ...
+
+    def addon_key_wraps(self, row: AddonKeyRow) -> bool:
+        """Say whether anything is wrapped by a generation of an add-on's key."""
+        ...
+
+    def wrapped_by_addons(self) -> tuple[int, int]:
+        """Return how many records add-ons' keys wrap, and how many of them an older one than the newest."""
         ...
 
     def admission(self, fingerprint: str) -> AdmissionRow | None:
@@ -171,6 +200,22 @@ class Writing(Reading, RecoveringWriting, Protocol):
         Raises:
             KeybrokerError: CONFLICT to forget one that still wraps something, or to use a forgotten one.
         """
+        ...
+
+    def rewrap(self, row: WrappedRow, wrapped: bytes, master: str | None) -> bool:
+        """Wrap a row anew, if it is still wrapped as it was read; say whether it was.
+
+        Args:
+            master: the master key that wrapped it; None where an add-on's key did.
+        """
+        ...
+
+    def add_addon_key(self, row: AddonKeyRow) -> None:
+        """Add a generation of an add-on's key."""
+        ...
+
+    def drop_addon_key(self, row: AddonKeyRow) -> None:
+        """Let go of a generation of an add-on's key; CONFLICT where something is wrapped by it."""
         ...
 
     def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:

@@ -60,7 +60,7 @@ from keybroker.store.values import (
     terms_of,
     volumes_of,
 )
-from keybroker.store.wrapping import WrappingReading
+from keybroker.store.wrapping import WrappingReading, addon_key_of
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 
 _INSTALLATION: Final = select(INSTALLATION)
@@ -230,10 +230,7 @@ class SqlReading(WrappingReading, RestoreReading):
 
     def addon_keys(self, addon: AddonName) -> list[AddonKeyRow]:
         """Return the generations of an add-on's key, the newest last."""
-        return [
-            AddonKeyRow(addon, row.generation, row.id, row.wrapped, row.master, from_text(row.created))
-            for row in self._all(_ADDON_KEYS, addon=addon)
-        ]
+        return [addon_key_of(row) for row in self._all(_ADDON_KEYS, addon=addon)]
 
     def volumes(self, addon: str | None = None) -> list[VolumeRow]:
         """Return all volumes, or one add-on's, by add-on and name."""
@@ -273,7 +270,7 @@ class SqlReading(WrappingReading, RestoreReading):
     def signer(self) -> SignerRow | None:
         """Return the newest key that signs statements."""
         row = self._one(_SIGNER)
-        return row and SignerRow(row.public, row.wrapped, row.master, from_text(row.created))
+        return row and SignerRow(row.public, row.wrapped, row.master, from_text(row.created), row.made_under)
 
     def statements(self, volume: VolumeId) -> list[StatementRow]:
         """Return the statements about a volume, the newest last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from keybroker.audit import rfc3339
 from keybroker.model import Volume
@@ -39,6 +39,8 @@ class MasterKeyRow:
         uri: of its provider when it was taken; empty where that is not known.
         key_check: 32 known bytes, wrapped by it: another key does not open them.
         emptied: since when it wraps nothing any more; None while it does, or while it may.
+        renews: whether add-ons and the signing of statements get new keys, for those that the one before
+            wrapped are known to somebody.
     """
 
     identity: str
@@ -47,6 +49,24 @@ class MasterKeyRow:
     key_check: bytes
     created: datetime
     emptied: datetime | None = None
+    renews: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedRow:
+    """Something that a master key or an add-on's key wraps, wherever it is.
+
+    Attributes:
+        table: its name.
+        key: the values of its primary key.
+        addon, luks_uuid: of the volume that it belongs to; empty where there is none.
+    """
+
+    table: str
+    key: tuple[Any, ...]
+    wrapped: bytes
+    addon: str = ""
+    luks_uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,7 @@ class AddonKeyRow:
     Attributes:
         id: 16 random bytes, by which envelopes call it.
         wrapped: by the master key called ``master``.
+        made_under: the master key that wrapped it first; None where that is not known.
     """
 
     addon: AddonName
@@ -78,6 +99,7 @@ class AddonKeyRow:
     wrapped: bytes
     master: str
     created: datetime
+    made_under: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +166,14 @@ class SignerRow:
     Attributes:
         public: 32 bytes.
         wrapped: the private key, by the master key called ``master``.
+        made_under: the master key that wrapped it first; None where that is not known.
     """
 
     public: bytes
     wrapped: bytes
     master: str
     created: datetime
+    made_under: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ MASTER_KEYS: Final = Table(
     Column("key_check", LargeBinary, nullable=False),
     Column("created", Text, nullable=False),
     Column("emptied", Text),
+    Column("renews", Integer, nullable=False, server_default="0"),
     CheckConstraint("state IN ('wraps', 'unwraps', 'forgotten')", name="state"),
     CheckConstraint("emptied IS NULL OR state <> 'wraps'", name="emptied"),
     Index("uq_master_keys_wraps", "state", unique=True, **where("state = 'wraps'")),
@@ -89,6 +90,7 @@ ADDON_KEYS: Final = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("master", Text, nullable=False),
     Column("created", Text, nullable=False),
+    Column("made_under", Text),
 )
 
 VOLUMES: Final = Table(
@@ -131,6 +133,7 @@ VOLUMES: Final = Table(
     CheckConstraint("last_order >= 0", name="last_order"),
     CheckConstraint("role <> 'successor' OR partner IS NOT NULL", name="successor"),
     CheckConstraint("born_encrypted IN (0, 1) AND block_older IN (0, 1)", name="flags"),
+    Index("ix_volumes_addon", "addon"),
     # two volumes that stand for the same data have its name and mount point; one of them is its holder
     Index("uq_volumes_addon", "addon", "name", unique=True, **where("role = 'holder' AND stage <> 'erased'")),
     Index(
@@ -195,6 +198,7 @@ SIGNERS: Final = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("master", Text, nullable=False),
     Column("created", Text, nullable=False),
+    Column("made_under", Text),
 )
 """What signs statements and checkpoints; each key stays, for what it signed."""
 

@@ -12,6 +12,7 @@ from keybroker.service import boot, enrolment, moving, orders, provisioning, rep
 from keybroker.service.broker import Broker
 from keybroker.web.app import body, broker, create_app, peer, say
 from keybroker.web.described import described
+from keybroker.web.masters import ring
 from keybroker.web.operators import ENROLMENT_URL, operators
 from keybroker.web.recovery import recoveries
 from keybroker.web.roster import people
@@ -58,6 +59,7 @@ def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
     app.register_blueprint(hosts)
     app.register_blueprint(operators)
     app.register_blueprint(people)
+    app.register_blueprint(ring)
     app.register_blueprint(recoveries)
     app.register_blueprint(described)
     return app
