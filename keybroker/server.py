@@ -34,7 +34,8 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from keybroker.clerk import Clerk
 from keybroker.config import Address, Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
-from keybroker.service import endings, recovery, revealing, rewrap, setback
+from keybroker.rewrapper import rewrap_forever
+from keybroker.service import endings, recovery, revealing, setback
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
@@ -48,8 +49,6 @@ _SWEEP_SECONDS: Final = 3600
 _CURSOR: Final = "audit.copied"
 """Beside the database: what the journal was told last."""
 
-_REWRAP_SECONDS: Final = 1
-_REWRAP_RETRY_SECONDS: Final = 60
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
@@ -142,7 +141,7 @@ class _Server:
                 self._settings.installation.database.with_name(_CURSOR),
             )
             clerk.start()
-            tasks.add(loop.create_task(self._rewrap()))
+            tasks.add(loop.create_task(rewrap_forever(self._broker, self._stopping.is_set)))
             await self._stopping.wait()
             await self._stop(doors)
             await asyncio.to_thread(clerk.stop)
@@ -219,30 +218,6 @@ class _Server:
                 for volume, version in destroyed:
                     _log.info("sweep: key %d of volume %s is destroyed", version, volume)
             await asyncio.sleep(_SWEEP_SECONDS)
-
-    async def _rewrap(self) -> None:
-        """Rewrap what a newer key is to wrap; what goes wrong is logged and tried again."""
-        broker, pause = self._broker, _REWRAP_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _REWRAP_SECONDS
-            try:
-                if not await asyncio.to_thread(rewrap.is_wanted, broker):
-                    continue
-                _log.info("rewrap: begins")
-                outcome = await asyncio.to_thread(rewrap.advance, broker, self._stopping.is_set)
-            except KeybrokerError as error:
-                for line in error.lines("rewrap"):
-                    _log.error("%s", line)
-                pause = _REWRAP_RETRY_SECONDS
-                continue
-            for broken in outcome.broken:
-                _log.error("rewrap: %s", broken)
-            if outcome.broken:
-                pause = _REWRAP_RETRY_SECONDS
-            _log.info(
-                "rewrap: %d rows are wrapped anew, %d do not open", outcome.rewrapped, len(outcome.broken)
-            )
 
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""

@@ -601,7 +601,8 @@ def normal(statements: object) -> list[list[str]]:
         # RENAME TABLE leaves the new name in quotes
         sorted(
             re.sub(r'TABLE "(\w+)"', r"TABLE \1", line.strip().rstrip(","))
-            for line in statement.splitlines()
+            # ADD COLUMN leaves the new one in the line of the last column
+            for line in re.sub(r", (\w+ (?:TEXT|INTEGER) ?)", r"\n\1", statement).splitlines()
             if line.strip()
         )
         for statement in statements
