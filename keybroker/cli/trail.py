@@ -225,6 +225,8 @@ def _verify_broker(
     except KeybrokerError as error:
         if error.problem is Problem.CORRUPT:
             error.hint = f"keep what there is, as evidence: keybroker audit export FILE, and {place}"
+            if before is not None:
+                error.hint += f"; where a backup was restored, and that is known: mv {place} {place}.old"
         raise
     source = "given" if trusted else "as the last time" if kept else "seen for the first time"
     _tell(verdict, source, before, as_json)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -102,6 +105,27 @@ def test_a_checkpoint_is_signed_when_it_is_due_and_the_broker_s_own_check_reads_
     assert verdict.signers == (statement.fingerprint(notes[0].public),)
     standing = trail.standing(broker)
     assert (standing.last, standing.signed, standing.copied) == (1003, 1003, None)
+
+
+def test_openssl_checks_a_checkpoint_without_us(house: House, tmp_path: Path) -> None:
+    trail.sign_checkpoint(house.broker)
+    (note,) = trail.checkpoints(house.broker, house.operator)
+    text, _, line = note.text.rpartition("\n\n")
+    signature = base64.b64decode(line.split()[-1])[4:]
+    document = note.as_json()
+    for name, content in (
+        ("text", f"{text}\n".encode()),
+        ("sig", signature),
+        ("pem", document["signer"].encode()),
+    ):
+        (tmp_path / name).write_bytes(content)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "pem", "-rawin", "-in", "text",
+               "-sigfile", "sig"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20)
+    assert "Signature Verified Successfully" in done.stdout
+    der = ["openssl", "pkey", "-pubin", "-in", "pem", "-outform", "DER"]
+    public = subprocess.run(der, cwd=tmp_path, capture_output=True, check=True, timeout=20).stdout
+    assert hashlib.sha256(public).hexdigest() == statement.fingerprint(note.public)
 
 
 def test_neither_records_nor_checkpoints_are_changed_or_deleted_by_sql(house: House) -> None:
