@@ -1,10 +1,11 @@
 """A machine whose power goes at any moment, again and again: the part that runs inside User-Mode Linux.
 
-    python -m tests.kernel.voyage DIRECTORY DEVICE SEED
+    python -m tests.kernel.voyage DIRECTORY DEVICE SEED [rotate]
 
 One run is one boot: open the volume as a boot does, hold what is in it to what was acknowledged, write on and
-re-encrypt it under a mounted ext4, one order after the other, until the host cuts the power. What outlives
-that is the disk, and DIRECTORY on the host: the broker's state, and what was acknowledged.
+re-encrypt it under a mounted ext4, one order after the other, or with ``rotate`` only ever change its key,
+until the host cuts the power. What outlives that is the disk, and DIRECTORY on the host: the broker's state,
+and what was acknowledged.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agent.change.course import Course
+from agent.change.course import Course, Watch
 from agent.change.outfit import fitted
 from agent.change.workshop import Workshop
 from agent.driver import Boot, Driver
 from agent.machine import machine
 from agent.mounts import Mounts
 from agent.places import Places
+from agent.plan import settling
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.orders import Order
@@ -147,7 +149,7 @@ def check_content(mounted: Path, directory: Path) -> None:
     assert not missing, f"lost: {missing[:10]}"
 
 
-def main(directory: Path, device: Path, seed: int) -> None:
+def main(directory: Path, device: Path, seed: int, work: str = "") -> None:
     """Boot, look, go on; never ends by itself but by a failure."""
     chance = random.Random(seed)
     mounted = Path("/mnt/data")
@@ -168,10 +170,12 @@ def main(directory: Path, device: Path, seed: int) -> None:
     def watch(kept: Record, doing: Activity | None) -> None:
         (directory / "doing").write_text(doing.step if doing else "-")
 
+    while work == "rotate":
+        rotate(directory, broker, shop, broker.records[new.volume], watch)
     while True:
         now = broker.records[new.volume]
         if now.order is None:
-            done = int((directory / "done").read_text()) if (directory / "done").exists() else 0
+            done = finished(directory)
             if chance.random() < 0.3:
                 broker.rotate(now.volume)
             broker.order(now.volume, Order(done + 1, "reencrypt", rate=chance.choice(RATES)))
@@ -186,6 +190,26 @@ def main(directory: Path, device: Path, seed: int) -> None:
         save(directory / "done", str(before.order.number))
 
 
+def finished(directory: Path) -> int:
+    """Return how much was brought to its end so far."""
+    return int((directory / "done").read_text()) if (directory / "done").exists() else 0
+
+
+def rotate(directory: Path, broker: SavedBroker, shop: Workshop, now: Record, watch: Watch) -> None:
+    """Change the volume's key, or bring to its end what a cut has left of that; nothing else is wanted."""
+    assert now.order is None
+    if settling.is_at_rest(now, shop.world.disks.look(now).observation.header):
+        broker.rotate(now.volume)
+        broker.save()
+        now = broker.records[now.volume]
+    began = time.monotonic()
+    outcome = Course(shop, BOOT, now, watch=watch).settle()
+    assert outcome.error is None, outcome.error
+    with (directory / "seconds").open("a") as file:
+        file.write(f"{time.monotonic() - began:.2f}\n")
+    save(directory / "done", str(finished(directory) + 1))
+
+
 def told(error: BaseException) -> Any:
     return f"{type(error).__name__}: {error}"
 
@@ -193,7 +217,7 @@ def told(error: BaseException) -> Any:
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     try:
-        main(place, Path(sys.argv[2]), int(sys.argv[3]))
+        main(place, Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:5])
     except BaseException as error:
         save(place / "failed", told(error))
         raise
