@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.master import rekey
 from keybroker.cli.policy import policy, policy_facts
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.wire.names import ENGINES
@@ -52,6 +53,7 @@ def add(name: str, engine: str, as_json: bool, **options: Any) -> None:
 
 
 addon.add_command(policy)
+addon.add_command(rekey)
 
 
 @addon.command("list")

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "addon": ("addon", "add-ons: the databases whose disks are encrypted"),
     "volume": ("volume", "volumes: the disks of an add-on"),
     "recovery": ("recovery", "the offline key that opens disks without a broker"),
+    "master": ("master", "what the broker's stored keys are wrapped under"),
     "host": ("host", "hosts: the VMs that open them"),
     "operator": ("operator", "operators: who may do what here"),
     "audit": ("audit", "what was asked of the broker, and what came of it"),

@@ -101,7 +101,7 @@ def left(reading: Reading) -> Left:
     masters, counts = reading.master_keys(), reading.wrapped_by_masters()
     wraps = _wraps(masters)
     stale = len(reading.stale_addons())
-    total, old = reading.wrapped_by_addons() if stale else (0, 0)
+    total, old = reading.wrapped_by_addons()
     return Left(
         by_masters=sum(count for identity, count in counts.items() if identity != wraps.identity),
         renewals=len(_to_renew(reading, wraps)),

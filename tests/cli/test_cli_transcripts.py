@@ -449,3 +449,26 @@ def test_completion_and_manual(transcript: Transcript, tmp_path: Path) -> None:
 def test_no_installation(transcript: Transcript) -> None:
     for verb in (("serve",), ("check",), ("addon", "list")):
         transcript.run(*verb, "--config", "/nonexistent/keybroker.toml", local=False)
+
+
+def test_master(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop-db")
+        own.add_volume("shop-db", "data")
+        transcript.run("master", "list")
+        transcript.run("master", "rotate", "--dry-run", "--compromised")
+        transcript.run("master", "rotate", "--to", f"file:{own.directory}/no/such.key")
+        transcript.run("master", "rotate")
+        transcript.run("master", "list", "--wait")
+        transcript.run("addon", "rekey", "shop-db")
+        transcript.run("addon", "rekey", "nosuch")
+        listed = json.loads(run_cli("master", "list", "--wait", "--json", "--config", str(own.config)).stdout)
+        first, second = (one["identity"] for one in listed["keys"])
+        transcript.run("master", "forget", second)
+        transcript.run("master", "forget", first)
+        transcript.run("master", "forget", first, "--backups-gone")
+        transcript.run("master", "list", "--json")
+        assert own.config.read_text().count("master_key =") == 1
+        assert "master-2.key" in own.config.read_text()
+        assert "# Where agents reach this broker" in own.config.read_text()

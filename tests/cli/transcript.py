@@ -23,6 +23,9 @@ NORMAL: Final = (
     (re.compile(r"the signer [0-9a-f]{16}"), "the signer KEY"),
     (re.compile(r"by the CA [0-9a-f]{16}…"), "by the CA HASH…"),
     (re.compile(r"age1[02-9ac-hj-np-z]{58}"), "age1RECIPIENT"),
+    (re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"), "0123456789abcdef0123456789abcdef"),
+    # how far it is by then
+    (re.compile(r"2> \[[#.]+\] \d+%: \d+ keys, \d+ records left\n"), ""),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),
     (re.compile(r"token:[0-9a-f]{8}"), "token:aaaabbbb"),
     (re.compile(r"serial=[0-9a-f]{20,40}\b"), "serial=NUMBER"),

@@ -77,7 +77,7 @@ def test_a_new_master_key_wraps_at_once_and_the_rest_is_rewrapped(house: House) 
     assert second != first
     house.addon("new-db")
     assert wraps(house) == {first: 4, second: 1}
-    assert left(house) == rewrap.Left(4, 0, 0, 0, 0, 0)
+    assert left(house) == rewrap.Left(4, 0, 0, 12, 0, 0)
     assert rewrap.is_wanted(house.broker)
     house.clock.forward(hours=1)
     outcome = rewrap.advance(house.broker)
