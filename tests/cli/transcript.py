@@ -28,6 +28,7 @@ NORMAL: Final = (
     (re.compile(r"2> \[[#.]+\] \d+%: \d+ keys, \d+ records left\n"), ""),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),
     (re.compile(r"token:[0-9a-f]{8}"), "token:aaaabbbb"),
+    (re.compile(r"\b(schema +|revision |before +|after +)00\d\d\b"), r"\g<1>0000"),
     (re.compile(r"serial=[0-9a-f]{20,40}\b"), "serial=NUMBER"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "UUID"),
     (re.compile(r"\b(kb[vh])-[a-z2-7]{12}\b"), r"\1-aaaabbbbcccc"),
