@@ -89,7 +89,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
     try:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
-            _tried("audit trail", lambda: _trail(trail.proofread(broker))),
+            _tried("audit trail", lambda: _trail(trail.proofread(broker.store))),
             *_restored(broker.store.read(standing)),
             _managers(broker.store.read(lambda reading: managers(reading, now))),
         )

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keybroker.audit import verify
 from keybroker.masterkey import Ring
-from keybroker.service import masters
+from keybroker.service import masters, trail
 from keybroker.service.archive import DATABASE, Manifest
 from keybroker.service.broker import ConfiguredKey
 from keybroker.service.installation import Installation, open_master_keys
@@ -107,7 +106,8 @@ def _belongs(store: Store, manifest: Manifest) -> str:
 
 
 def _trail(store: Store, manifest: Manifest) -> str:
-    if verify(store.audit_records()) != manifest.audit:
+    verdict = trail.proofread(store)
+    if (verdict.last, verdict.hash) != manifest.audit:
         raise KeybrokerError(Problem.CORRUPT, "audit trail: does not end where the manifest says")
     return f"records: {manifest.audit[0]}, and the chain is whole"
 

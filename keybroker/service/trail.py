@@ -14,7 +14,7 @@ from keybroker.proofreading import Note, Proofreader, Verdict, merged
 from keybroker.service.admission import consult
 from keybroker.service.broker import Broker
 from keybroker.service.statements import signing_key
-from keybroker.store import Reading, Writing
+from keybroker.store import Reading, Store, Writing
 from keybroker.store.rows import CheckpointRow
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -127,16 +127,16 @@ def standing(broker: Broker) -> Standing:
     return broker.store.read(look)
 
 
-def proofread(broker: Broker) -> Verdict:
+def proofread(store: Store) -> Verdict:
     """Check the whole trail, as it is now; for whoever sits at the broker itself, so there is no peer.
 
     Raises:
         KeybrokerError: CORRUPT, naming the first record or checkpoint that is wrong.
     """
     # Both ends as of one moment: what a running broker adds meanwhile is let be.
-    last, number = broker.store.read(lambda reading: (reading.audit_head()[0], _newest_number(reading)))
-    entries = takewhile(lambda entry: entry.sequence <= last, broker.store.audit_records())
-    rows = takewhile(lambda row: row.number <= number, broker.store.audit_checkpoints())
+    last, number = store.read(lambda reading: (reading.audit_head()[0], _newest_number(reading)))
+    entries = takewhile(lambda entry: entry.sequence <= last, store.audit_records())
+    rows = takewhile(lambda row: row.number <= number, store.audit_checkpoints())
     reader = Proofreader()
     for item in merged(entries, map(_note, rows)):
         reader.take(item)

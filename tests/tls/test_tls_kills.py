@@ -60,7 +60,7 @@ def proofread(broker: Broker) -> tuple[Verdict, dict[int, AuditEntry]]:
         load(broker.config).installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes
     )
     try:
-        verdict = trail.proofread(opened)
+        verdict = trail.proofread(opened.store)
         return verdict, {entry.sequence: entry for entry in opened.store.audit_records()}
     finally:
         opened.close()

@@ -97,7 +97,7 @@ def test_a_checkpoint_is_signed_when_it_is_due_and_the_broker_s_own_check_reads_
     record(house, 1)
     house.clock.forward(seconds=60)
     assert trail.sign_checkpoint(broker) is not None
-    verdict = trail.proofread(broker)
+    verdict = trail.proofread(broker.store)
     assert (verdict.last, verdict.checkpoints, verdict.covered) == (1003, 4, 1003)
     notes = trail.checkpoints(broker, house.operator, 1, 2)
     read = [checkpoint.unseal(note.text, note.public) for note in notes]
@@ -133,7 +133,7 @@ def test_neither_records_nor_checkpoints_are_changed_or_deleted_by_sql(house: Ho
     trail.sign_checkpoint(house.broker)
     record(house, 5)
     trail.sign_checkpoint(house.broker, at_once=True)
-    before = trail.proofread(house.broker)
+    before = trail.proofread(house.broker.store)
     refused = (
         "UPDATE audit SET actor = 'eve' WHERE sequence = 3",
         "UPDATE audit SET sequence = 100 WHERE sequence = 11",
@@ -151,7 +151,7 @@ def test_neither_records_nor_checkpoints_are_changed_or_deleted_by_sql(house: Ho
         for sql in refused:
             with pytest.raises(sqlite3.IntegrityError, match=r"record|checkpoint"):
                 connection.execute(sql)
-    assert trail.proofread(house.broker) == before
+    assert trail.proofread(house.broker.store) == before
 
 
 def tampered(house: House, *sql: str) -> str:
@@ -163,7 +163,7 @@ def tampered(house: House, *sql: str) -> str:
             connection.execute(one)
         connection.commit()
     with pytest.raises(KeybrokerError) as caught:
-        trail.proofread(house.broker)
+        trail.proofread(house.broker.store)
     return caught.value.detail
 
 
