@@ -12,7 +12,20 @@ from agent.plan import erasure, growth, migration
 from agent.plan.growth import Sizes
 from agent.plan.migration import Seen, Side
 from agent.plan.situation import Mapping, Situation, Stable
-from agent.plan.steps import Ask, Close, Copy, Drop, Erased, Finish, Grow, Mirror, Switch, Unlink, Verify
+from agent.plan.steps import (
+    Ask,
+    Close,
+    Copy,
+    Drop,
+    Erased,
+    Finish,
+    Grow,
+    Mirror,
+    Switch,
+    Unlink,
+    Verify,
+    Wipe,
+)
 from keybroker.wire.names import VolumeName
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -215,3 +228,24 @@ def test_a_disk_that_the_stable_device_stands_on_in_use_is_not_erased(changes: d
     with pytest.raises(KeybrokerError) as caught:
         erasure.next_step(of, here, stands, wiped=None)
     assert caught.value.problem is Problem.IN_USE
+
+
+def erased(mapping: Mapping, *, wiped: int | None = None) -> object:
+    """Return the step of a former volume whose disk is there."""
+    former = replace(HOLDER, role="former", order=Order(2, "erase"))
+    assert former.device is not None
+    seen = Observation(former.volume, "luks2", former.device)
+    return erasure.next_step(former, Situation(mapping, seen, None), Stable(), wiped=wiped)
+
+
+def test_a_disk_is_closed_then_wiped_and_only_then_called_erased() -> None:
+    assert isinstance(erased(Mapping("crypt")), Close)
+    assert isinstance(erased(Mapping("crypt"), wiped=4 * MIB), Close), "it was opened again since"
+    assert isinstance(erased(Mapping()), Wipe)
+    assert isinstance(erased(Mapping(), wiped=4 * MIB), Erased)
+
+
+def test_a_disk_under_a_device_that_is_not_ours_is_not_wiped() -> None:
+    with pytest.raises(KeybrokerError) as caught:
+        erased(Mapping(obstacle="kb-data-crypt has another table"))
+    assert caught.value.problem is Problem.WRONG_DEVICE
