@@ -249,3 +249,27 @@ def test_in_whatever_order_no_version_is_lost_and_none_comes_back(steps: list[st
         assert not set(keys.kept) & set(keys.destroyed)
         assert keys.newest == max(minted)
         assert (keys.current is None) == (keys.live == ())
+
+
+@pytest.mark.parametrize("began", [BEGUN, ANNOUNCED])
+def test_no_key_changes_while_a_reencryption_is_in_progress(began: Volume) -> None:
+    wanted = rotation.want(began)
+    staged = replace(wanted, keyring=STAGED.keyring)
+    changes: tuple[Callable[[], Volume], ...] = (
+        lambda: rotation.stage(wanted, wanted.revision),
+        lambda: rotation.promote(staged, staged.revision, V(2)),
+    )
+    for change in changes:
+        with pytest.raises(KeybrokerError, match="a re-encryption has begun") as caught:
+            change()
+        assert caught.value.problem is Problem.CONFLICT
+
+
+@pytest.mark.parametrize("moved", [{"data_offset": PIN.data_offset + 4096}, {"sector_size": 512}])
+def test_a_copy_of_a_header_whose_data_begins_elsewhere_is_refused(moved: dict[str, int]) -> None:
+    pin = replace(PIN, **moved)  # type: ignore[arg-type]
+    wide = replace(READY.profile, data_offsets=(0, 1 << 40), sector_sizes=(512, 4096))
+    volume = replace(READY, profile=wide)
+    with pytest.raises(KeybrokerError, match="is not the pinned one") as caught:
+        rotation.back_up(volume, volume.revision, SeenHeader(pin, 20))
+    assert caught.value.problem is Problem.HEADER_REFUSED
