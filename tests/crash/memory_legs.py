@@ -47,7 +47,8 @@ class MemoryLegs:
 
     def look(self, holder: Record, partner: Record) -> Stable:
         legs = self._world.legs.get(holder.name, ())
-        assert set(legs) <= {holder.volume, partner.volume}
+        if not set(legs) <= {holder.volume, partner.volume}:
+            raise KeybrokerError(Problem.WRONG_DEVICE, f"{holder.name}: stands on neither of the two: {legs}")
         used = "the mount" if self._world.mounted & set(legs) else ""
         in_sync = len(legs) == 2 and holder.name in self._world.synced
         failure = self._world.failing if len(legs) == 2 else ""

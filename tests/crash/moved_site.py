@@ -130,7 +130,8 @@ class MovedSite(MemoryWorld):
         """Let the database write a row, where there is one."""
         if len(self.mounted) == 1:
             (volume,) = self.mounted
-            if volume in self.broker.records:
+            legs = self.legs.get(DATA.name, (volume,))
+            if {volume, *legs} <= self.broker.records.keys():  # the model finds a disk by its record
                 self.last += 1
                 self.write_rows(self.broker.records[volume], f"rows {self.last}")
 
