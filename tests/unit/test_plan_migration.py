@@ -249,3 +249,30 @@ def test_a_disk_under_a_device_that_is_not_ours_is_not_wiped() -> None:
     with pytest.raises(KeybrokerError) as caught:
         erased(Mapping(obstacle="kb-data-crypt has another table"))
     assert caught.value.problem is Problem.WRONG_DEVICE
+
+
+NOW = replace(SUCCESSOR, role="holder", stage="ready")
+LEFT = replace(HOLDER, role="former", order=Order(2, "erase"))
+
+
+def test_after_the_switch_the_disk_that_was_left_is_dropped_first() -> None:
+    assert isinstance(step(Stable(BOTH, in_sync=True), holder=NOW, other=LEFT), Drop)
+
+
+def test_the_disk_that_was_left_is_not_closed_before_the_new_one_is_open() -> None:
+    with pytest.raises(KeybrokerError, match="is not erased before"):
+        migration.next_step(side(NOW, "closed"), side(LEFT), Stable(), UNSEEN)
+
+
+def test_a_disk_with_too_few_bytes_for_the_data_and_a_header_is_refused() -> None:
+    seen = Observation(NEW.volume, "blank", Device(NEW.serial, SIZE - 1))
+    with pytest.raises(KeybrokerError, match="too few"):
+        migration.next_step(
+            side(HOLDER, "open"), side(replace(SUCCESSOR, stage="new"), "closed", seen), Stable(), UNSEEN
+        )
+
+
+def test_offline_nothing_is_compared_before_it_was_copied() -> None:
+    offline = replace(HOLDER, order=Order(1, "migrate", offline=True))
+    assert isinstance(step(Stable(), holder=offline), Copy)
+    assert isinstance(step(Stable(), replace(UNSEEN, copied=True), holder=offline), Verify)
