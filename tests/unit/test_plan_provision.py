@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 import pytest
 
-from agent.plan.provision import next_step
+from agent.plan.provision import REENCRYPTING, check_pinned, next_step
 from agent.plan.situation import Content, Mapping, Reach, Situation
 from agent.plan.steps import (
     BOOT_STEPS,
@@ -339,3 +339,14 @@ def test_swap_goes_by_its_mark(stage: str, sight: str, reach: Reach, step: objec
     seen = Observation(known.volume, sight, HERE, header)  # type: ignore[arg-type]
     decided = decide(Grant(known), Situation(Mapping(reach), seen, seen))
     assert (decided.problem if isinstance(decided, KeybrokerError) else type(decided)) is step
+
+
+@pytest.mark.parametrize("there", ["cd", "ab"])
+def test_a_header_in_between_leads_from_the_pinned_key_to_the_announced_one_alone(there: str) -> None:
+    pin = Pin(record().luks_uuid, "sha256:" + "ab" * 32, 4 << 20, 512)
+    begun = Order(1, "reencrypt", "begun", "sha256:" + "ef" * 32)
+    midway = SeenHeader(
+        replace(pin, digest="sha256:" + there * 32), 9, (REENCRYPTING,), False, ("sha256:" + "99" * 32,)
+    )
+    with pytest.raises(KeybrokerError, match="other digest"):
+        check_pinned(replace(record(), stage="ready", pin=pin, order=begun), pin, midway)
