@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from keybroker.audit import verify
 from keybroker.envelope import wrapped_by
 from keybroker.service import rewrap
@@ -23,7 +25,7 @@ from keybroker.wire.names import VolumeId
 from tests.contract.broker_house import GIB, House
 from tests.contract.rotating import opened
 
-KILLS = int(os.environ.get("KEYBROKER_KILLS", "6"))
+KILLS = int(os.environ.get("KEYBROKER_KILLS", "5"))
 VOLUMES = int(os.environ.get("KEYBROKER_VOLUMES", "10000"))
 EACH = 100
 """Volumes an add-on."""
@@ -72,6 +74,7 @@ def passphrases(broker: Broker) -> Passphrases:
     return broker.store.read(look)
 
 
+@pytest.mark.limit(300 + 20 * KILLS)
 def test_kill_9_while_rotating_loses_no_passphrase_and_leaves_none_outside_the_ring(house: House) -> None:
     seed = int(os.environ.get("KEYBROKER_SEED", str(random.randrange(1 << 32))))
     print(f"KEYBROKER_SEED={seed} KEYBROKER_KILLS={KILLS} KEYBROKER_VOLUMES={VOLUMES}")
