@@ -122,8 +122,7 @@ def test_an_operator_gets_no_key_and_no_error_of_the_brokers(
     for exchange in exchanges:
         said = text(exchange)
         assert not any(secret in said for secret in target.secrets), exchange["request"]["url"]
-        assert '"keys"' not in said
-        assert re.search(r'"copy"|PRIVATE KEY', said) is None
+        assert re.search(r'"keys": *\{|"copy"|PRIVATE KEY', said) is None
 
 
 def test_a_host_gets_no_error_of_the_brokers(target: Target, tmp_path: Path) -> None:
