@@ -37,9 +37,13 @@ expected; its UUID, data offset and sector size are what they were, or what the 
 | the pinned one alone | none | keys: it was not begun on the disk yet |
 | any other | any | refused |
 
-A header at a lower sequence than the one known, with the same digest, is of a restored snapshot: the retired
-keys that are still there may leave too, and that is noted; where the volume blocks older headers, because its
-last rotation answered a compromise, it is refused. A swap volume has no keys:
+A header at a lower sequence than the one from which the disk had all of the data is refused, whatever else is
+so: it is of a snapshot that was taken in the middle of the move to it. Of a disk that nothing was ever moved
+to, or that was moved to before brokers kept that sequence, there is no such snapshot to be known.
+
+Any other header at a lower sequence than the one known, with the same digest, is of a restored snapshot: the
+retired keys that are still there may leave too, and that is noted; where the volume blocks older headers,
+because its last rotation answered a compromise, it is refused. A swap volume has no keys:
 
 | sight | new | claimed | ready |
 |---|---|---|---|
@@ -198,7 +202,7 @@ def _formatted(volume: Volume, keys: Keyring, seen: Observation) -> Release | Re
         return None if volume.stage == "deposited" else Refusal(Problem.HEADER_REFUSED, _lost(seen))
     if volume.begun is not None:
         return _in_between(volume, keys, seen.header)
-    differs = _differs(volume.pin, seen.header.pin)
+    differs = _differs(volume.pin, seen.header.pin) or volume.incomplete(seen.header)
     if differs is not None:
         return Refusal(Problem.HEADER_REFUSED, differs)
     if seen.header.requirements:
@@ -248,7 +252,7 @@ def _plain(volume: Volume, keys: Keyring | None, seen: Observation) -> Release |
 
 def _in_between(volume: Volume, keys: Keyring, header: SeenHeader) -> Release | Refusal:
     """Decide on a header while a re-encryption that has begun is on record."""
-    misplaced = _misplaced(volume, header.pin)
+    misplaced = _misplaced(volume, header.pin) or volume.incomplete(header)
     if misplaced is not None:
         return Refusal(Problem.HEADER_REFUSED, misplaced)
     if header.requirements and not (len(header.requirements) == 1 and set(header.requirements) <= ONGOING):

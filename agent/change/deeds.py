@@ -7,10 +7,11 @@ broker replies with to ``Course.hear``; whatever it raises ends the course, but 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.plan import recovery, steps
+from agent.plan.keyslots import Keyslots
 from agent.plan.steps import (
     Announce,
     Ask,
@@ -31,7 +32,8 @@ from keybroker.wire.messages import DepositRequest
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.proof import GivenProof, prove
-from keybroker.wire.records import SeenHeader
+from keybroker.wire.records import Record, SeenHeader
+from keybroker.wire.secret import Secret
 
 if TYPE_CHECKING:
     from agent.change.course import Course
@@ -160,12 +162,33 @@ def proof_of(course: Course, version: KeyVersion) -> GivenProof:
     Raises:
         KeybrokerError: LOCKED_OUT where the last look did not see it open a keyslot that keeps the data.
     """
-    keyslots, header = course.survey.keyslots, header_of(course)
-    if keyslots is None or not keyslots.opened_by(version):
+    return given_proof(
+        course.record, header_of(course), course.survey.keyslots, course.grant.keys, version=version
+    )
+
+
+def given_proof(
+    record: Record,
+    header: SeenHeader,
+    keyslots: Keyslots | None,
+    keys: Mapping[KeyVersion, Secret],
+    *,
+    version: KeyVersion | None = None,
+) -> GivenProof:
+    """Return the proof that a key opens a header.
+
+    Args:
+        keyslots: of that header; None where nobody tried the keys on them.
+        version: of the key; the current one where it is not given.
+
+    Raises:
+        KeybrokerError: LOCKED_OUT where it was not seen to open a keyslot that keeps the data.
+    """
+    version = version or record.current
+    if version is None or keyslots is None or not keyslots.opened_by(version):
         raise KeybrokerError(
-            Problem.LOCKED_OUT, f"{course.record.name}: key version {version} was not seen to open the header"
+            Problem.LOCKED_OUT, f"{record.name}: key version {version} was not seen to open the header"
         )
-    volume, digest, sequence = course.record.volume, header.pin.digest, header.sequence
-    key = course.grant.keys[version]
-    made = prove(key, volume=volume, version=version, digest=digest, sequence=sequence)
+    digest, sequence = header.pin.digest, header.sequence
+    made = prove(keys[version], volume=record.volume, version=version, digest=digest, sequence=sequence)
     return GivenProof(version, digest, sequence, made)

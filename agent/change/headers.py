@@ -152,6 +152,23 @@ class MachineHeaders:
                 raise _not_done(record, "our token is gone")
             _write_token(record, disk, before, _named(record, before.header), recovery)
 
+    def raise_sequence(self, record: Record) -> int:
+        """See ``agent.change.workshop.Headers``."""
+        with self._turn(record) as disk:
+            before = _read(record, disk)
+            ours = before.header.token
+            if ours is None or ours.volume != record.volume:
+                raise _not_done(record, "our token is not there to be written anew")
+            named = _named(record, before.header)
+            keyslots.tag(disk, record.volume, named, token=ours.number, recovery=ours.recovery)
+            after = _read(record, disk)
+            _check_rest(record, before, after, set())
+            if after.header.tokens != before.header.tokens or after.header.degraded:
+                raise _not_done(record, "a token was changed, or a copy of it is damaged")
+            if after.header.sequence <= before.header.sequence:
+                raise _not_done(record, "its sequence did not grow")
+            return after.header.sequence
+
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         """See ``agent.change.workshop.Headers``."""
         with self._turn(record) as disk:

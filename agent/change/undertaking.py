@@ -19,6 +19,7 @@ from typing import Final
 
 from agent.change.course import LIMIT, CourseOutcome, activity, look_away
 from agent.change.course import Watch as Hear
+from agent.change.deeds import given_proof
 from agent.change.workshop import Watch, Workshop
 from agent.passage import Boot, NotConverging
 from agent.plan import erasure, growth, migration, steps
@@ -28,7 +29,7 @@ from agent.plan.situation import Mapping, Situation, Stable
 from agent.plan.steps import Ask, Change, Step
 from agent.world import Sighting
 from keybroker.wire.changes import ErasedRequest, SwitchRequest
-from keybroker.wire.messages import ClaimRequest, DepositRequest
+from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Device, Grant, Observation, Record
@@ -146,9 +147,20 @@ class Undertaking:
             # dropped: until it is, the kernel holds every write back.
             is_looked_at = wanted and len(self._stable.legs) < 2
             each.sighting = self.workshop.world.disks.look(each.record) if is_looked_at else None
+            if self._seen.raised is not None and each.record.role == "successor":
+                each.sighting = self._raised(each.record)
         is_offline = main.record.order is not None and main.record.order.offline
         if not self._stable.in_sync and not is_offline:
-            self._seen = replace(self._seen, compared=None)  # what was compared may have changed since
+            # what was compared may have changed since, under the header that was raised for it
+            self._seen = replace(self._seen, compared=None, raised=None)
+
+    def _raised(self, record: Record) -> Sighting | None:
+        """Read the successor's header; one that cannot be read sends the volume back like a failed leg."""
+        try:
+            return self.workshop.world.disks.look(record)
+        except (KeybrokerError, OSError) as error:
+            self._seen = replace(self._seen, differs=f"the new disk's header cannot be read: {error}")
+            return None
 
     def _decide(self) -> Turn | None:
         main, partner = self._main, self._partner
@@ -208,6 +220,12 @@ class Undertaking:
             case steps.Verify():
                 compared, differs = legs.verify(record, self._other.record, watch)
                 self._seen = replace(self._seen, compared=compared or None, differs=differs)
+            case steps.Ready():
+                self._hear(world.broker.ready(record.volume, ReadyRequest(record.revision)))
+            case steps.Raise():
+                self._raise(volume)
+            case steps.Backup():
+                self._back_up(volume)
             case steps.Switch():
                 self._switch(volume)
             case steps.Drop():
@@ -268,9 +286,31 @@ class Undertaking:
         if record != volume.record:
             volume.grant = Grant(record, volume.grant.keys if record.role == volume.record.role else {})
 
+    def _raise(self, successor: _Volume) -> None:
+        try:
+            raised = self.workshop.headers.raise_sequence(successor.record)
+        except (KeybrokerError, OSError) as error:
+            # A mirror must not stand and wait for a disk that takes no header: as if a leg had failed.
+            differs = f"the new disk's header cannot be written: {error}"
+            self._seen = replace(self._seen, differs=differs)
+        else:
+            self._seen = replace(self._seen, raised=raised)
+
+    def _back_up(self, successor: _Volume) -> None:
+        record, sighting = successor.record, successor.sighting
+        if sighting is None or sighting.copy is None or sighting.observation.header is None:
+            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
+        header, keys = sighting.observation.header, successor.grant.keys
+        keyslots = self.workshop.headers.probe(record, keys, sighting)
+        given = given_proof(record, header, keyslots, keys)
+        request = DepositRequest(record.revision, header, sighting.copy, given)
+        self._hear(self.workshop.broker.deposit(record.volume, request))
+
     def _switch(self, successor: _Volume) -> None:
-        holder = self._main.record
-        request = SwitchRequest(successor.record.revision, holder.revision, self._seen.compared or 0)
+        holder, seen = self._main.record, self._seen
+        request = SwitchRequest(
+            successor.record.revision, holder.revision, seen.compared or 0, seen.raised or 0
+        )
         reply = self.workshop.broker.switch(successor.record.volume, request)
         self._hear(reply.holder)
         self._hear(reply.former)

@@ -95,6 +95,13 @@ class Headers(Protocol):
     def enclose(self, record: Record, recovery: str) -> None:
         """Have our token carry a recovery ciphertext, and say what it says otherwise."""
 
+    def raise_sequence(self, record: Record) -> int:
+        """Write our token anew, as it is, so that the header's sequence grows.
+
+        Returns:
+            The sequence that it has by now.
+        """
+
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         """Kill a keyslot, after it was seen that ``by`` opens another one that keeps the data.
 

@@ -7,10 +7,13 @@ Switch. Until then the holder's disk is right whatever happens to the other; fro
 |---|---|---|---|
 | successor | the holder, or both | Ask: whatever Switch was sent before is void | asks again |
 | successor, not open | the holder | Claim, Deposit, Inscribe, Open | goes on, as a first boot does |
+| successor, deposited | the holder | **Ready**: its header is never inscribed again | said again |
 | successor | the holder | **Mirror** | a process: the mirror stands; a reboot: it begins anew |
 | successor | both, not alike yet | **Copy** | waits again, or begins anew |
 | successor | both, alike | **Verify** | verified again |
-| successor | both, alike and compared | **Switch** | asks: it happened, or it did not |
+| successor | both, alike and compared | **Raise**: its header is written anew | verified and raised again |
+| successor | both, and the broker's copy is of a header before | **Backup** | verified and raised again |
+| successor | both, and the broker has that header | **Switch** | asks: it happened, or it did not |
 | former | both | **Drop** | a process: still to be done; a reboot: the new holder is opened |
 | former | the holder | **Close**, **Wipe**, **Erased** | done again |
 | successor | both, and a leg failed | **Drop** onto the holder | nothing was acknowledged that it lacks |
@@ -21,6 +24,11 @@ from Drop on is nothing written in the clear, and Wipe overwrites all of the old
 ``order.offline`` does the same without a mirror, while nothing uses the volume: Unlink takes the stable
 device away first, so that nobody can come to use it, not even after a crash that follows Switch.
 
+A snapshot of the new disk may have been taken before it had everything, with the very header that it has
+then. So the header is raised once it has: Switch names its sequence, and the broker gives no key for a lower
+one. Whatever this process raised it to is higher than all that a disk that was copied in part ever had; of
+one that was raised before it began, nobody knows whether the disk lacked something since.
+
 That the disks were compared is known to this process only. It holds as long as the mirror stands, because the
 kernel acknowledges nothing that only one leg has; and offline as long as both are held exclusively.
 """
@@ -30,7 +38,21 @@ from __future__ import annotations
 from agent.plan import erasure, growth, provision
 from agent.plan.growth import Sizes
 from agent.plan.situation import Situation, Stable
-from agent.plan.steps import Ask, Change, Close, Copy, Drop, Mirror, Step, Switch, Unlink, Verify
+from agent.plan.steps import (
+    Ask,
+    Backup,
+    Change,
+    Close,
+    Copy,
+    Drop,
+    Mirror,
+    Raise,
+    Ready,
+    Step,
+    Switch,
+    Unlink,
+    Verify,
+)
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Grant, Record
@@ -61,6 +83,7 @@ class Seen:
         asked: the broker has said, since this process began, who holds the data.
         copied: an offline copy came to its end.
         compared: bytes that both disks were seen to hold alike; None before.
+        raised: sequence of the successor's header as it was written anew after that; None before.
         differs: where they were seen not to, while nothing wrote, in words; empty where they were not.
         failed: why the mirror was given up, in words; empty where it was not.
         wiped: bytes of the former disk that were overwritten and read back; None before.
@@ -69,6 +92,7 @@ class Seen:
     asked: bool = False
     copied: bool = False
     compared: int | None = None
+    raised: int | None = None
     differs: str = ""
     failed: str = ""
     wiped: int | None = None
@@ -155,6 +179,8 @@ def _towards(holder: Side, successor: Side, stable: Stable, seen: Seen) -> Turn 
         _check_room(holder, successor, stable)
         step = provision.next_step(successor.grant, successor.here)
         return Turn(target.volume, step) if step is not None else None
+    if target.stage == "deposited":
+        return Turn(target.volume, Ready("the header is on the new disk, and the broker's key opened it"))
     if record.order.offline:
         return _offline(holder, stable, seen) or _compare(holder, successor, seen)
     return _live(record, stable) or _compare(holder, successor, seen)
@@ -219,7 +245,21 @@ def _offline(holder: Side, stable: Stable, seen: Seen) -> Turn | None:
 def _compare(holder: Side, successor: Side, seen: Seen) -> Turn:
     if seen.compared is None:
         return Turn(holder.record.volume, Verify("both disks should hold the same by now"))
-    return Turn(successor.record.volume, Switch(f"both disks hold the same {seen.compared} bytes"))
+    record, here = successor.record, successor.here
+    if seen.raised is None:
+        return Turn(record.volume, Raise("an older snapshot of the new disk has the header that it has now"))
+    header = here.seen.header if here.seen is not None else None
+    if here.seen is None or header is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{record.name}: nobody read the new disk's header")
+    if header.sequence != seen.raised:
+        return Turn(record.volume, Raise("somebody else has written to the new disk's header since"))
+    if record.sequence == seen.raised:
+        return Turn(record.volume, Switch(f"both disks hold the same {seen.compared} bytes"))
+    if record.current not in successor.grant.keys:
+        if here.told != here.seen:
+            return Turn(record.volume, Ask("a copy of the header is left with the proof of a key"))
+        raise provision.no_key(record)
+    return Turn(record.volume, Backup("the broker's copy of the new disk's header is from before"))
 
 
 def _away(holder: Side, former: Side, stable: Stable, seen: Seen, sizes: Sizes | None) -> Turn | None:

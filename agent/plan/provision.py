@@ -253,7 +253,7 @@ def _is_torn(header: SeenHeader, record: Record) -> bool:
 
 
 def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
-    """Refuse a header that is not the pinned one, or that requires what nobody announced.
+    """Refuse a header that is not the pinned one, is too old, or requires what nobody announced.
 
     A re-encryption that was announced leads from the pinned volume key to another one, by way of both.
 
@@ -275,6 +275,13 @@ def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
         raise KeybrokerError(
             Problem.HEADER_REFUSED,
             f"{record.name}: the header is not the pinned one: other {', '.join(differs)}",
+        )
+    if record.complete_from is not None and header.sequence < record.complete_from:
+        raise KeybrokerError(
+            Problem.HEADER_REFUSED,
+            f"{record.name}: the header's sequence is {header.sequence}, and the disk had all of the data"
+            f" from {record.complete_from} on: it is a snapshot from the middle of the move to it",
+            hint="bring the newer disk back; the disk that was left then may have the data too: keep it",
         )
     if header.requirements and (begun is None or header.requirements != (REENCRYPTING,)):
         raise KeybrokerError(
@@ -302,6 +309,10 @@ def _refused(grant: Grant, refused: Refusal, here: Situation) -> KeybrokerError:
 def _back(record: Record) -> str | None:
     if record.is_swap:
         return None
+    if record.role == "successor":
+        return (
+            f"nothing is lost: keybroker volume cancel {record.addon} {record.name}, and order the move anew"
+        )
     return f"the broker has a copy of the header: keybroker-agent restore-header {record.name}"
 
 

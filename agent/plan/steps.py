@@ -211,6 +211,13 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class Raise:
+    """Write the successor's header anew, so that its sequence tells it from all that were there before."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
     """Have the broker make the successor the holder: the commit point of a migration."""
 
@@ -291,7 +298,7 @@ Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready |
 Change = (
     Stage | Fill | Tag | Enclose | Backup | Promote | Clear | Retire  # rotation
     | Announce | Begin | Reencrypt | Finish  # re-encryption
-    | Unlink | Mirror | Copy | Verify | Switch | Drop | Close  # migration
+    | Unlink | Mirror | Copy | Verify | Raise | Switch | Drop | Close  # migration
     | Wipe | Erased | Grow  # erasure, resizing
 )  # fmt: skip
 """Of a volume that is in use; a migration also takes steps of a boot, for its successor."""

@@ -26,19 +26,22 @@ UNTOUCHED: Final = ("new", "claimed")
 
 
 def switch(
-    successor: Volume, holder: Volume, revision: int, holder_revision: int, compared: int
+    successor: Volume, holder: Volume, revision: int, holder_revision: int, compared: int, sequence: int
 ) -> tuple[Volume, Volume]:
     """Let the successor hold the data from now on.
 
+    A header of the successor from before is of a disk that was copied in part, and gets no key any more.
+
     Args:
         compared: bytes that both disks were seen to hold alike.
+        sequence: of the successor's header, which was written to after they were.
 
     Returns:
         The new holder and the former one; the very same two where that is so already.
 
     Raises:
         KeybrokerError: CONFLICT for another revision, stage, role or partner, or without a migration;
-            MISMATCH where not all of the data was compared.
+            MISMATCH where not all of the data was compared, or the newest header copy is of another sequence.
     """
     if (successor.partner, holder.partner) != (holder.id, successor.id):
         raise conflict(successor, "is nobody's successor")
@@ -48,7 +51,7 @@ def switch(
         raise conflict(successor, f"is {successor.role}, and its partner {holder.role}")
     if holder.order is None or holder.order.kind != "migrate":
         raise conflict(holder, "no migration is ordered")
-    if successor.stage != "deposited" or holder.stage not in ("ready", "plain"):
+    if successor.stage != "ready" or holder.stage not in ("ready", "plain"):
         raise conflict(successor, f"is {successor.stage}, and its partner {holder.stage}")
     if holder.rotating:
         raise conflict(holder, "its key is being rotated; that comes first")
@@ -59,7 +62,13 @@ def switch(
         raise KeybrokerError(
             Problem.MISMATCH, f"volume {successor.id}: {compared} bytes were compared, and must be {data}"
         )
-    now_holder = replace(successor, role="holder", stage="ready", order=None, revision=revision + 1)
+    if sequence != successor.sequence:
+        raise KeybrokerError(
+            Problem.MISMATCH,
+            f"volume {successor.id}: its newest header copy has sequence {successor.sequence}, not"
+            f" {sequence}",
+        )
+    now_holder = replace(successor, role="holder", order=None, complete_from=sequence, revision=revision + 1)
     number = holder.last_order + 1
     former = replace(
         holder,

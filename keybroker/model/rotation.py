@@ -120,10 +120,10 @@ def back_up(volume: Volume, revision: int, header: SeenHeader) -> Volume:
     """
     if volume.pin == header.pin and volume.sequence == header.sequence and volume.stage == "ready":
         return volume
-    if volume.stage not in ("ready", "plain") or volume.role != "holder":
+    if volume.stage not in ("ready", "plain") or volume.role == "former":
         raise conflict(volume, f"at stage {volume.stage}, as {volume.role}, no header copy is taken")
     volume.expect(revision)
-    wrong = volume.unfit(header) or _unannounced(volume, header.pin)
+    wrong = volume.unfit(header) or volume.incomplete(header) or _unannounced(volume, header.pin)
     if wrong is not None:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"volume {volume.id}: {wrong}")
     return replace(

@@ -31,6 +31,8 @@ class Volume:
         block_older: keys are kept from a header that is older than the one known, because the last rotation
             answered a compromise.
         recoveries: of key versions, as encrypted to the offline recovery key; not all need have one.
+        complete_from: lowest sequence of its header at which its disk had all of the data; None where the
+            data was never moved to it.
     """
 
     id: VolumeId
@@ -55,6 +57,7 @@ class Volume:
     born_encrypted: bool = True
     block_older: bool = False
     recoveries: tuple[Recovery, ...] = ()
+    complete_from: int | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -102,6 +105,7 @@ class Volume:
             partner=self.partner,
             order=self.order,
             recovery=self.recovery,
+            complete_from=self.complete_from,
         )
 
     @property
@@ -180,6 +184,15 @@ class Volume:
         """
         if revision != self.revision:
             raise conflict(self, f"is at revision {self.revision}, not {revision}")
+
+    def incomplete(self, header: SeenHeader) -> str | None:
+        """Return why the disk under a header does not have all of the data, None where it does."""
+        if self.complete_from is None or header.sequence >= self.complete_from:
+            return None
+        return (
+            f"the header's sequence is {header.sequence}, and the disk had all of the data from"
+            f" {self.complete_from} on: it is a snapshot from the middle of the move to it"
+        )
 
     def unfit(self, header: SeenHeader) -> str | None:
         """Return why the volume's profile does not allow a header, None where it does."""

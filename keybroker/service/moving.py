@@ -26,7 +26,8 @@ def switch(broker: Broker, peer: Peer, volume: VolumeId, request: SwitchRequest)
 
     Raises:
         KeybrokerError: as ``boot.unlock`` for the peer; UNKNOWN; CONFLICT for another revision of either
-            volume, stage or role; MISMATCH where not all of the data was compared.
+            volume, stage or role; MISMATCH where not all of the data was compared, or the newest copy of the
+            successor's header is of another sequence.
     """
 
     def work(writing: Writing, caller: Caller) -> SwitchReply:
@@ -40,13 +41,16 @@ def switch(broker: Broker, peer: Peer, volume: VolumeId, request: SwitchRequest)
             request.revision,
             request.holder_revision,
             request.compared,
+            request.sequence,
         )
         if now_holder is not successor.volume:
             setback.check_free(writing, holder)
         # the former one first: at no time may two hold the same data
         save(writing, caller, holder, former)
         save(writing, caller, successor, now_holder)
-        writing.append(done(caller, now_holder, former=former.id, compared=request.compared))
+        writing.append(
+            done(caller, now_holder, former=former.id, compared=request.compared, sequence=request.sequence)
+        )
         return SwitchReply(now_holder.record, former.record)
 
     return perform(broker, peer, "switch", work)

@@ -119,6 +119,7 @@ VOLUMES: Final = Table(
     Column("last_order", BigInteger, nullable=False),
     Column("born_encrypted", Integer, nullable=False),
     Column("block_older", Integer, nullable=False),
+    Column("complete_from", BigInteger),
     CheckConstraint(
         "stage IN ('new', 'claimed', 'deposited', 'ready', 'foreign', 'plain', 'erased')", name="stage"
     ),

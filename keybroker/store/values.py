@@ -145,6 +145,7 @@ def _volume(rows: list[Row[Any]]) -> VolumeRow:
         recoveries=tuple(
             Recovery(KeyVersion(key.version), key.ciphertext) for key in rows if key.ciphertext is not None
         ),
+        complete_from=row.complete_from,
     )
     wrapped = {KeyVersion(key.version): key.wrapped for key in rows if key.wrapped is not None}
     minted = {KeyVersion(key.version): from_text(key.minted) for key in rows if key.version is not None}

@@ -329,6 +329,7 @@ def _changeable(volume: Volume) -> dict[str, Any]:
         "order": None if volume.order is None else json.dumps(volume.order.as_json()),
         "last_order": volume.last_order,
         "block_older": int(volume.block_older),
+        "complete_from": volume.complete_from,
     }
 
 

@@ -101,11 +101,14 @@ class SwitchRequest:
         revision: of the successor.
         holder_revision: of the volume that holds the data until now.
         compared: bytes that both disks were seen to hold alike.
+        sequence: of the successor's header, which was written to after that; the broker has its copy. A
+            header with a lower one is of a disk that does not have all of the data.
     """
 
     revision: int
     holder_revision: int
     compared: int
+    sequence: int
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -113,6 +116,7 @@ class SwitchRequest:
             "revision": self.revision,
             "holder_revision": self.holder_revision,
             "compared": self.compared,
+            "sequence": self.sequence,
         }
 
     @classmethod
@@ -122,6 +126,7 @@ class SwitchRequest:
             revision=fields.number("revision", least=1),
             holder_revision=fields.number("holder_revision", least=1),
             compared=fields.number("compared"),
+            sequence=fields.number("sequence"),
         )
         fields.end()
         return request

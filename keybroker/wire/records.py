@@ -94,6 +94,8 @@ class Record:
         order: what an operator wants done, None at rest.
         recovery: what our token is to carry for a day without a broker: the passphrase of ``staged``, or else
             of ``current``, encrypted to the offline recovery key; None where there is no such key.
+        complete_from: lowest sequence of its header at which its disk had all of the data; None where the
+            data was never moved to it, or the broker does not say.
     """
 
     volume: VolumeId
@@ -119,6 +121,7 @@ class Record:
     order: Order | None = None
     newest: KeyVersion | None = None
     recovery: Recovery | None = None
+    complete_from: int | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -151,6 +154,7 @@ class Record:
             "order": self.order and self.order.as_json(),
             "newest": self.newest,
             "recovery": self.recovery and self.recovery.as_json(),
+            "complete_from": self.complete_from,
         }
 
     @classmethod
@@ -180,6 +184,7 @@ class Record:
             order=fields.optional("order", lambda key: Order.read(fields.object(key))),
             newest=_version(fields, "newest"),
             recovery=fields.optional("recovery", lambda key: Recovery.read(fields.object(key))),
+            complete_from=fields.optional("complete_from", fields.number),
         )
         fields.ignore_rest()
         return record

@@ -60,7 +60,7 @@ CALLS: dict[str, tuple[Any, Callable[[Broker], object]]] = {
     f"DELETE /v1/volumes/{VOLUME}/order/7": (RECORD, lambda broker: broker.finish(VOLUME, 7)),
     f"PUT /v1/volumes/{VOLUME}/holder": (
         {"holder": RECORD, "former": RECORD},
-        lambda broker: broker.switch(VOLUME, SwitchRequest(4, 5, 1 << 30)),
+        lambda broker: broker.switch(VOLUME, SwitchRequest(4, 5, 1 << 30, 4)),
     ),
     f"PUT /v1/volumes/{VOLUME}/erased": (
         RECORD,

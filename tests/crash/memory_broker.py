@@ -293,6 +293,8 @@ def _refusal(record: Record, seen: Observation) -> Refusal | None:
         declared = seen.header is not None and seen.header.pin.uuid == record.luks_uuid
         return None if declared else Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
     fits = seen.header is not None and memory_orders.fits(record, seen.header)
+    if seen.header is not None and seen.header.sequence < (record.complete_from or 0):
+        return Refusal(Problem.HEADER_REFUSED, f"{record.name}: from the middle of the move to it")
     if not fits and (record.stage == "ready" or seen.header is not None):
         return Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
     return None

@@ -57,6 +57,11 @@ class MemoryHeaders:
         if luks.recovery != recovery or self._world.is_degraded(record):
             self._write(record, luks.changed(recovery=recovery))
 
+    def raise_sequence(self, record: Record) -> int:
+        luks = self._checked(record).changed()
+        self._write(record, luks)
+        return luks.sequence
+
     def clear(self, record: Record, keys: Keys[KeyVersion, Secret], *, keyslot: int, by: KeyVersion) -> None:
         luks = self._checked(record)
         if keyslot not in luks.keyslots:
@@ -85,6 +90,9 @@ class MemoryHeaders:
     def partial(self, step: type, record: Record, *rest: Any) -> None:
         """Do part of an effect: of Fill nothing that shows, of a token one copy, of Clear the area alone."""
         luks = self._checked(record)
+        if step is steps.Raise:
+            self._world.write_header(record, luks.changed(), only=("first",))
+            return
         if step is steps.Tag:
             tagged = luks.changed(token=dict(rest[0]), recovery=(*rest, None)[1] or luks.recovery)
         elif step is steps.Enclose:

@@ -34,10 +34,12 @@ def switched(successor: Record, holder: Record, request: SwitchRequest) -> tuple
     if successor.role != "successor" or holder.order is None or not revisions:
         raise memory_keys.conflict(successor, "it is no successor now")
     header = 0 if holder.stage == "plain" else 4 * MIB
-    if successor.stage != "deposited" or request.compared < holder.size_bytes - header:
+    if successor.stage != "ready" or request.compared < holder.size_bytes - header:
         raise KeybrokerError(Problem.MISMATCH, f"{successor.name}: not compared")
+    if request.sequence != successor.sequence:
+        raise KeybrokerError(Problem.MISMATCH, f"{successor.name}: its copy is of another header")
     return (
-        replace(successor, role="holder", stage="ready", revision=successor.revision + 1),
+        replace(successor, role="holder", complete_from=request.sequence, revision=successor.revision + 1),
         replace(holder, role="former", order=Order(2, "erase"), revision=holder.revision + 1),
     )
 

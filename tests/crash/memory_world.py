@@ -175,7 +175,7 @@ class MemoryWorld:
         elif step is steps.SwapOn:
             (record,) = arguments
             self.reach[record.volume] = Mapping("crypt")
-        elif step in (steps.Fill, steps.Tag, steps.Enclose, steps.Clear):
+        elif step in (steps.Fill, steps.Tag, steps.Enclose, steps.Clear, steps.Raise):
             self.headers.partial(step, *arguments)
         elif step in (steps.Begin, steps.Reencrypt):
             self.reencryption.partial(step, *arguments)

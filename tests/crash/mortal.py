@@ -38,6 +38,7 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Mirror: ("legs", "mirror"),
     steps.Copy: ("legs", "wait"),
     steps.Verify: ("legs", "verify"),
+    steps.Raise: ("headers", "raise_sequence"),
     steps.Switch: ("broker", "switch"),
     steps.Drop: ("legs", "drop"),
     steps.Close: ("legs", "close"),

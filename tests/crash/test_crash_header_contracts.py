@@ -103,6 +103,15 @@ def test_the_token_says_what_it_is_told_and_is_written_once(volume: Volume) -> N
     assert volume.sequence == before
 
 
+def test_a_sequence_is_raised_each_time_and_nothing_else_is_changed(volume: Volume) -> None:
+    volume.fill()
+    before, said = volume.sequence, volume.said
+    raised = volume.workshop.headers.raise_sequence(volume.record)
+    assert before < raised == volume.sequence
+    assert volume.workshop.headers.raise_sequence(volume.record) > raised
+    assert volume.said == said
+
+
 def test_a_killed_keyslot_is_gone_from_the_token_too_and_stays_gone(volume: Volume) -> None:
     volume.fill()
     volume.tag({0: ONE, 1: TWO})

@@ -6,17 +6,21 @@ the new disk with the last of them, the old one has no header, and the broker kn
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from agent.change.undertaking import undertake, undertakings
+from agent.change.workshop import Headers
 from agent.plan import steps
 from agent.plan.situation import Mapping
 from agent.plan.steps import (
     Ask,
+    Backup,
     Claim,
     Close,
     Copy,
@@ -28,6 +32,8 @@ from agent.plan.steps import (
     Inscribe,
     Mirror,
     Open,
+    Raise,
+    Ready,
     Switch,
     Unlink,
     Verify,
@@ -44,10 +50,11 @@ from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_memory import run as boot
 from tests.crash.volumes import SIZE, record
 
-READY = (Ask, Claim, Deposit, Inscribe, Ask, Open)
+READY = (Ask, Claim, Deposit, Inscribe, Ask, Open, Ready)
+COMMIT = (Verify, Raise, Backup, Switch)
 END = (Close, Wipe, Erased)
-LIVE = (*READY, Mirror, Copy, Verify, Switch, Drop, *END)
-OFFLINE = (*READY, Unlink, Copy, Verify, Switch, *END)
+LIVE = (*READY, Mirror, Copy, *COMMIT, Drop, *END)
+OFFLINE = (*READY, Unlink, Copy, *COMMIT, *END)
 JOURNEYS = {"live": LIVE, "offline": OFFLINE}
 
 DATA = record()
@@ -197,6 +204,74 @@ def test_two_cuts_in_a_row_are_survived_wherever_they_are(how: str, first: int) 
     assert cut_twice >= 3
 
 
+class Snapshots(Mortal):
+    """Takes a snapshot of all disks before each effect, and where a copy is half-done."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        super().__init__(world.workshop(), world)
+        self._world = world
+        self.taken: list[tuple[type, dict[str, Disk]]] = []
+
+    def begin(self, step: type, act: Callable[[], Any], arguments: tuple[Any, ...]) -> Any:
+        self.taken.append((step, copy.deepcopy(self._world.disks)))
+        return super().begin(step, act, arguments)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["in one run", "after a power cut"])
+@pytest.mark.parametrize("how", JOURNEYS)
+def test_a_snapshot_from_the_middle_of_a_move_is_refused_once_the_volume_has_moved(
+    how: str, cut: bool
+) -> None:
+    world = opened(how)
+    database = Database(world)
+    if cut:  # its header was raised once before, and the copy began anew
+        run_until_death(world, Death(JOURNEYS[how].index(Switch), "before"))
+        reboot(world, database)
+        stop_database(world, how)
+    snapshots = Snapshots(world)
+    assert run(world, snapshots) is None
+    switched, refused = False, 0
+    for step, disks in snapshots.taken:
+        switched |= step is Switch
+        world.power_cut()
+        world.disks = copy.deepcopy(disks)
+        (outcome,) = boot(world).outcomes
+        if outcome.error is None:
+            assert world.disks[TARGET.serial].inside == disks[DATA.serial].inside, "it lacks some of the data"
+            continue
+        assert not switched, outcome.error
+        assert outcome.error.problem is Problem.HEADER_REFUSED
+        assert world.reach == {}
+        refused += "from the middle of the move" in outcome.error.detail
+        run(world)
+        assert world.disks[DATA.serial].header, "the disk that has everything was wiped"
+    assert refused >= 4
+
+
+@pytest.mark.parametrize("how", JOURNEYS)
+def test_a_new_disk_that_takes_no_header_sends_the_volume_back(how: str) -> None:
+    world = opened(how)
+    database = Database(world)
+    run_until_death(world, Death(JOURNEYS[how].index(Raise), "before"))
+    stop_database(world, how)
+    shop = world.workshop()
+    deaf = replace(shop, headers=cast(Headers, Deaf()))
+    outcomes = undertake(deaf, BOOT, tuple(world.broker.records.values()), watch=lambda record, doing: None)
+    (error,) = [each.error for each in outcomes.values()]
+    assert error is not None
+    assert "cannot be written" in error.detail
+    assert world.legs.get(DATA.name, ()) in ((), (DATA.volume,))
+    world.end_process()
+    settle(world, database, how)
+
+
+class Deaf:
+    """Headers that take no write."""
+
+    def raise_sequence(self, record: Record) -> int:
+        raise OSError(5, "Input/output error")
+
+
 def test_a_larger_disk_is_filled_before_the_old_one_is_wiped() -> None:
     target = record("target", size=2 * SIZE)
     world = opened(target=target)
@@ -228,7 +303,7 @@ def test_a_broker_that_is_set_back_to_before_the_switch_has_neither_disk_opened_
     database = Database(world)
     run_until_death(world, Death(LIVE.index(Switch), "before"))
     backup = dict(world.broker.records)
-    rest = (Ask, Verify, Switch, Drop, *END)
+    rest = (Ask, Verify, Raise, Ask, Backup, Switch, Drop, *END)
     run_until_death(world, Death(len(rest) - left, "before"))
     reboot(world, database)  # the broker says here who holds the data now
     now = dict(world.broker.records)
@@ -309,7 +384,7 @@ def test_a_switch_that_arrives_after_the_volume_went_back_to_its_old_disk_comes_
 def switch_request(world: MemoryWorld) -> SwitchRequest:
     """Return what an agent asks for that was killed as it did: it may be on its way for long."""
     old, new = world.broker.records[DATA.volume], world.broker.records[TARGET.volume]
-    return SwitchRequest(new.revision, old.revision, world.size(DATA.volume))
+    return SwitchRequest(new.revision, old.revision, world.size(DATA.volume), new.sequence or 0)
 
 
 @pytest.mark.parametrize("effect", range(LIVE.index(Switch) + 1))

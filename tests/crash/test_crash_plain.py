@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from agent.plan import steps
-from agent.plan.steps import Copy, Drop, Erased, Mirror, Switch, Unlink, Verify, Wipe
+from agent.plan.steps import Copy, Drop, Erased, Mirror, Unlink, Verify, Wipe
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
@@ -20,6 +20,7 @@ from tests.crash.memory_world import Disk, Inside, MemoryWorld
 from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.test_crash_memory import run as boot
 from tests.crash.test_crash_migration import (
+    COMMIT,
     READY,
     Database,
     holder,
@@ -34,8 +35,8 @@ PLAIN = replace(record(), stage="plain", current=None, wanted=None)
 TARGET = record("target", size=SIZE + 4 * MIB)
 END = (Wipe, Erased)
 JOURNEYS = {
-    "live": (*READY, Mirror, Copy, Verify, Switch, Drop, *END),
-    "offline": (*READY, Unlink, Copy, Verify, Switch, *END),
+    "live": (*READY, Mirror, Copy, *COMMIT, Drop, *END),
+    "offline": (*READY, Unlink, Copy, *COMMIT, *END),
 }
 
 

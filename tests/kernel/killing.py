@@ -29,7 +29,7 @@ from agent.turn import alone
 from agent.world import World
 from keybroker.wire.changes import ErasedRequest, PromoteRequest, StageRequest, SwitchRequest
 from keybroker.wire.fields import Fields
-from keybroker.wire.messages import ClaimRequest, DepositRequest, UnlockRequest
+from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
@@ -49,6 +49,7 @@ ANSWERS: dict[str, Answer] = {
     "PUT header": lambda broker, volume, body, _: broker.deposit(volume, DepositRequest.read(body)),
     "PUT device": lambda broker, volume, body, _: broker.claim(volume, ClaimRequest.read(body)),
     "GET header": lambda broker, volume, _, __: broker.header_copy(volume),
+    "PUT ready": lambda broker, volume, body, _: broker.ready(volume, ReadyRequest.read(body)),
     "PUT holder": lambda broker, volume, body, _: broker.switch(volume, SwitchRequest.read(body)),
     "PUT erased": lambda broker, volume, body, _: broker.erased(volume, ErasedRequest.read(body)),
     "DELETE keys": lambda broker, volume, _, number: broker.retire(volume, KeyVersion(int(number))),

@@ -20,7 +20,7 @@ from keybroker.wire.changes import (
     StageRequest,
     SwitchRequest,
 )
-from keybroker.wire.messages import ClaimRequest
+from keybroker.wire.messages import ClaimRequest, ReadyRequest
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin
@@ -133,7 +133,8 @@ def migration(house: House, peer: Peer, data: VolumeId) -> tuple[Record, Record]
     claim = ClaimRequest(successor.revision, device(successor))
     claimed = provisioning.claim(house.broker, peer, successor.volume, claim).record
     deposited = provisioning.deposit(house.broker, peer, successor.volume, deposit_request(claimed))
-    return holder, deposited
+    provisioning.ready(house.broker, peer, successor.volume, ReadyRequest(deposited.revision))
+    return holder, house.back_up(peer, successor.volume, header(deposited, 4))
 
 
 def test_a_migration_makes_a_successor_with_a_key_and_an_id_of_its_own(house: House, data: VolumeId) -> None:
@@ -159,11 +160,13 @@ def test_switch_moves_the_name_at_both_revisions_or_not_at_all(
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     for wrong, says in (
         (replace(ask, revision=ask.revision - 1), Problem.CONFLICT),
         (replace(ask, holder_revision=ask.holder_revision + 1), Problem.CONFLICT),
         (replace(ask, compared=MIB), Problem.MISMATCH),
+        (replace(ask, sequence=3), Problem.MISMATCH),
+        (replace(ask, sequence=5), Problem.MISMATCH),
     ):
         broken = lambda wrong=wrong: moving.switch(house.broker, peer, successor.volume, wrong)  # noqa: E731
         assert problem(broken) is says
@@ -176,16 +179,41 @@ def test_switch_moves_the_name_at_both_revisions_or_not_at_all(
     assert reply.former.order.kind == "erase"
     shown = inventory.volume(house.broker, house.operator, "shop-db", "data").record
     assert shown.volume == successor.volume
-    boot = house.unlock(peer, luks2(reply.former), luks2(reply.holder))
+    boot = house.unlock(peer, luks2(reply.former), luks2(reply.holder, sequence=4))
     keys = {grant.record.volume: set(grant.keys) for grant in boot.grants}
     assert keys == {data: set(), successor.volume: {1}}
+
+
+def test_a_header_from_before_all_of_the_data_was_there_gets_no_key_and_is_not_taken_for_a_copy(
+    house: House, peer: Peer, data: VolumeId
+) -> None:
+    _, successor = migration(house, peer, data)
+    before = house.unlock(peer, luks2(successor)).grants
+    assert {1} in [set(grant.keys) for grant in before if grant.record.volume == successor.volume]
+    revision = house.record(data).revision
+    ask = SwitchRequest(successor.revision, revision, 2 * GIB, 4)
+    now = moving.switch(house.broker, peer, successor.volume, ask).holder
+    assert now.complete_from == 4
+    (half,) = [grant for grant in house.unlock(peer, luks2(now)).grants if grant.record.volume == now.volume]
+    assert not half.keys
+    assert half.refused is not None
+    assert "from the middle of the move" in half.refused.detail
+    copied = lambda: house.back_up(peer, now.volume, header(now))  # noqa: E731
+    assert problem(copied) is Problem.HEADER_REFUSED
+    house.rotated(peer, now.volume, 7)
+    (older,) = [
+        grant
+        for grant in house.unlock(peer, luks2(now, sequence=5)).grants
+        if grant.record.volume == now.volume
+    ]
+    assert set(older.keys) == {1, 2}, "a snapshot from after the move is served"
 
 
 def test_a_switch_that_was_sent_before_a_boot_comes_too_late(
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    sent = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    sent = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     boot = house.unlock(peer, luks2(holder))  # it opens the old disk now, and writes to it alone
     assert problem(lambda: moving.switch(house.broker, peer, successor.volume, sent)) is Problem.CONFLICT
     told = {grant.record.volume: grant.record for grant in boot.grants}
@@ -193,7 +221,7 @@ def test_a_switch_that_was_sent_before_a_boot_comes_too_late(
     again = replace(sent, holder_revision=told[data].revision)
     assert moving.switch(house.broker, peer, successor.volume, again).holder.volume == successor.volume
     now = house.record(successor.volume)
-    house.unlock(peer, luks2(now))
+    house.unlock(peer, luks2(now, sequence=4))
     assert house.record(successor.volume) == now, "nothing moves any more, so a boot changes nothing"
 
 
@@ -201,7 +229,7 @@ def test_what_was_moved_away_is_wiped_and_its_keys_wait_out_the_retention(
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     former = moving.switch(house.broker, peer, successor.volume, ask).former
     wiped = ErasedRequest(former.revision, device(former), 4 * MIB, "zeros, read back")
     for wrong, says in (
@@ -239,7 +267,7 @@ def test_a_cancelled_migration_leaves_the_holder_alone_and_its_successor_to_be_w
     assert dropped.role == "former"
     assert dropped.order is not None
     assert dropped.order.kind == "erase"
-    ask = SwitchRequest(dropped.revision, cancelled.revision, 2 * GIB)
+    ask = SwitchRequest(dropped.revision, cancelled.revision, 2 * GIB, 4)
     assert problem(lambda: moving.switch(house.broker, peer, successor.volume, ask)) is Problem.CONFLICT
 
 
@@ -247,7 +275,7 @@ def test_a_volume_that_moves_on_is_not_parted_from_its_successor_by_the_disk_bef
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     former = moving.switch(house.broker, peer, successor.volume, ask).former
     second = order(house, "migrate", serial="newest-disk").partner
     assert second is not None
@@ -262,7 +290,7 @@ def test_an_order_that_is_taken_back_does_not_part_a_volume_from_the_disk_that_i
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     moving.switch(house.broker, peer, successor.volume, ask)
     order(house, "resize")
     assert orders.cancel(house.broker, house.operator, "shop-db", "data")[0].record.partner == data
@@ -304,7 +332,7 @@ def test_a_disk_that_is_gone_is_the_one_that_was_left_before_the_one_that_has_th
     house: House, peer: Peer, data: VolumeId
 ) -> None:
     holder, successor = migration(house, peer, data)
-    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB)
+    ask = SwitchRequest(successor.revision, holder.revision, 2 * GIB, 4)
     moving.switch(house.broker, peer, successor.volume, ask)
     assert order(house, "erase", disk_gone=True).volume == data
     left, now = house.record(data), house.record(successor.volume)
@@ -373,8 +401,11 @@ def test_a_plain_disk_moves_to_a_new_one_and_says_what_remains(house: House, pee
     claimed = provisioning.claim(house.broker, peer, successor.volume, claim).record
     request = deposit_request(claimed)
     fits = replace(request, header=replace(request.header, pin=replace(request.header.pin, sector_size=512)))
-    successor = provisioning.deposit(house.broker, peer, successor.volume, fits)
-    ask = SwitchRequest(successor.revision, holder.revision, GIB)
+    deposited = provisioning.deposit(house.broker, peer, successor.volume, fits)
+    provisioning.ready(house.broker, peer, successor.volume, ReadyRequest(deposited.revision))
+    raised = replace(fits.header, sequence=4)
+    successor = house.back_up(peer, successor.volume, raised)
+    ask = SwitchRequest(successor.revision, holder.revision, GIB, 4)
     former = moving.switch(house.broker, peer, successor.volume, ask).former
     wiped = ErasedRequest(former.revision, Device("old-disk", GIB), GIB, "zeros")
     less = replace(wiped, wiped=GIB - 4096)

@@ -154,6 +154,20 @@ def test_a_restored_snapshot_gets_what_is_still_kept_unless_older_headers_are_bl
     assert decided.versions == (2,)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["at rest", "in mid re-encryption"])
+def test_a_header_from_before_the_disk_had_all_of_the_data_gets_no_key(begun: bool) -> None:
+    requirements = BUSY if begun else ()
+    volume = replace(ANNOUNCED if begun else READY, sequence=10, complete_from=6)
+    half = replace(of(OLD, NEXT, requirements=BUSY) if begun else of(OLD))
+    assert half.header is not None
+    for sequence, is_served in ((3, False), (5, False), (6, True), (9, True), (10, True), (11, True)):
+        seen = replace(half, header=replace(half.header, sequence=sequence))
+        decided = release(volume, seen)
+        assert isinstance(decided, Release) is is_served, sequence
+        assert is_served or (isinstance(decided, Refusal) and "middle of the move" in decided.detail)
+    assert half.header.requirements == requirements
+
+
 def test_another_device_is_refused_in_whatever_state() -> None:
     wrong = Observation(NEW.id, "other", Device("another", 1 << 30))
     for volume in (FOREIGN, PLAIN, ENCRYPTING, ANNOUNCED):

@@ -38,9 +38,8 @@ NEW_HEADER = SeenHeader(replace(PIN, digest=NEXT), 20)
 REENCRYPTED = rotation.back_up(ANNOUNCED, ANNOUNCED.revision, NEW_HEADER)
 
 HOLDER = replace(orders.place(READY, Order(1, "migrate")), partner=VolumeId("kbv-aaaaaaaaaaaa"))
-SUCCESSOR = replace(
-    DEPOSITED, id=VolumeId("kbv-aaaaaaaaaaaa"), role="successor", partner=READY.id, order=None
-)
+SUCCESSOR = replace(READY, id=VolumeId("kbv-aaaaaaaaaaaa"), role="successor", partner=READY.id, order=None)
+COPIED = SUCCESSOR.sequence or 0
 
 EVERY = {
     "new": NEW, "claimed": CLAIMED, "deposited": DEPOSITED, "ready": READY, "foreign": FOREIGN,
@@ -64,7 +63,7 @@ TRANSITIONS: dict[str, tuple[Callable[[Volume], Volume], set[str], set[str]]] = 
         lambda one: rotation.back_up(one, one.revision, replace(HEADER, sequence=9)),
         {
             *("ready", "wanted", "staged", "promoted", "retired", "ordered", "begun", "announced", "holder"),
-            "to erase",
+            *("to erase", "successor"),
         },
         set(),
     ),
@@ -75,7 +74,7 @@ TRANSITIONS: dict[str, tuple[Callable[[Volume], Volume], set[str], set[str]]] = 
     ),
     "adopt": (lambda one: rotation.adopt(one, one.revision, DEVICE, HEADER), {"foreign"},
               {"ready", "wanted", "staged", "promoted", "retired", "ordered", "begun", "announced",
-               "to erase", "holder", "former"}),
+               "to erase", "holder", "former", "successor"}),
     "begin": (lambda one: orders.announce(one, one.revision, 1, None), set(),
               {"begun", "announced", "reencrypted"}),
     "announce": (lambda one: orders.announce(one, one.revision, 1, NEXT), {"begun"},
@@ -129,7 +128,7 @@ REVISED: dict[str, tuple[Volume, Callable[[Volume, int], Volume]]] = {
     "erased": (TO_ERASE, lambda one, revision: moving.erased(one, revision, DEVICE, 4 << 20, LATER)),
     "switch": (
         SUCCESSOR,
-        lambda one, revision: moving.switch(one, HOLDER, revision, HOLDER.revision, 1 << 30)[0],
+        lambda one, revision: moving.switch(one, HOLDER, revision, HOLDER.revision, 1 << 30, COPIED)[0],
     ),
 }
 
@@ -194,18 +193,20 @@ def test_numbers_of_orders_are_never_used_again() -> None:
 
 
 def test_switch_changes_both_or_neither() -> None:
-    new, former = moving.switch(SUCCESSOR, HOLDER, SUCCESSOR.revision, HOLDER.revision, 1 << 30)
-    assert (new.role, former.role) == ("holder", "former")
-    assert moving.switch(new, former, SUCCESSOR.revision, HOLDER.revision, 1 << 30) == (new, former)
+    asked = (SUCCESSOR.revision, HOLDER.revision, 1 << 30, COPIED)
+    new, former = moving.switch(SUCCESSOR, HOLDER, *asked)
+    assert (new.role, former.role, new.complete_from) == ("holder", "former", COPIED)
+    assert moving.switch(new, former, *asked) == (new, former)
     for successor, holder in (
-        (replace(SUCCESSOR, stage="claimed"), HOLDER),
+        (replace(SUCCESSOR, stage="deposited"), HOLDER),
+        (replace(SUCCESSOR, sequence=COPIED + 1), HOLDER),
         (SUCCESSOR, replace(HOLDER, order=None)),
         (SUCCESSOR, rotation.want(HOLDER)),
         (replace(SUCCESSOR, partner=None), HOLDER),
         (replace(SUCCESSOR, role="former"), HOLDER),
     ):
         with pytest.raises(KeybrokerError):
-            moving.switch(successor, holder, successor.revision, holder.revision, 1 << 30)
+            moving.switch(successor, holder, successor.revision, holder.revision, 1 << 30, COPIED)
 
 
 def test_an_erased_volume_has_no_key_that_would_be_handed_out() -> None:

@@ -14,6 +14,7 @@ from agent.plan.migration import Seen, Side
 from agent.plan.situation import Mapping, Situation, Stable
 from agent.plan.steps import (
     Ask,
+    Backup,
     Close,
     Copy,
     Drop,
@@ -21,17 +22,19 @@ from agent.plan.steps import (
     Finish,
     Grow,
     Mirror,
+    Raise,
+    Ready,
     Switch,
     Unlink,
     Verify,
     Wipe,
 )
-from keybroker.wire.names import VolumeName
+from keybroker.wire.names import KeyVersion, VolumeName
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin
-from keybroker.wire.records import Device, Grant, Observation, Record
-from tests.crash.volumes import SIZE, record
+from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
+from tests.crash.volumes import SIZE, key_of, record
 
 OLD, NEW = record("data"), record("target")
 PIN = Pin(OLD.luks_uuid, "sha256:" + "0" * 64, 4 * MIB, 512)
@@ -44,8 +47,8 @@ HOLDER = replace(
     device=Device(OLD.serial, SIZE),
 )
 SUCCESSOR = replace(
-    NEW, name=VolumeName("data"), stage="deposited", partner=OLD.volume, role="successor",
-    pin=replace(PIN, uuid=NEW.luks_uuid), device=Device(NEW.serial, SIZE),
+    NEW, name=VolumeName("data"), stage="ready", partner=OLD.volume, role="successor",
+    pin=replace(PIN, uuid=NEW.luks_uuid), sequence=3, device=Device(NEW.serial, SIZE),
 )  # fmt: skip
 BOTH = (OLD.volume, NEW.volume)
 UNSEEN = Seen(asked=True)
@@ -72,10 +75,48 @@ def test_the_rows_of_a_live_move() -> None:
     assert isinstance(step(Stable((OLD.volume,))), Mirror)
     assert isinstance(step(Stable(BOTH)), Copy)
     assert isinstance(step(Stable(BOTH, in_sync=True)), Verify)
-    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(asked=True, compared=1)), Switch)
+    assert isinstance(step(Stable(BOTH, in_sync=True), Seen(asked=True, compared=1)), Raise)
+    deposited = replace(SUCCESSOR, stage="deposited")
+    assert isinstance(step(Stable((OLD.volume,)), other=deposited), Ready)
     assert isinstance(step(Stable(BOTH), Seen(asked=True, compared=1)), Copy), (
         "what is not in sync was not compared"
     )
+
+
+ALIKE = Stable(BOTH, in_sync=True)
+RAISED = Seen(asked=True, compared=1, raised=4)
+
+
+def committing(
+    sequence: int | None, *, known: int = 3, keys: bool = True, told: bool = True, of: Seen = RAISED
+) -> object:
+    """Say what follows on a header of a sequence, of which the broker knows one."""
+    successor = replace(SUCCESSOR, sequence=known)
+    pin = successor.pin
+    assert pin is not None
+    header = None if sequence is None else SeenHeader(pin, sequence)
+    seen = Observation(NEW.volume, "other" if header is None else "luks2", successor.device, header)
+    grant = Grant(successor, {KeyVersion(1): key_of("target")} if keys else {})
+    other = Side(grant, Situation(Mapping("crypt"), seen, seen if told else None))
+    turn = migration.next_step(side(HOLDER, "open"), other, ALIKE, of)
+    return None if turn is None else turn.step
+
+
+def test_the_rows_of_what_comes_between_verify_and_switch() -> None:
+    assert isinstance(committing(4, known=4), Switch)
+    assert isinstance(committing(4, known=4, keys=False), Switch)
+    assert isinstance(committing(4), Backup)
+    assert isinstance(committing(4, told=False), Backup)
+    assert isinstance(committing(4, keys=False, told=False), Ask)
+    assert isinstance(committing(5, known=5), Raise), "somebody else wrote to it"
+    assert isinstance(committing(3, known=3), Raise), "it is an older disk"
+    assert isinstance(committing(9, known=9, of=Seen(asked=True, compared=1)), Raise), (
+        "what an agent before this one raised it to tells nothing"
+    )
+    with pytest.raises(KeybrokerError, match="nobody read"):
+        committing(None)
+    with pytest.raises(KeybrokerError, match="no key"):
+        committing(4, keys=False)
 
 
 def test_nothing_moves_before_the_broker_was_asked() -> None:

@@ -287,6 +287,19 @@ def test_without_a_key_nothing_is_made_or_opened(known: Record) -> None:
     assert caught.value.problem is Problem.LOCKED_OUT
 
 
+def test_a_header_from_before_the_disk_had_all_of_the_data_is_not_opened() -> None:
+    known, now = at("ready"), here("luks2")
+    assert now.seen is not None
+    assert now.seen.header is not None
+    sequence = now.seen.header.sequence
+    whole = replace(known, complete_from=sequence)
+    assert isinstance(next_step(Grant(whole, KEY), now), Open)
+    half = replace(known, complete_from=sequence + 1)
+    with pytest.raises(KeybrokerError, match="middle of the move") as caught:
+        next_step(Grant(half, KEY), now)
+    assert caught.value.problem is Problem.HEADER_REFUSED
+
+
 def test_a_requirement_that_the_broker_does_not_know_of_is_refused() -> None:
     header = SeenHeader(PIN, 3, ("online-reencrypt-v2",))
     seen = Observation(record().volume, "luks2", HERE, header)
