@@ -602,7 +602,7 @@ def normal(statements: object) -> list[list[str]]:
         sorted(
             re.sub(r'TABLE "(\w+)"', r"TABLE \1", line.strip().rstrip(","))
             # ADD COLUMN leaves the new one in the line of the last column
-            for line in re.sub(r", (\w+ (?:TEXT|INTEGER) ?)", r"\n\1", statement).splitlines()
+            for line in re.sub(r", (\w+ (?:TEXT|INTEGER|BIGINT) ?)", r"\n\1", statement).splitlines()
             if line.strip()
         )
         for statement in statements
