@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from agent.change import handover
 from agent.change.course import LIMIT, CourseOutcome, activity, look_away
 from agent.change.course import Watch as Hear
-from agent.change.deeds import given_proof
 from agent.change.workshop import Watch, Workshop
 from agent.passage import Boot, NotConverging
 from agent.plan import erasure, growth, migration, steps
@@ -148,19 +148,11 @@ class Undertaking:
             is_looked_at = wanted and len(self._stable.legs) < 2
             each.sighting = self.workshop.world.disks.look(each.record) if is_looked_at else None
             if self._seen.raised is not None and each.record.role == "successor":
-                each.sighting = self._raised(each.record)
+                each.sighting, self._seen = handover.look(self.workshop, each.record, self._seen)
         is_offline = main.record.order is not None and main.record.order.offline
         if not self._stable.in_sync and not is_offline:
             # what was compared may have changed since, under the header that was raised for it
             self._seen = replace(self._seen, compared=None, raised=None)
-
-    def _raised(self, record: Record) -> Sighting | None:
-        """Read the successor's header; one that cannot be read sends the volume back like a failed leg."""
-        try:
-            return self.workshop.world.disks.look(record)
-        except (KeybrokerError, OSError) as error:
-            self._seen = replace(self._seen, differs=f"the new disk's header cannot be read: {error}")
-            return None
 
     def _decide(self) -> Turn | None:
         main, partner = self._main, self._partner
@@ -223,9 +215,9 @@ class Undertaking:
             case steps.Ready():
                 self._hear(world.broker.ready(record.volume, ReadyRequest(record.revision)))
             case steps.Raise():
-                self._raise(volume)
+                self._seen = handover.raise_header(self.workshop, record, self._seen)
             case steps.Backup():
-                self._back_up(volume)
+                self._hear(handover.back_up(self.workshop, volume.grant, volume.sighting))
             case steps.Switch():
                 self._switch(volume)
             case steps.Drop():
@@ -285,26 +277,6 @@ class Undertaking:
         volume = self._volumes[record.volume]
         if record != volume.record:
             volume.grant = Grant(record, volume.grant.keys if record.role == volume.record.role else {})
-
-    def _raise(self, successor: _Volume) -> None:
-        try:
-            raised = self.workshop.headers.raise_sequence(successor.record)
-        except (KeybrokerError, OSError) as error:
-            # A mirror must not stand and wait for a disk that takes no header: as if a leg had failed.
-            differs = f"the new disk's header cannot be written: {error}"
-            self._seen = replace(self._seen, differs=differs)
-        else:
-            self._seen = replace(self._seen, raised=raised)
-
-    def _back_up(self, successor: _Volume) -> None:
-        record, sighting = successor.record, successor.sighting
-        if sighting is None or sighting.copy is None or sighting.observation.header is None:
-            raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no copy of its header can be made")
-        header, keys = sighting.observation.header, successor.grant.keys
-        keyslots = self.workshop.headers.probe(record, keys, sighting)
-        given = given_proof(record, header, keyslots, keys)
-        request = DepositRequest(record.revision, header, sighting.copy, given)
-        self._hear(self.workshop.broker.deposit(record.volume, request))
 
     def _switch(self, successor: _Volume) -> None:
         holder, seen = self._main.record, self._seen

@@ -186,7 +186,9 @@ class MemoryBroker:
             record = self._record(volume)
             changed = memory_moving.erased(record, request)
             if changed != record and record.partner is not None:
-                self._save(self._record(record.partner), partner=None)
+                partner = self._record(record.partner)
+                if partner.partner == volume:  # it may have another one by now
+                    self._save(partner, partner=None)
             self.records[volume] = changed
             return changed
 

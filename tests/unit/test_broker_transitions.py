@@ -278,7 +278,7 @@ def test_a_copy_of_a_header_whose_data_begins_elsewhere_is_refused(moved: dict[s
 
 @pytest.mark.parametrize("order", [None, Order(1, "erase")])
 def test_nothing_is_switched_where_no_migration_is_ordered(order: Order | None) -> None:
-    successor = replace(SUCCESSOR, stage="deposited", partner=HOLDER.id)
+    successor = replace(SUCCESSOR, partner=HOLDER.id)
     holder = replace(HOLDER, partner=successor.id, order=order)
     with pytest.raises(KeybrokerError, match="no migration is ordered"):
-        moving.switch(successor, holder, successor.revision, holder.revision, holder.size_bytes)
+        moving.switch(successor, holder, successor.revision, holder.revision, holder.size_bytes, COPIED)
