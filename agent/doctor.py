@@ -26,8 +26,8 @@ from agent.config import Config
 from agent.contact import credentials
 from agent.identity import Identity
 from agent.luks import cryptsetup
-from agent.opened import PLAINTEXT
 from agent.places import Places
+from agent.plan.provision import PLAINTEXT
 from agent.process import ENVIRONMENT, run
 from agent.standing import table
 from agent.unlocking import boot

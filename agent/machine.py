@@ -15,7 +15,6 @@ from agent.luks import copy, cryptsetup
 from agent.luks.acceptance import accept
 from agent.luks.header import read_header
 from agent.opened import Fact
-from agent.opening import Way
 from agent.places import Places
 from agent.plan import recovery, situation
 from agent.plan.situation import Content
@@ -24,7 +23,7 @@ from agent.world import Broker, Composed, Sighting, World
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.records import Record, SeenHeader
+from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass, field
 
@@ -60,6 +59,10 @@ class MachineDisks:
         """See ``agent.world.Disks``."""
         if record.current is None:
             raise KeybrokerError(Problem.CORRUPT, f"{record.name}: the record has no current key version")
+        if record.stage == "plain":
+            from agent.change import shelving
+
+            return shelving.compose(record, key, self.places, runtime=self.runtime)
         with self.places.open(record) as disk:
             sector_size = sector_size or disk.device.encryption_sector
             if sector_size < disk.device.logical_block:
@@ -73,6 +76,11 @@ class MachineDisks:
     def inscribe(self, record: Record, copied: Secret) -> None:
         """See ``agent.world.Disks``."""
         image = copy.unpack(copied)
+        if record.stage == "plain":
+            from agent.change import shelving
+
+            shelving.inscribe(record, self.places, image)
+            return
         # Whoever sent it, this is about to be written to a disk and opened with the key.
         accept(read_header(image.read, image.total), record.profile, record.pin)
         with self.places.open(record, writable=True) as disk:
@@ -99,17 +107,13 @@ def compose(record: Record, version: KeyVersion, key: Secret, *, sector_size: in
     with tempfile.TemporaryDirectory(prefix="compose-", dir=runtime) as private:
         image = cryptsetup.compose(
             Path(private), key,
-            uuid=record.luks_uuid, label=label(record), profile=record.profile, sector_size=sector_size,
-            volume=record.volume, version=version, recovery=recovery.first(record, version),
+            uuid=record.luks_uuid, label=names.luks_label(record.volume), profile=record.profile,
+            sector_size=sector_size, volume=record.volume, version=version,
+            recovery=recovery.first(record, version),
         )  # fmt: skip
     header = read_header(image.read, image.total)
     accept(header, record.profile, None)
     return Composed(header.seen(), copy.pack(header, image.read))
-
-
-def label(record: Record) -> str:
-    """Return the LUKS2 label of a volume."""
-    return f"kb-{record.volume.removeprefix('kbv-')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class MachineMappings:
         if top is None and (crypt is None or record.is_swap):
             return situation.Mapping()
         try:
-            if record.stage == "plain" and top is not None:
+            if record.is_bare and top is not None:
                 return self._plain(record, top)
             return self._swap(record) if record.is_swap else self._data(record, top, crypt)
         except KeybrokerError as error:
@@ -218,7 +222,7 @@ class MachineMappings:
         opened.note(
             self.runtime, Fact(record.volume, crypt.node, since, way.version, way.keyslot, way.sequence)
         )
-        return notes(record, way, seen.observation.header)
+        return opening.notes(record, way, seen.observation.header)
 
     def link(self, record: Record) -> None:
         """See ``agent.world.Mappings``."""
@@ -227,7 +231,7 @@ class MachineMappings:
                 return
             self._clear(record)
             with self.places.open(record) as disk:
-                if record.stage == "plain":
+                if record.is_bare:
                     from agent import plain  # most machines have no such disk
 
                     plain.link(record, disk, runtime=self.runtime, now=int(self.clock()))
@@ -267,22 +271,6 @@ def _way(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secret], se
     return opening.open_crypt(record, disk, keys, seen.held)
 
 
-def notes(record: Record, way: Way, seen: SeenHeader | None) -> tuple[str, ...]:
-    """Return what an operator should hear of a volume that was opened.
-
-    Args:
-        seen: the header on the disk; in the copy that was opened from, both of its copies are whole again.
-    """
-    said = []
-    if seen is not None and seen.degraded:
-        said.append("one of the two copies of its header is damaged; it was opened from the other")
-    if record.sequence is not None and way.sequence < record.sequence:
-        said.append(f"its header is older than the newest known one ({way.sequence} < {record.sequence})")
-    if way.version != record.current:
-        said.append(f"it was opened by key version {way.version}, the current one is {record.current}")
-    return tuple(said)
-
-
 @dataclass(frozen=True, slots=True)
 class MachineFilesystems:
     """What is inside the opened volumes.
@@ -299,7 +287,7 @@ class MachineFilesystems:
     def look(self, record: Record) -> Content:
         """See ``agent.world.Filesystems``."""
         with self.places.open(record) as disk:
-            if record.stage == "plain":
+            if record.is_bare:
                 from agent import plain  # most machines have no such disk
 
                 return plain.look(record, disk)

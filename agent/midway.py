@@ -18,6 +18,7 @@ from agent.devices import OpenDevice
 from agent.luks import cryptsetup
 from agent.luks.acceptance import judge
 from agent.luks.header import Header, read_header
+from agent.luks.inplace import Layout, check_layers_in_place, check_targets, meant_in_place
 from agent.luks.layers import HELPERS, Helper, check_layers, helper_uuid
 from agent.luks.table import CryptTable, check_crypt_tables, meant_midway
 from agent.opening import Way, crypt_uuid
@@ -52,7 +53,11 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
         if devicemapper.uuid(name) != crypt_uuid(header.uuid, name):
             raise KeybrokerError(Problem.WRONG_DEVICE, f"{name}: its DM UUID is {devicemapper.uuid(name)}")
         node, size = disk.device.node, disk.device.size_bytes
-        check_crypt_tables(devicemapper.table(name) or "", meant_midway(header, node, size))
+        text = devicemapper.table(name) or ""
+        if header.metadata.final is not None:
+            check_targets(text, meant_in_place(header, node, size))
+        else:
+            check_crypt_tables(text, meant_midway(header, node, size))
     except KeybrokerError:
         cryptsetup.close(name)
         raise
@@ -94,12 +99,20 @@ def check_running(record: Record, crypt: Mapped, table: CryptTable) -> None:
     for attempt in (1, 2, 3):
         text = devicemapper.table(crypt.name) or ""
         try:
-            check_layers(text, whole, _helpers(crypt.name, record.luks_uuid))
+            _check_layers(record, text, whole, _helpers(crypt.name, record.luks_uuid))
         except KeybrokerError:
             if attempt == 3:
                 raise  # a work in progress changes one device after the other, but not for that long
         else:
             return
+
+
+def _check_layers(record: Record, text: str, whole: CryptTable, helpers: dict[str, Helper]) -> None:
+    if record.order is None or record.order.kind != "encrypt":
+        check_layers(text, whole, helpers)
+        return
+    shift, length = whole.offset * devicemapper.SECTOR, whole.sectors * devicemapper.SECTOR
+    check_layers_in_place(text, whole, Layout(shift, length + shift, length), helpers)
 
 
 def _helpers(name: str, luks_uuid: str) -> dict[str, Helper]:

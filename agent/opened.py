@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent import devicemapper, layout
 from agent.mountinfo import Mounted, mounts
+from agent.plan.provision import PLAINTEXT
 from agent.plan.situation import Mapping
 from agent.world import Mappings
 from keybroker.wire import names
@@ -24,9 +25,6 @@ from keybroker.wire.records import Record
 from keybroker.wire.values import dataclass
 
 DIRECTORY: Final = "opened"
-
-PLAINTEXT: Final = "plaintext until it is encrypted"
-"""What is said of a plain disk wherever its state is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +121,7 @@ class VolumeStatus:
             "filesystem": self.record.filesystem,
             "state": self.state,
             "detail": self.detail,
+            "plaintext": self.record.stage == "plain",
             "device": self.device,
             "mount": self.record.mount,
             "mounted": list(self.mounted),
@@ -155,7 +154,7 @@ def _status(
 ) -> VolumeStatus:
     stable = names.swap_crypt_name(record.name) if record.is_swap else names.mapper_name(record.name)
     crypt = stable if record.is_swap else names.crypt_name(record.name, record.luks_uuid)
-    if record.stage == "plain":
+    if record.is_bare:
         crypt = stable  # nothing is between the name and the disk
     is_known = crypt in there and not mapping.obstacle
     return VolumeStatus(

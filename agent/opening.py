@@ -26,7 +26,7 @@ from agent.luks.table import FLAGS, CryptTable, LinearTable, check_crypt_table, 
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.records import Record
+from keybroker.wire.records import Record, SeenHeader
 from keybroker.wire.secret import Secret
 from keybroker.wire.values import dataclass
 
@@ -46,6 +46,22 @@ class Way:
     version: KeyVersion
     keyslot: int
     sequence: int
+
+
+def notes(record: Record, way: Way, seen: SeenHeader | None) -> tuple[str, ...]:
+    """Return what an operator should hear of a volume that was opened.
+
+    Args:
+        seen: the header on the disk; in the copy that was opened from, both of its copies are whole again.
+    """
+    said = []
+    if seen is not None and seen.degraded:
+        said.append("one of the two copies of its header is damaged; it was opened from the other")
+    if record.sequence is not None and way.sequence < record.sequence:
+        said.append(f"its header is older than the newest known one ({way.sequence} < {record.sequence})")
+    if way.version != record.current:
+        said.append(f"it was opened by key version {way.version}, the current one is {record.current}")
+    return tuple(said)
 
 
 def stable_uuid(record: Record) -> str:
@@ -230,11 +246,11 @@ def link(record: Record, crypt: Mapped, device: BlockDevice) -> None:
     Raises:
         KeybrokerError: EXISTS, TOOL_FAILED.
     """
+    sectors = _sectors(record, device)
+    if record.stage == "plain":  # the filesystem's beginning is kept in what is missing at the end
+        sectors = length(devicemapper.table(crypt.name) or "", sectors)
     devicemapper.create_linear(
-        names.mapper_name(record.name),
-        uuid=stable_uuid(record),
-        below=crypt.node,
-        sectors=_sectors(record, device),
+        names.mapper_name(record.name), uuid=stable_uuid(record), below=crypt.node, sectors=sectors
     )
 
 

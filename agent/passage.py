@@ -189,7 +189,7 @@ class Passage:
             return
         if record.is_swap or self._mapping.reach == "closed":
             self._sighting = world.disks.look(record)
-            if record.stage == "plain" and self._sighting.observation.sight in ("other", "blank"):
+            if record.is_bare and self._sighting.observation.sight in ("other", "blank"):
                 self._content = world.filesystems.look(record)
         elif is_open and record.stage == "deposited" and record.filesystem != "none":
             self._content = world.filesystems.look(record)

@@ -89,6 +89,7 @@ def run(
     stdin: Secret | None = None,
     pass_fds: Sequence[int] = (),
     timeout_seconds: float = 60.0,
+    directory: Path | str = "/",
 ) -> Done:
     """Run a program to its end.
 
@@ -98,6 +99,7 @@ def run(
         stdin: what it reads there; /dev/null otherwise, so that nothing ever waits for a terminal.
         pass_fds: descriptors the child inherits, under the same numbers.
         timeout_seconds: after which its whole process group is killed.
+        directory: in which it works.
 
     Raises:
         KeybrokerError: a ``ToolFailed``: TOOL_FAILED for any other status or a program that is not there,
@@ -116,17 +118,19 @@ def run(
             else:
                 words.append(str(argument))
         source = subprocess.DEVNULL if stdin is None else pipes.enter_context(_pipe_of(stdin))
-        done = _run(words, source, inherited, timeout_seconds)
+        done = _run(words, source, inherited, timeout_seconds, directory)
     if done.status not in expect:
         raise ToolFailed(f"{_shown(arguments)}: {_ending(done)}", status=done.status)
     return done
 
 
-def _run(words: list[str], stdin: int, inherited: list[int], timeout_seconds: float) -> Done:
+def _run(
+    words: list[str], stdin: int, inherited: list[int], timeout_seconds: float, directory: Path | str
+) -> Done:
     try:
         child = subprocess.Popen(
             words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=ENVIRONMENT, close_fds=True, pass_fds=inherited, start_new_session=True, cwd="/",
+            env=ENVIRONMENT, close_fds=True, pass_fds=inherited, start_new_session=True, cwd=directory,
         )  # fmt: skip
     except FileNotFoundError as error:
         package = PACKAGES.get(words[0])

@@ -23,8 +23,6 @@ request. A device of another serial, or too small, is refused before anything el
 | luks2, another one | refused | refused | refused | refused |
 | other, or a swap mark | refused | – | keys, for there is no header yet | refused |
 
-No order to encrypt in place is taken today (``model.orders``); the column says what one would have to mean.
-
 A successor goes by its own stage. A former volume gets no keys and no refusal: its disk is to be wiped, which
 takes none. Once a re-encryption (ready) or an encryption in place (plain) has begun, a header in between is
 expected; its UUID, data offset and sector size are what they were, or what the profile allows:
@@ -61,13 +59,10 @@ from keybroker.model import Keyring, Volume
 from keybroker.rights import MAY
 from keybroker.rights import Verb as Verb
 from keybroker.wire.names import Identity, KeyVersion, Kind, Role
+from keybroker.wire.orders import ONGOING
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Observation, Refusal, SeenHeader
-
-ONGOING = frozenset({"online-reencrypt-v2", "online-reencrypt-v3"})
-"""The requirements that a re-encryption leaves in a header until it is done; cryptsetup 2.6 writes the first,
-newer ones the second where they need it, for an encryption in place as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Final
 from agent.change.deeds import DEEDS
 from agent.change.workshop import Workshop
 from agent.passage import Boot, NotConverging
-from agent.plan import rotation, settling, steps
+from agent.plan import encryption, rotation, settling, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from agent.world import Sighting
@@ -172,7 +172,10 @@ class Course:
         keyslots = None
         if self.grant.keys and self.sighting.copy is not None and record.pin is not None:
             keyslots = self.workshop.headers.probe(record, self.grant.keys, self.sighting)
-        self._surveyed = Survey(self.grant, mapping, self.seen, self._told, keyslots)
+        ground = None
+        if record.is_bare and encryption.is_wanted(record):
+            ground = self.workshop.shelving.look(record, in_use=mapping.reach != "closed")
+        self._surveyed = Survey(self.grant, mapping, self.seen, self._told, keyslots, ground)
         return self.survey
 
     def _take(self, step: Step | Change) -> None:

@@ -18,14 +18,20 @@ from agent.plan.steps import (
     Backup,
     Begin,
     Clear,
+    Deposit,
     Enclose,
     Fill,
     Finish,
+    Inscribe,
+    Link,
+    Open,
     Promote,
     Reencrypt,
     Retire,
+    Shelve,
     Stage,
     Tag,
+    Unlink,
 )
 from keybroker.wire.changes import PhaseRequest, PromoteRequest, StageRequest
 from keybroker.wire.messages import DepositRequest
@@ -104,6 +110,8 @@ def announce(course: Course, step: Announce) -> None:
     """Say that an order begins, or which volume key it leads to."""
     if step.digest is None:
         course.workshop.reencryption.check()
+    if course.record.stage == "plain":
+        course.workshop.shelving.check(course.record)
     request = PhaseRequest(course.record.revision, step.order, step.digest)
     course.hear(course.workshop.broker.announce(course.record.volume, request))
 
@@ -125,6 +133,48 @@ def finish(course: Course, step: Finish) -> None:
     course.hear(course.workshop.broker.finish(course.record.volume, step.order))
 
 
+def unlink(course: Course, step: Unlink) -> None:
+    """Take the stable device of a plain disk away."""
+    try:
+        course.workshop.legs.unlink(course.record)
+    except KeybrokerError as error:
+        if error.problem is not Problem.IN_USE:
+            raise
+        hint = "stop what uses it and unmount it; it may be used again as soon as its header is on the disk"
+        raise KeybrokerError(error.problem, error.detail, hint=hint) from error
+
+
+def shelve(course: Course, step: Shelve) -> None:
+    """Keep the filesystem's beginning at the disk's end."""
+    course.workshop.shelving.shelve(course.record)
+
+
+def deposit(course: Course, step: Deposit) -> None:
+    """Make the header of an encryption in place and leave it with the broker."""
+    record = course.record
+    made = course.workshop.world.disks.compose(record, course.grant.keys[step.version])
+    request = DepositRequest(record.revision, made.header, made.copy)
+    course.hear(course.workshop.broker.deposit(record.volume, request))
+
+
+def inscribe(course: Course, step: Inscribe) -> None:
+    """Write the broker's copy of the header to the disk."""
+    copied = course.workshop.broker.header_copy(course.record.volume).copy
+    course.workshop.world.disks.inscribe(course.record, copied)
+
+
+def open_(course: Course, step: Open) -> None:
+    """Make the dm-crypt device."""
+    if course.sighting is None:
+        raise KeybrokerError(Problem.INTERNAL, f"{course.record.name}: nobody read its header")
+    course.workshop.world.mappings.open(course.record, course.grant.keys, course.sighting)
+
+
+def link(course: Course, step: Link) -> None:
+    """Make the linear device with the stable name."""
+    course.workshop.world.mappings.link(course.record)
+
+
 DEEDS: Final[dict[type, Deed]] = {
     steps.Ask: ask,
     steps.Stage: stage,
@@ -139,6 +189,12 @@ DEEDS: Final[dict[type, Deed]] = {
     steps.Begin: begin,
     steps.Reencrypt: reencrypt,
     steps.Finish: finish,
+    steps.Unlink: unlink,
+    steps.Shelve: shelve,
+    steps.Deposit: deposit,
+    steps.Inscribe: inscribe,
+    steps.Open: open_,
+    steps.Link: link,
 }
 
 

@@ -12,6 +12,7 @@ from agent.change.growth import MachineGrowth
 from agent.change.headers import MachineHeaders
 from agent.change.legs import MachineLegs
 from agent.change.reencryption import MachineReencryption
+from agent.change.shelving import MachineShelving
 from agent.change.wipe import MachineWiping
 from agent.change.workshop import Broker, Workshop
 from agent.config import Config
@@ -76,6 +77,7 @@ def fitted(world: World, broker: Broker, places: Places, runtime: Path) -> Works
         growth=MachineGrowth(places, runtime),
         reencryption=MachineReencryption(places, runtime),
         wiping=MachineWiping(places),
+        shelving=MachineShelving(places),
     )
 
 

@@ -19,6 +19,7 @@ from agent.config import Config
 from agent.contact import Tell
 from agent.passage import Boot
 from agent.plan import settling
+from agent.plan.provision import PLAINTEXT
 from agent.standing import table
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
@@ -51,6 +52,7 @@ class Outlook:
             "name": record.name,
             "state": self.state,
             "stage": record.stage,
+            "plaintext": record.stage == "plain",
             "role": record.role,
             "partner": record.partner,
             "current": record.current,
@@ -112,6 +114,7 @@ def _lines(outlooks: list[Outlook]) -> list[str]:
     lines = table([_HEAD, *(_row(each) for each in outlooks)])
     for each in outlooks:
         name = each.record.name
+        lines += [f"{name}: {PLAINTEXT}"] if each.record.stage == "plain" else []
         if each.next is not None:
             lines.append(f"{name}: {each.next.step}: {each.next.why}")
             lines += [f"{name}: then {each.next.then}"] if each.next.then else []

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from agent.plan.growth import Sizes
 from agent.plan.keyslots import Keyslots
-from agent.plan.situation import Stable
+from agent.plan.situation import Ground, Stable
 from agent.plan.steps import Layer
 from agent.world import Broker as BootBroker
 from agent.world import Sighting, World
@@ -264,6 +264,35 @@ class Reencryption(Protocol):
         """
 
 
+class Shelving(Protocol):
+    """A plain disk that is to be encrypted in place, before its header is on it."""
+
+    def look(self, record: Record, *, in_use: bool) -> Ground:
+        """Look at the disk, without writing.
+
+        Args:
+            in_use: the volume is open, so that the disk is held by us; else nobody may hold it.
+
+        Raises:
+            KeybrokerError: IN_USE; NO_DEVICE, TOOL_FAILED.
+        """
+
+    def check(self, record: Record) -> None:
+        """Look at every part of the filesystem, before anything is begun; long; nothing is written.
+
+        Raises:
+            KeybrokerError: CONFLICT where it is not clean; IN_USE, TOOL_FAILED.
+        """
+
+    def shelve(self, record: Record) -> None:
+        """Copy the filesystem's beginning to the disk's end, durably.
+
+        Raises:
+            KeybrokerError: WRONG_DEVICE where there is no room for it, or another filesystem, or somebody
+                uses the disk, and nothing was written; CORRUPT where it is not there afterwards.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """All that a change may touch.
@@ -279,3 +308,4 @@ class Workshop:
     growth: Growth
     wiping: Wiping
     reencryption: Reencryption
+    shelving: Shelving

@@ -81,6 +81,10 @@ def judge(header: Header, record: Record, device_bytes: int) -> str:
     if record.pin is None:
         raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: the broker has no pin for it")
     if record.order is not None and record.order.is_reencrypting:
+        if record.order.kind == "encrypt":
+            from agent.luks.inplace import accept_in_place
+
+            return accept_in_place(header, record.profile, record.pin, device_bytes)
         from agent.luks.midway import accept_begun  # most boots have no use for it
 
         return accept_begun(header, record.profile, record.pin, record.order, device_bytes)

@@ -110,9 +110,19 @@ def pack(header: Header, read: Read) -> Secret:
     return _written(image_of(header, read))
 
 
-def image_of(header: Header, read: Read) -> HeaderImage:
-    """Return what ``unpack(pack(header, read))`` returns (Raises: as ``pack``)."""
-    if header.requirements or any(keyslot.kdf is None for keyslot in header.keyslots.values()):
+def packed(image: HeaderImage) -> Secret:
+    """Return an image in ``KBH1``."""
+    return _written(image)
+
+
+def image_of(header: Header, read: Read, *, is_beginning: bool = False) -> HeaderImage:
+    """Return what ``unpack(pack(header, read))`` returns (Raises: as ``pack``).
+
+    Args:
+        is_beginning: nothing was encrypted yet by what the header says is under way.
+    """
+    is_under_way = header.requirements or any(each.kdf is None for each in header.keyslots.values())
+    if is_under_way and not is_beginning:
         raise _refused("a re-encryption is in progress, and a copy would undo part of it")
     extents = [(0, _filled(header.first)), (header.header_bytes, _filled(header.second))]
     areas = sorted((keyslot.area.offset, keyslot.area.size) for keyslot in header.keyslots.values())

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agent.luks.jsontext import decode, refused
-from agent.luks.objects import Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
+from agent.luks.objects import FINAL, MOVED, Area, Digest, Kdf, Keyslot, Metadata, Segment, Token
 from keybroker.wire import names, recovery
 from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -327,6 +327,8 @@ def _check_bindings(
         if bound != 1 and not (keyslot.kind == "reencrypt" and bound == 0):
             raise refused(f"keyslots.{keyslot.number}", f"belongs to {bound} digests, must belong to one")
     encrypted = [s for s in segments.values() if s.is_encrypted and not s.is_backup]
+    if any(MOVED in s.flags for s in segments.values()):  # of a plain disk, that it will be encrypted will do
+        encrypted += [s for s in segments.values() if s.is_encrypted and FINAL in s.flags]
     if not encrypted:
         raise refused("segments", "none is encrypted")
     for segment in encrypted:

@@ -98,6 +98,10 @@ def new_digest(header: Header) -> str | None:
 
 def done_bytes(header: Header, device_bytes: int) -> tuple[int, int]:
     """Return how many bytes of how many are under the new volume key, what is hot apart, by the header."""
+    if header.metadata.final is not None:
+        from agent.luks.inplace import done_bytes as done_in_place
+
+        return done_in_place(header)
     total = device_bytes - header.data_offset
     if not header.requirements:
         return total, total

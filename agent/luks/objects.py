@@ -15,6 +15,10 @@ from keybroker.wire.values import dataclass
 QUICK_ITERATIONS: Final = 100_000
 """Of PBKDF2; ours have 1,000 (``agent.luks.cryptsetup``), and took 0.03 s where 100,000 take 0.1 s."""
 
+MOVED: Final = "backup-moved-segment"
+FINAL: Final = "backup-final"
+"""Flags of segments that say where the beginning of a plain filesystem is kept, and what all ends as."""
+
 HOT: Final = "in-reencryption"
 """The flag of a segment that is being rewritten; it belongs to the digests of both volume keys."""
 
@@ -171,14 +175,26 @@ class Metadata:
     requirements: tuple[str, ...]
 
     @property
+    def final(self) -> Segment | None:
+        """What a disk that is being encrypted in place is to be in the end; None for any other."""
+        if not any(MOVED in segment.flags for segment in self.segments.values()):
+            return None
+        return next((s for s in self.segments.values() if FINAL in s.flags and s.is_encrypted), None)
+
+    @property
     def data_offset(self) -> int:
-        """Where the data begins, in bytes."""
+        """Where the data begins, in bytes, or will begin once all of it is encrypted."""
+        if (final := self.final) is not None:
+            return final.offset
         return min(segment.offset for segment in self.segments.values() if not segment.is_backup)
 
     @property
     def data_segment(self) -> Segment:
-        """The first encrypted segment in use; there is one."""
-        return next(s for s in self.segments.values() if s.is_encrypted and not s.is_backup)
+        """The first encrypted segment in use, or else the one that there will be; there is one."""
+        used = (s for s in self.segments.values() if s.is_encrypted and not s.is_backup)
+        segment = self.final or next(used, None)
+        assert segment is not None  # noqa: S101  # agent.luks.metadata reads no other
+        return segment
 
     @property
     def data_digest(self) -> Digest:

@@ -22,6 +22,8 @@ Rules, in the order in which the code follows them:
 | ready | open | Mount (swap: SwapOn) |
 | plain | the declared filesystem in the clear, and nobody uses the disk | Link, straight over the disk |
 | plain | open | Mount |
+| plain, and the broker has its header | not yet the whole header | Inscribe |
+| plain, and the broker has its header | that header, in the middle | Open, Link, Mount |
 """
 
 from __future__ import annotations
@@ -49,6 +51,13 @@ from keybroker.wire.records import Device, Grant, Observation, Record, Refusal, 
 
 HEADER_BYTES: Final = 4 << 20
 """Of a header that we make: where the data begins on a new disk (``agent.luks.cryptsetup.DATA_OFFSET``)."""
+
+PLAINTEXT: Final = "plaintext until it is encrypted"
+"""What is said of a plain disk wherever its state is."""
+
+UNINSCRIBED: Final = (
+    "the broker has the header, the disk does not have all of it; what lies there is kept at its end"
+)
 
 REENCRYPTING: Final = "online-reencrypt-v2"
 """The requirement of a header in the middle of a re-encryption."""
@@ -91,13 +100,13 @@ def _closed(grant: Grant, here: Situation) -> Step:
             hint=f"keybroker-agent adopt {grant.record.name} --key-file FILE",
         )
     record, seen = grant.record, at_its_place(grant.record, here.seen)
-    if record.stage == "plain":
+    if record.is_bare:
         check_plain(record, here.content, seen)
     if here.told != seen:
         return Ask("the broker has not been told what is on the disk now")
     match record.stage:
-        case "plain":
-            return Link("the declared filesystem is there, in the clear; plaintext until it is encrypted")
+        case "plain" if record.is_bare:
+            return Link(f"the declared filesystem is there, in the clear; {PLAINTEXT}")
         case "new":
             return Claim(_blank(record, seen), "the volume has no disk yet, and this one is blank")
         case "claimed":
@@ -108,6 +117,9 @@ def _closed(grant: Grant, here: Situation) -> Step:
         case "deposited":
             if seen.header is None or _is_torn(seen.header, record):
                 return Inscribe("the broker has the header, the disk does not have all of it")
+        case "plain":
+            if is_uninscribed(record, seen):
+                return Inscribe(UNINSCRIBED)
         case "ready":
             if seen.header is None:
                 raise no_header(record, seen)
@@ -116,6 +128,8 @@ def _closed(grant: Grant, here: Situation) -> Step:
     check_pinned(record, record.pin, seen.header)
     if not grant.keys:
         raise no_key(record)
+    if seen.header.requirements and record.stage == "plain":
+        return Open(f"the header is in the middle of the encryption that was announced; {PLAINTEXT}")
     if seen.header.requirements:
         return Open(
             "the header is in the middle of the re-encryption that was announced; there is a key for it"
@@ -150,7 +164,7 @@ def check_plain(record: Record, content: Content | None, seen: Observation | Non
         KeybrokerError: WRONG_DEVICE, with what is there; HEADER_REFUSED for LUKS; CONFLICT in the middle of
             its encryption, when only part of the disk is plain.
     """
-    if record.order is not None and (record.order.kind, record.order.phase) == ("encrypt", "begun"):
+    if not record.is_bare:
         raise KeybrokerError(
             Problem.CONFLICT,
             f"{record.name}: its encryption in place has begun; it is no plain disk any more",
@@ -252,6 +266,11 @@ def _is_torn(header: SeenHeader, record: Record) -> bool:
     return header.degraded and header.pin == record.pin
 
 
+def is_uninscribed(record: Record, seen: Observation) -> bool:
+    """Say whether a disk that is to be encrypted in place does not have all of the header it begins with."""
+    return seen.header is None or (_is_torn(seen.header, record) and seen.header.sequence == record.sequence)
+
+
 def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
     """Refuse a header that is not the pinned one, is too old, or requires what nobody announced.
 
@@ -265,7 +284,9 @@ def check_pinned(record: Record, pin: Pin, header: SeenHeader) -> None:
     known = {pin.digest, begun.digest if begun is not None and begun.digest is not None else pin.digest}
     names = ("uuid", "data_offset", "sector_size")
     differs = [name for name in names if getattr(header.pin, name) != getattr(pin, name)]
-    if header.requirements and begun is not None:
+    if begun is not None and begun.kind == "encrypt":
+        is_other = keys != {pin.digest}
+    elif header.requirements and begun is not None:
         is_other = pin.digest not in keys or len(keys) != 2 or (begun.digest is not None and keys != known)
     else:
         is_other = not keys <= known or len(keys) != 1

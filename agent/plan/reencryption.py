@@ -11,6 +11,8 @@
 | begun, digest | under the announced key | Ask, then **Backup**: the announced digest is the pin now |
 | begun, digest | pinned, under the announced key | **Finish** |
 
+An encryption in place comes in at **Reencrypt** (``agent.plan.encryption`` leads to there).
+
 The broker is told before the header is written, so that a header in between is either announced or a forgery;
 and it is told the new key's digest before anything is encrypted under it. Some keyslot is opened by the
 current key throughout: cryptsetup makes the new key's keyslot by the same passphrase, and takes the old key's
@@ -22,7 +24,7 @@ As long as the header is midway nothing else is done to it: no key is rotated, n
 from __future__ import annotations
 
 from agent.plan.keyslots import Keyslots, numbers
-from agent.plan.provision import no_key
+from agent.plan.provision import PLAINTEXT, no_key
 from agent.plan.rotation import pinned_header
 from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Finish, Reencrypt, Tag
 from agent.plan.survey import Survey
@@ -114,6 +116,8 @@ def _midway(survey: Survey, order: Order, pin: Pin, header: SeenHeader) -> Reenc
             order.number, new, "the header leads to a new volume key that the broker does not know"
         )
     _check_open(survey)
+    if order.kind == "encrypt":
+        return Reencrypt(f"part of the data is still in the clear: {PLAINTEXT}")
     return Reencrypt("part of the data is still under the old volume key")
 
 
@@ -125,8 +129,8 @@ def _done(survey: Survey, keyslots: Keyslots, order: Order, pin: Pin) -> Reencry
     if not survey.is_backed_up or pin.digest != order.digest:
         if not survey.fresh:
             return _ask(survey, "a copy is left with the proof of a key that was fetched anew")
-        return Backup("the volume key is another one, and the broker's copy is of the header before")
-    return Finish(order.number, "all data is under the new volume key, and the broker has the header's copy")
+        return Backup("all data is under the volume key, and the broker's copy is of the header before")
+    return Finish(order.number, "all data is under the volume key, and the broker has the header's copy")
 
 
 def _check_open(survey: Survey) -> None:

@@ -6,11 +6,12 @@ A planner answers None where nothing of its own is to be done, and raises where 
 adds one adds it to ``PLANNERS`` at the place that the order below gives it, and its steps to ``THEN``:
 
 1. erasure: of what is to be destroyed, nothing is changed or backed up first;
-2. a re-encryption that is in the header: no other step is legal until it is through;
-3. rotation, and the header's copy at the broker;
-4. a re-encryption that is ordered: it begins with fresh keys and a header that is backed up;
-5. migration;
-6. resizing.
+2. an encryption in place, until the volume is open by its header;
+3. a re-encryption that is in the header, or an encryption: no other step is legal until it is through;
+4. rotation, and the header's copy at the broker;
+5. a re-encryption that is ordered: it begins with fresh keys and a header that is backed up;
+6. migration;
+7. resizing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.plan import erasure, recovery, reencryption, rotation, steps
+from agent.plan import encryption, erasure, recovery, reencryption, rotation, steps
 from agent.plan.steps import Change, Step
 from agent.plan.survey import Survey
 from keybroker.wire.records import Record, SeenHeader
@@ -26,6 +27,7 @@ from keybroker.wire.records import Record, SeenHeader
 Planner = Callable[[Survey], Change | Step | None]
 
 PLANNERS: Final[tuple[Planner, ...]] = (
+    encryption.next_step,
     reencryption.underway,
     rotation.next_step,
     reencryption.ordered,
@@ -38,6 +40,9 @@ THEN: Final[dict[type, str]] = {
     steps.Enclose: "Backup: the broker gets a copy of the header",
     steps.Promote: "Clear: the keyslot of the key before is killed",
     steps.Begin: "Announce: the broker is told of the new volume key",
+    steps.Shelve: "Deposit: the broker gets the header, before the disk does",
+    steps.Deposit: "Inscribe: the header is written to the disk",
+    steps.Inscribe: "Open: the volume is opened by its header",
     steps.Reencrypt: "Tag: our token is to name the new keyslot",
     steps.Clear: "Backup: the broker gets a copy of the header",
     steps.Mirror: "Copy: the kernel copies to the new disk",
@@ -67,7 +72,8 @@ def next_step(survey: Survey) -> Change | Step | None:
 
 def has_course(record: Record) -> bool:
     """Say whether a volume's keys are of any interest: a plain disk has none, one to be erased needs none."""
-    return record.role == "holder" and record.stage != "plain" and not erasure.is_wanted(record)
+    has_keys = record.stage != "plain" or encryption.is_wanted(record)
+    return record.role == "holder" and has_keys and not erasure.is_wanted(record)
 
 
 def is_at_rest(record: Record, header: SeenHeader | None) -> bool:

@@ -69,6 +69,23 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Ground:
+    """A plain disk that is to be encrypted in place.
+
+    Attributes:
+        kind: what ``blkid -p`` calls what is on it.
+        size_bytes: of the disk.
+        taken_bytes: how much of it, from its start, the filesystem takes; None where nothing says so.
+        is_shelved: the filesystem's beginning is kept at the disk's end, as it is now.
+    """
+
+    kind: str
+    size_bytes: int
+    taken_bytes: int | None
+    is_shelved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """Everything the planner may know, besides the grant.
 

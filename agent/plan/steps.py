@@ -183,6 +183,13 @@ class Reencrypt:
 
 
 @dataclass(frozen=True, slots=True)
+class Shelve:
+    """Keep the beginning of a plain filesystem at the end of its disk, in room that it does not use."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unlink:
     """Take the stable device away, which nothing uses."""
 
@@ -298,6 +305,7 @@ Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready |
 Change = (
     Stage | Fill | Tag | Enclose | Backup | Promote | Clear | Retire  # rotation
     | Announce | Begin | Reencrypt | Finish  # re-encryption
+    | Shelve  # encryption in place, which also takes steps of a boot
     | Unlink | Mirror | Copy | Verify | Raise | Switch | Drop | Close  # migration
     | Wipe | Erased | Grow  # erasure, resizing
 )  # fmt: skip

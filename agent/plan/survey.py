@@ -9,7 +9,7 @@ Who adds a planner adds what it looks at at the end of ``Survey``, with a defaul
 from __future__ import annotations
 
 from agent.plan.keyslots import Keyslots
-from agent.plan.situation import Mapping
+from agent.plan.situation import Ground, Mapping
 from keybroker.wire.records import Grant, Observation, Record
 from keybroker.wire.values import dataclass
 
@@ -25,6 +25,7 @@ class Survey:
         told: what the broker had been told when it gave those keys; None where it gave none yet.
         keyslots: of the header on the disk, each of the grant's keys tried on each; None where they were not
             tried: without a key, without a header, or in the middle of a re-encryption.
+        ground: the plain disk; None where it is not to be encrypted in place, or is not plain any more.
     """
 
     grant: Grant
@@ -32,6 +33,7 @@ class Survey:
     seen: Observation
     told: Observation | None
     keyslots: Keyslots | None
+    ground: Ground | None = None
 
     @property
     def record(self) -> Record:

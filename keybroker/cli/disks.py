@@ -62,7 +62,7 @@ def migrate(
 @click.argument("name")
 @click.option("--size", help="Of the new disk: more than the old one's, for the header.")
 @click.option("--serial", help="Of the new disk, if it cannot be the new volume's id.")
-@click.option("--backed-up", is_flag=True, help="There is a backup; in place is refused all the same.")
+@click.option("--backed-up", is_flag=True, help="There is a backup; without a new disk, a must.")
 @RATE
 @AT_BOOT_OPTION
 @waiting_options
@@ -80,15 +80,19 @@ def encrypt(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Encrypt a disk whose filesystem is in the clear, by moving it to a new disk.
+    """Encrypt a disk whose filesystem is in the clear: by moving it to a new disk, or in place.
 
-    Declare it first, with volume add --plain. It is plaintext until all is on the new disk, where nothing was
-    ever in the clear; what the old one remapped may be readable for ever. In place (neither --size nor
-    --serial) is refused: cryptsetup 2.6.1 could lose the filesystem to a power cut.
+    Declare it first, with volume add --plain. It is plaintext until all of it is encrypted. On a new disk
+    (--size or --serial) nothing was ever in the clear, and the database goes on meanwhile: the better way.
+
+    In place (with neither) wants a filesystem that is clean, leaves the last 8 MiB of its disk free, and is
+    unmounted for the beginning; it is used again as soon as its header is on the disk, while the rest is
+    encrypted. What the disk has remapped may be readable for ever, and a snapshot from before is plaintext.
 
     \b
       keybroker volume add shop-db data --plain --size 20G --mount /srv/data --serial WD-WX41A1234567
       keybroker volume encrypt shop-db data --size 40G --wait
+      keybroker volume encrypt shop-db data --backed-up --wait
     """
     client = connect(options)
     wish = {

@@ -6,7 +6,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from keybroker.cli.progress import progress_line, state_of
+from keybroker.cli.progress import PLAINTEXT, progress_line, state_of
 from keybroker.cli.quantities import short_duration, show_size
 from keybroker.cli.screen import moment, print_facts
 from keybroker.cli.selection import shown_age
@@ -53,7 +53,7 @@ def _changes(one: dict[str, Any]) -> list[tuple[str, object]]:
     if one["partner"] is not None:
         facts.append(("partner", one["partner"]))
     if one["stage"] == "plain" or (order is not None and order["kind"] == "encrypt"):
-        facts.append(("in the clear", "plaintext until it is encrypted"))
+        facts.append(("in the clear", PLAINTEXT))
     if report is not None:
         facts.append(("going on", progress_line(one).partition(": ")[2] if report["activity"] else None))
         trouble = report["trouble"]

@@ -29,12 +29,18 @@ def is_at_rest(one: dict[str, Any]) -> bool:
     return not rotating and one["order"] is None and one["role"] == "holder"
 
 
+PLAINTEXT = "plaintext until it is encrypted"
+"""What is said of a plain disk wherever its state is."""
+
+
 def state_of(one: dict[str, Any]) -> str:
     """Say in a few words what is wanted of a volume: ``ready``, ``rotating to 8``, ``reencrypt (begun)`` …"""
     words = [one["stage"]] if one["role"] == "holder" else [one["role"], one["stage"]]
     if one["order"] is not None and one["stage"] != "erased":
         phase = " (begun)" if one["order"]["phase"] == "begun" else ""
         words.append(f"{one['order']['kind']}{phase}")
+    if one["stage"] == "plain":
+        words.append(PLAINTEXT)
     if one["stage"] == "ready" and (one["wanted"] != one["current"] or one["retiring"]):
         words.append(f"rotating to {one['wanted']}")
     if one.get("ahead") is not None:

@@ -4,8 +4,12 @@
 |---|---|---|---|
 | place | operator | no order is open | ordered; a re-encryption also wants a new key first |
 | announce | host | ordered, or begun; not rotating | begun, and then with the new volume key's digest |
+| prepare | host | plain; an encryption in place has begun | its header is pinned, the order has its digest |
 | finish | host | what the order is for has come true | no order |
 | cancel | operator | nothing was done that cannot be left as it is | no order |
+
+An encryption in place mints the volume's first key with the order. Until ``prepare`` nothing of it is on
+the disk, and it can be taken back; from then on the disk may hold parts of that header.
 
 A migration's order ends with Switch, an erasure's with Erased (``moving``). A repeated transition returns
 the very volume it was given.
@@ -16,10 +20,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from keybroker.model.keyring import Keyring
 from keybroker.model.rotation import want
 from keybroker.model.volume import Volume, conflict
-from keybroker.wire.orders import Order, OrderKind
+from keybroker.wire.orders import ONGOING, Order, OrderKind
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.records import SeenHeader
 
 _FROM: Final[dict[OrderKind, tuple[str, ...]]] = {
     "reencrypt": ("ready",),
@@ -42,7 +48,7 @@ def place(volume: Volume, wish: Order) -> Volume:
 
     Raises:
         KeybrokerError: CONFLICT where another order is open, or this one does not fit the volume's stage or
-            role, or asks for an encryption in place.
+            role, or asks for an encryption in place without a filesystem or a backup.
     """
     if volume.order is not None:
         if _alike(volume.order, wish):
@@ -57,7 +63,7 @@ def place(volume: Volume, wish: Order) -> Volume:
     if volume.is_swap and wish.kind != "erase":
         raise conflict(volume, f"is swap, and has nothing to {wish.kind}")
     if wish.kind == "encrypt":
-        raise _in_place(volume)
+        volume = _in_place(volume, wish)
     if wish.kind == "reencrypt":
         volume = want(volume)
     number = volume.last_order + 1
@@ -69,20 +75,24 @@ def place(volume: Volume, wish: Order) -> Volume:
     )
 
 
-def _in_place(volume: Volume) -> KeybrokerError:
-    """Refuse to encrypt a disk in place, backup or not.
-
-    cryptsetup 2.6.1 copies the first 16 MiB of the filesystem to the end of the disk, and writes the header
-    over the original with no flush in between: after a power cut there, the header may be there and the copy
-    not, or half a header, which nothing reads (tests/kernel/inner/test_kernel_in_place.py).
-    """
-    return KeybrokerError(
-        Problem.CONFLICT,
-        f"volume {volume.addon}/{volume.name}: is not encrypted in place: a power cut at its beginning could"
-        " lose the filesystem, and nothing was changed",
-        hint=f"move it to a new disk: keybroker volume encrypt {volume.addon} {volume.name} --size SIZE"
-        " [--serial SERIAL]",
-    )
+def _in_place(volume: Volume, wish: Order) -> Volume:
+    """Return the volume with the key that it is to be encrypted under."""
+    name = f"{volume.addon} {volume.name}"
+    if volume.filesystem == "none":
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"volume {volume.addon}/{volume.name}: has no filesystem that says what is free on its disk",
+            hint=f"move it to a new disk: keybroker volume encrypt {name} --size SIZE [--serial SERIAL]",
+        )
+    if not wish.backed_up:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"volume {volume.addon}/{volume.name}: is encrypted in place only if there is a backup: a disk"
+            " that fails meanwhile leaves nothing to go back to",
+            hint=f"say so with --backed-up, or move it to a new disk: keybroker volume encrypt {name}"
+            " --size SIZE [--serial SERIAL]",
+        )
+    return volume if volume.keyring is not None else replace(volume, keyring=Keyring.first())
 
 
 def _alike(open_order: Order, wish: Order) -> bool:
@@ -106,10 +116,46 @@ def announce(volume: Volume, revision: int, number: int, digest: str | None) -> 
         return volume
     if order.kind not in ("reencrypt", "encrypt"):
         raise conflict(volume, f"order {number} ({order.kind}) has no beginning to be announced")
+    if order.kind == "encrypt" and digest is not None:
+        raise conflict(
+            volume, f"order {number} ({order.kind}) gets its digest with the header, by a copy of it"
+        )
     if volume.rotating:
         raise conflict(volume, "its key is being rotated; that comes first")
     volume.expect(revision)
     return replace(volume, order=replace(order, phase="begun", digest=digest), revision=revision + 1)
+
+
+def prepare(volume: Volume, revision: int, header: SeenHeader) -> Volume:
+    """Pin the header of an encryption in place, before any of it is on the disk.
+
+    Returns:
+        The very volume where that is so already.
+
+    Raises:
+        KeybrokerError: CONFLICT for another revision, without such an order, or where another header is
+            pinned; HEADER_REFUSED for one that the profile does not allow, or that is of nothing under way.
+    """
+    if (volume.pin, volume.sequence) == (header.pin, header.sequence):
+        return volume
+    order = volume.begun
+    if volume.stage != "plain" or order is None or order.kind != "encrypt":
+        raise conflict(volume, "no encryption in place has begun")
+    if order.digest is not None:
+        raise conflict(volume, f"order {order.number} has another header already")
+    volume.expect(revision)
+    wrong = volume.misfit(header)
+    if len(header.requirements) != 1 or not ONGOING.issuperset(header.requirements):
+        wrong = wrong or f"its requirements are {', '.join(header.requirements) or 'none'}"
+    if wrong is not None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"volume {volume.id}: {wrong}")
+    return replace(
+        volume,
+        pin=header.pin,
+        sequence=header.sequence,
+        order=replace(order, digest=header.pin.digest),
+        revision=revision + 1,
+    )
 
 
 def finish(volume: Volume, number: int) -> Volume:
@@ -149,7 +195,7 @@ def cancel(volume: Volume) -> Volume:
     order = volume.order
     if order is None:
         return volume
-    if order.phase == "begun":
+    if order.phase == "begun" and (order.kind != "encrypt" or order.digest is not None):
         raise KeybrokerError(
             Problem.CONFLICT,
             f"volume {volume.addon}/{volume.name}: order {order.number} ({order.kind}) has begun, and is"

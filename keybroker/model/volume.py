@@ -1,7 +1,7 @@
 """A volume as the broker keeps it, and its way to its disk: pure transitions, each from a value to a value.
 
     new ─ claim ─▶ claimed ─ deposit ─▶ deposited ─ ready ─▶ ready        (swap: claimed ─▶ ready)
-    foreign ─ adopt ─▶ ready      plain ─ back_up, once encrypted ─▶ ready      any ─ erased ─▶ erased
+    foreign ─ adopt ─▶ ready      plain ─ prepare, back_up ─▶ ready      any ─ erased ─▶ erased
 
 The first row is here; what changes a volume in use is in ``rotation``, ``orders`` and ``moving``. A repeated
 transition returns the very volume it was given; one that does not fit raises CONFLICT.
@@ -25,7 +25,7 @@ class Volume:
     """A volume as the broker keeps it; ``record`` is what others are told of it.
 
     Attributes: as ``wire.records.Record``, but for
-        keyring: None for swap, and for a plain disk until it is to be encrypted in place.
+        keyring: None for swap, and for a plain disk until it was first to be encrypted in place.
         last_order: number of the last order there was; 0 before the first.
         born_encrypted: nothing was ever written to its disk in the clear, as far as we know.
         block_older: keys are kept from a header that is older than the one known, because the last rotation
@@ -196,6 +196,12 @@ class Volume:
 
     def unfit(self, header: SeenHeader) -> str | None:
         """Return why the volume's profile does not allow a header, None where it does."""
+        if header.requirements:
+            return f"the header has requirements: {', '.join(header.requirements)}"
+        return self.misfit(header)
+
+    def misfit(self, header: SeenHeader) -> str | None:
+        """Return why the volume's profile does not allow a header, whatever is under way in it."""
         least, most = self.profile.data_offsets
         if header.pin.uuid != self.luks_uuid:
             return f"the header's UUID is {header.pin.uuid}, the volume's is {self.luks_uuid}"
@@ -203,8 +209,6 @@ class Volume:
             return f"the header's data offset {header.pin.data_offset} is not from {least} to {most}"
         if header.pin.sector_size not in self.profile.sector_sizes:
             return f"the header's sector size {header.pin.sector_size} is not allowed"
-        if header.requirements:
-            return f"the header has requirements: {', '.join(header.requirements)}"
         if header.others:
             return "the header has more than one volume key"
         if header.degraded:

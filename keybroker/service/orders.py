@@ -10,13 +10,13 @@ from keybroker.policy import Peer
 from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
-from keybroker.service.custody import done, own, save
+from keybroker.service.custody import done, mint, own, save
 from keybroker.service.directory import view, volume_named
 from keybroker.service.endings import forget
 from keybroker.service.moving import part
 from keybroker.service.offline import entrust
 from keybroker.service.views import OrderSpec, VolumeSpec, VolumeView
-from keybroker.service.volumes import SMALLEST_DATA, check_room, new_volume
+from keybroker.service.volumes import FIRST, SMALLEST_DATA, check_room, new_volume
 from keybroker.store import Writing
 from keybroker.store.rows import VolumeRow
 from keybroker.wire import names
@@ -136,7 +136,10 @@ def _placed(
         entrust(broker, writing, successor, successor.wrapped, caller.now)
         facts["successor"] = successor.volume.id
     else:
-        row = save(writing, caller, row, placed)
+        is_new = before.keyring is None and placed.keyring is not None
+        minted = mint(broker, writing, placed, FIRST) if is_new else {}
+        row = save(writing, caller, row, placed, minted)
+        row = entrust(broker, writing, row, minted, caller.now) if minted else row
     writing.append(caller.about("done", addon=before.addon, volume=before.id, **facts))
     return view(writing, row)
 

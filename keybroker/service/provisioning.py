@@ -5,6 +5,9 @@ Each call names the state it wants; repeated, it changes nothing and gives the s
 
 from __future__ import annotations
 
+from functools import partial
+
+from keybroker.model import orders
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
@@ -57,6 +60,8 @@ def claim(broker: Broker, peer: Peer, volume: VolumeId, request: ClaimRequest) -
 def deposit(broker: Broker, peer: Peer, volume: VolumeId, request: DepositRequest) -> Record:
     """Keep the header, wrapped, and pin it, before any of it is on the disk; with a proof, ``back_up``.
 
+    That of a plain disk is on its way to be encrypted in place (``model.orders.prepare``).
+
     Raises:
         KeybrokerError: as ``boot.unlock`` for the peer; UNKNOWN; HEADER_REFUSED for a header that the
             volume's profile does not allow; CONFLICT for another revision, stage or header; MALFORMED for an
@@ -68,7 +73,9 @@ def deposit(broker: Broker, peer: Peer, volume: VolumeId, request: DepositReques
 
     def work(writing: Writing, caller: Caller) -> Record:
         row = own(writing, caller, volume)
-        changed = row.volume.deposit(request.revision, request.header)
+        is_plain = row.volume.stage == "plain"
+        change = partial(orders.prepare, row.volume) if is_plain else row.volume.deposit
+        changed = change(request.revision, request.header)
         if changed is not row.volume:
             save(writing, caller, row, changed)
             keep_header(broker, writing, caller, changed, request.header.sequence, request.copy)

@@ -115,7 +115,9 @@ def back_up(broker: Broker, peer: Peer, volume: VolumeId, request: DepositReques
             save(writing, caller, row, changed)
             number = keep_header(broker, writing, caller, changed, request.header.sequence, request.copy)
             facts["number"] = number
-            if row.volume.pin is None or row.volume.pin.digest != request.header.pin.digest:
+            # Of a disk that was plain the copy before is of when nothing was encrypted: worse than none.
+            is_other = row.volume.pin is None or row.volume.pin.digest != request.header.pin.digest
+            if is_other or row.volume.stage == "plain":
                 writing.drop_headers(volume, below=number)
                 facts["digest"] = request.header.pin.digest
         note_proof(writing, caller, volume, proof)

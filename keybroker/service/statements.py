@@ -92,7 +92,7 @@ def remains(volume: Volume, wiped: int | None = None) -> list[str]:
         words.append(f"key version {old.version}, wrapped, at the broker {until}")
     if wiped is None and volume.device is not None:
         words.append(f"the disk {volume.device.serial} itself, which was not touched")
-    if not volume.born_encrypted and keys is None and wiped is not None:
+    if not volume.born_encrypted and volume.pin is None and wiped is not None:
         words.append(
             f"the disk held plaintext and was never encrypted: {wiped} bytes of it were overwritten; what it"
             " keeps aside (spare blocks, remapped sectors) may still be plaintext, so destroy the disk where"

@@ -151,17 +151,8 @@ class VolumeView:
         """Return the view of a row."""
         keys = row.volume.keyring
         since = row.minted.get(keys.current) if keys is not None and keys.current is not None else None
-        return cls(
-            row.volume.record,
-            row.created,
-            since,
-            row.volume,
-            report,
-            proof,
-            tuple(headers),
-            statements,
-            ahead,
-        )
+        kept = tuple(headers)
+        return cls(row.volume.record, row.created, since, row.volume, report, proof, kept, statements, ahead)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form: the record's fields, and what else is known."""
@@ -173,6 +164,7 @@ class VolumeView:
             "created": rfc3339(self.created),
             "current_since": self.current_since and rfc3339(self.current_since),
             "born_encrypted": self.volume.born_encrypted,
+            "plaintext": self.record.stage == "plain",
             "block_older": self.volume.block_older,
             "retired": [
                 {

@@ -82,6 +82,11 @@ def mapper_name(volume: VolumeName) -> str:
     return f"kb-{volume}"
 
 
+def luks_label(volume: VolumeId) -> str:
+    """Return the LUKS2 label of a volume."""
+    return f"kb-{volume.removeprefix('kbv-')}"
+
+
 def crypt_name(volume: VolumeName, luks_uuid: str) -> str:
     """Return the name of the dm-crypt device below it; a migration has two of them at once."""
     return f"kb-{volume}-{luks_uuid[:8]}"

@@ -6,13 +6,14 @@
 |---|---|---|
 | reencrypt | gives the volume a new volume key, in place and online | ordered, begun |
 | migrate | moves it to its successor's disk, under a new passphrase and a new volume key | ordered |
-| encrypt | encrypts a plain disk in place; brokers refuse it (with a successor, it is a migration) | – |
+| encrypt | encrypts a plain disk in place (with a successor, it is a migration) | ordered, begun |
 | resize | lets volume and filesystem take all of a disk that has grown | ordered |
 | erase | destroys every keyslot and header copy; nothing opens the data any more | ordered |
 
 ``begun`` is said before the first write that leaves a header in between, and from then on such a header is
-expected at a boot; before it, a header with a requirement is a forgery. Rotation needs no order: it is
-``wanted``, a key version, in the record itself.
+expected at a boot; before it, a header with a requirement is a forgery. Of a plain disk it is expected once
+the order has the ``digest``, which comes with the header's copy: until then the disk is as plain as ever.
+Rotation needs no order: it is ``wanted``, a key version, in the record itself.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PHASES: Final = frozenset({"ordered", "begun"})
 AtBoot = Literal["before", "beside"]
 AT_BOOT: Final = frozenset({"before", "beside"})
 
+ONGOING: Final = frozenset({"online-reencrypt-v2", "online-reencrypt-v3"})
+"""The requirements that a re-encryption leaves in a header until it is done; cryptsetup 2.6 writes the first,
+newer ones the second where they need it. An encryption in place leaves the same ones."""
+
 SLOWEST: Final = 64 << 10
 """Bytes a second: the least that ``--rate`` may be; slower ones never end."""
 
@@ -48,7 +53,7 @@ class Order:
         at_boot: whether what a power cut interrupted is finished before the database starts, or beside it.
         offline: migrate while nothing uses the volume, instead of under it.
         drop_foreign: let keyslots and tokens of others be lost where the order cannot keep them.
-        backed_up: the operator says that there is a backup; encrypting in place would ask for that.
+        backed_up: the operator says that there is a backup; nothing is encrypted in place without that word.
     """
 
     number: int
@@ -63,8 +68,13 @@ class Order:
 
     @property
     def is_reencrypting(self) -> bool:
-        """Say whether a re-encryption was announced, so that its traces in the header are to be expected."""
-        return self.kind == "reencrypt" and self.phase == "begun"
+        """Say whether a re-encryption was announced, so that its traces in the header are to be expected.
+
+        An encryption in place counts as one from the moment on that the broker has its header.
+        """
+        if self.phase != "begun":
+            return False
+        return self.kind == "reencrypt" or (self.kind == "encrypt" and self.digest is not None)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""

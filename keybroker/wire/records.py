@@ -13,7 +13,7 @@ Stages of a data volume, each entered by one call, none ever left backwards:
 | ready | the disk has the header and a filesystem: from here on nothing formats anything | PUT ready |
 
 | foreign | its disk has a LUKS2 header that somebody else made; to be adopted (→ ready) | ``volume adopt`` |
-| plain | its disk holds a filesystem in the clear; to be encrypted (→ ready) | ``volume encrypt`` |
+| plain | its disk holds a filesystem, in the clear or in part; to be encrypted (→ ready) | ``volume add`` |
 | erased | its disk has no keyslot and no header any more; nothing leaves this stage | PUT erased |
 
 A swap volume has no keys and no header: new → claimed → ready.
@@ -122,6 +122,11 @@ class Record:
     newest: KeyVersion | None = None
     recovery: Recovery | None = None
     complete_from: int | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """Say whether its disk is used as it is, in the clear: no header of ours is expected on it yet."""
+        return self.stage == "plain" and (self.order is None or not self.order.is_reencrypting)
 
     @property
     def is_swap(self) -> bool:

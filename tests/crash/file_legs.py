@@ -26,7 +26,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from tests.crash import file_world
 from tests.crash.file_reencryption import FileReencryption
-from tests.crash.file_world import FileWorld
+from tests.crash.file_world import FileWorld, NoDevices
 
 
 class MovedFiles(FileWorld):
@@ -80,8 +80,9 @@ class MovedFiles(FileWorld):
     def workshop(self, broker: ChangeBroker) -> Workshop:
         headers = MachineHeaders(self, self.directory / "run")
         return Workshop(
-            self.world(), broker, headers, FileLegs(self), _Sizes(), FileWiping(self), FileReencryption(self)
-        )
+            self.world(), broker, headers, FileLegs(self), _Sizes(), FileWiping(self), FileReencryption(self),
+            NoDevices(),
+        )  # fmt: skip
 
     def partial(self, step: type, *arguments: Any) -> None:
         """Do half of an effect; a table is exchanged by one call, and the broker's are transactions."""

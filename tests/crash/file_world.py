@@ -57,8 +57,10 @@ class FileWorld:
 
     def workshop(self, broker: ChangeBroker) -> Workshop:
         headers = MachineHeaders(self, self.directory / "run")
-        nothing = _NoDevices()
-        return Workshop(self.world(), broker, headers, nothing, nothing, nothing, FileReencryption(self))
+        nothing = NoDevices()
+        return Workshop(
+            self.world(), broker, headers, nothing, nothing, nothing, FileReencryption(self), nothing
+        )
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -172,7 +174,7 @@ def sectors_of(image: copy.HeaderImage) -> Iterator[tuple[int, bytes]]:
                 yield offset + at, held[at : at + inscription.SECTOR]
 
 
-class _NoDevices:
+class NoDevices:
     """What needs device-mapper is tried in the model and on a real kernel."""
 
     def __getattr__(self, name: str) -> Any:

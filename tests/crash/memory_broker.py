@@ -92,10 +92,14 @@ class MemoryBroker:
     def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
         with self._entered():
             record = self._record(volume)
-            if record.stage == "ready":
+            if record.stage == "ready" or request.proof is not None:
                 return self._backup(record, request)
             if record.pin is not None and record.pin == request.header.pin:
                 return record
+            if record.stage == "plain":
+                saved = self._replace(record, memory_orders.prepared(record, request))
+                self.copies[volume], self.copied[volume] = request.copy, record.current
+                return saved
             _expect(record, request.revision, "claimed")
             self.copies[volume], self.copied[volume] = request.copy, record.current
             self.deposited.setdefault(volume, set()).add(request.header.pin)
@@ -159,6 +163,11 @@ class MemoryBroker:
     def order(self, volume: VolumeId, order: Order) -> None:
         """Want something done, as an operator does."""
         self._save(self._record(volume), order=order)
+
+    def encrypt(self, volume: VolumeId) -> None:
+        """Have a plain disk encrypted in place, as an operator does; that mints its key."""
+        record, first = self._record(volume), KeyVersion(1)
+        self._save(record, order=Order(1, "encrypt", backed_up=True), current=first, wanted=first)
 
     def announce(self, volume: VolumeId, request: PhaseRequest) -> Record:
         with self._entered():
@@ -225,7 +234,10 @@ class MemoryBroker:
         fits = header is not None and memory_orders.fits(record, header)
         if record.stage == "foreign":
             return Grant(record, memory_keys.live(record, self.mint))
-        if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits):
+        is_begun = record.order is not None and record.order.phase == "begun"
+        if record.stage == "plain" and not is_begun:
+            return Grant(record)
+        if record.stage == "claimed" or (record.stage in ("deposited", "ready") and fits) or is_begun:
             keys = memory_keys.live(record, self.mint)
             if header is not None and record.sequence is not None and header.sequence < record.sequence:
                 keys |= {
@@ -241,7 +253,7 @@ class MemoryBroker:
             return record
         if request.proof is None and request.header.pin == record.pin:
             return record  # the first header once more, after its reply was lost
-        _expect(record, request.revision, "ready")
+        _expect(record, request.revision, "plain" if record.stage == "plain" else "ready")
         saved = self._replace(record, memory_keys.backed_up(record, request, self.mint))
         self.copies[volume], self.copied[volume] = request.copy, record.current
         self.backups += 1
@@ -297,6 +309,9 @@ def _refusal(record: Record, seen: Observation) -> Refusal | None:
     fits = seen.header is not None and memory_orders.fits(record, seen.header)
     if seen.header is not None and seen.header.sequence < (record.complete_from or 0):
         return Refusal(Problem.HEADER_REFUSED, f"{record.name}: from the middle of the move to it")
+    is_begun = record.order is not None and record.order.phase == "begun"
+    if record.stage == "plain" and is_begun and seen.sight == "blank":
+        return Refusal(Problem.HEADER_REFUSED, f"{record.name}: its data is lost")
     if not fits and (record.stage == "ready" or seen.header is not None):
         return Refusal(Problem.HEADER_REFUSED, f"{record.name}: {seen.sight}")
     return None

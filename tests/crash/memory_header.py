@@ -29,6 +29,7 @@ class Luks:
         next_key: the volume key that a re-encryption leads to; empty where there is none.
         moved: how much of the data is under ``next_key``: None before the re-encryption is in the segments.
         recovery: the recovery ciphertext in our token.
+        in_place: the data was in the clear before; then ``next_key`` is empty.
     """
 
     uuid: str
@@ -40,6 +41,7 @@ class Luks:
     next_key: str = ""
     moved: int | None = None
     recovery: str | None = None
+    in_place: bool = False
 
     @classmethod
     def read(cls, held: bytes) -> Luks:
@@ -49,7 +51,7 @@ class Luks:
         unbound = frozenset(said["unbound"])
         return cls(
             said["uuid"], said["volume_key"], said["sequence"], keyslots, token, unbound, said["next_key"],
-            said["moved"], said["recovery"],
+            said["moved"], said["recovery"], said["in_place"],
         )  # fmt: skip
 
     def written(self) -> Secret:
@@ -58,6 +60,7 @@ class Luks:
             "uuid": self.uuid, "volume_key": self.volume_key, "sequence": self.sequence,
             "keyslots": self.keyslots, "token": self.token, "unbound": sorted(self.unbound),
             "next_key": self.next_key, "moved": self.moved, "recovery": self.recovery,
+            "in_place": self.in_place,
         }  # fmt: skip
         return Secret(json.dumps(said, sort_keys=True).encode())
 
@@ -90,6 +93,8 @@ class Luks:
 
     def reencrypted(self) -> Luks:
         """Return it under the new volume key; our token does not know the version of its keyslot."""
+        if self.in_place:
+            return self.changed(moved=None, in_place=False)
         kept = {number: text for number, text in self.keyslots.items() if number in self.unbound}
         return self.changed(
             volume_key=self.next_key, keyslots=kept, unbound=frozenset(), next_key="", moved=None, token={}
@@ -98,12 +103,19 @@ class Luks:
     @property
     def pin(self) -> Pin:
         """Its pin: by the key that the data begins under."""
-        return Pin(self.uuid, "sha256:" + (self.next_key if self.moved else self.volume_key), 4 * MIB, 512)
+        return Pin(
+            self.uuid,
+            "sha256:" + (self.next_key if self.moved and self.next_key else self.volume_key),
+            4 * MIB,
+            512,
+        )
 
     def seen(self, *, degraded: bool) -> SeenHeader:
         enclosed = self.recovery and digest(self.recovery)
         if self.moved is None:
             return SeenHeader(self.pin, self.sequence, (), degraded, (), enclosed)
+        if self.in_place:
+            return SeenHeader(self.pin, self.sequence, (REENCRYPTING,), degraded)
         other = "sha256:" + (self.volume_key if self.moved else self.next_key)
         return SeenHeader(self.pin, self.sequence, (REENCRYPTING,), degraded, (other,), enclosed)
 

@@ -63,7 +63,7 @@ def backed_up(record: Record, request: DepositRequest, mint: Mint) -> Record:
     if proof is None or proof.version != record.current or proof.sequence != request.header.sequence:
         raise conflict(record, "a copy wants the proof that the current key opens it")
     check_proof(replace(record, pin=request.header.pin), proof, mint)
-    return replace(record, sequence=request.header.sequence, pin=request.header.pin)
+    return replace(record, stage="ready", sequence=request.header.sequence, pin=request.header.pin)
 
 
 def check_proof(record: Record, proof: GivenProof, mint: Mint) -> None:

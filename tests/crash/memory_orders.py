@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from keybroker.wire.changes import PhaseRequest
+from keybroker.wire.messages import DepositRequest
 from keybroker.wire.orders import Order
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record, SeenHeader
 from keybroker.wire.values import replace
 from tests.crash.memory_keys import conflict
@@ -16,9 +18,29 @@ def announced(record: Record, request: PhaseRequest) -> Record:
         return record
     if order.kind not in ("reencrypt", "encrypt") or is_rotating(record):
         raise conflict(record, "its order has no such phase, or its key is being rotated")
+    if order.kind == "encrypt" and request.digest is not None:
+        raise conflict(record, "its digest comes with the header")
     if record.revision != request.revision:
         raise conflict(record, f"is at {record.revision}")
     return replace(record, order=replace(order, phase="begun", digest=request.digest))
+
+
+def prepared(record: Record, request: DepositRequest) -> Record:
+    """Return the record of a plain disk that is to be encrypted in place, with its header pinned."""
+    order = record.order
+    if order is None or order.kind != "encrypt" or order.phase != "begun" or order.digest is not None:
+        raise conflict(record, "no encryption in place has begun")
+    if record.revision != request.revision:
+        raise conflict(record, f"is at {record.revision}")
+    header = request.header
+    if header.pin.uuid != record.luks_uuid or len(header.requirements) != 1 or header.degraded:
+        raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: no header of an encryption in place")
+    return replace(
+        record,
+        pin=header.pin,
+        sequence=header.sequence,
+        order=replace(order, digest=header.pin.digest),
+    )
 
 
 def finished(record: Record, number: int) -> Record:
@@ -26,7 +48,9 @@ def finished(record: Record, number: int) -> Record:
     if record.order is None or record.order.number > number:
         return record
     order = _open(record, number)
-    if order.kind in ("reencrypt", "encrypt") and (record.pin is None or order.digest != record.pin.digest):
+    if order.kind in ("reencrypt", "encrypt") and (
+        record.stage != "ready" or record.pin is None or order.digest != record.pin.digest
+    ):
         raise conflict(record, f"order {number} is not done")
     return replace(record, order=None)
 

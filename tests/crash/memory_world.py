@@ -27,6 +27,7 @@ from tests.crash.memory_header import Luks
 from tests.crash.memory_headers import MemoryHeaders
 from tests.crash.memory_legs import MemoryGrowth, MemoryLegs, MemoryWiping
 from tests.crash.memory_reencryption import MemoryReencryption
+from tests.crash.memory_shelving import MemoryShelving
 
 SECTORS = ("first", "second", "keyslots-1", "keyslots-2")
 
@@ -45,13 +46,20 @@ class Inside:
 
 @dataclass(slots=True)
 class Disk:
-    """What a power cut leaves."""
+    """What a power cut leaves.
+
+    Attributes:
+        shelf: what its end holds of the beginning of a plain filesystem.
+        has_room: a plain filesystem ends before that.
+    """
 
     device: Device
     header: dict[str, bytes] = field(default_factory=dict)
     foreign: str = ""
     mark: VolumeId | None = None
     inside: Inside = field(default_factory=Inside)
+    shelf: str = ""
+    has_room: bool = True
 
     @property
     def is_blank(self) -> bool:
@@ -83,6 +91,7 @@ class MemoryWorld:
         self.made: list[Made] = []
         self.composed = 0
         self.waited: list[str] = []
+        self.first_written: tuple[str, ...] = ("second", "keyslots-2")
         self.arriving: dict[str, Disk] = {}
         self.layout = tuple(records)
         self.headers = MemoryHeaders(self)
@@ -90,6 +99,7 @@ class MemoryWorld:
         self.growth = MemoryGrowth(self)
         self.wiping = MemoryWiping(self)
         self.reencryption = MemoryReencryption(self)
+        self.shelving = MemoryShelving(self)
         self.power_cut()
 
     def world(self) -> World:
@@ -97,8 +107,9 @@ class MemoryWorld:
 
     def workshop(self) -> Workshop:
         return Workshop(
-            self.world(), self.broker, self.headers, self.legs_of, self.growth, self.wiping, self.reencryption
-        )
+            self.world(), self.broker, self.headers, self.legs_of, self.growth, self.wiping,
+            self.reencryption, self.shelving,
+        )  # fmt: skip
 
     def keep(self, records: tuple[Record, ...]) -> None:
         self.layout = records
@@ -166,8 +177,10 @@ class MemoryWorld:
         if step is steps.Inscribe:
             record, copied = arguments
             self.check_inscription(record, copied)
-            for name in ("second", "keyslots-2"):
+            for name in self.first_written:
                 self.disk(record).header[name] = _sector(copied, name)
+        elif step is steps.Shelve:
+            self.shelving.partial(arguments[0])
         elif step is steps.MakeFilesystem:
             (record,) = arguments
             self.check_making(record)
@@ -186,6 +199,9 @@ class MemoryWorld:
 
     def check_inscription(self, record: Record, copied: Secret) -> None:
         disk = self.disk(record)
+        if record.stage == "plain":
+            self.shelving.give_way(record, {name: _sector(copied, name) for name in SECTORS})
+            return
         torn = any(held != _sector(copied, name) for name, held in disk.header.items())
         if disk.foreign or disk.mark or disk.inside.touched or torn:
             raise KeybrokerError(Problem.NOT_BLANK, f"{record.name}: something else is on the disk")
@@ -234,6 +250,8 @@ class _Disks:
         keyslots, token = {0: key.reveal().decode()}, {0: int(record.current)}
         recovery = record.recovery.ciphertext if record.recovery else None
         luks = Luks(record.luks_uuid, f"{self._world.composed:064x}", 3, keyslots, token, recovery=recovery)
+        if record.stage == "plain":
+            luks = replace(luks, token=None, recovery=None, moved=0, in_place=True)
         return Composed(luks.seen(degraded=False), luks.written())
 
     def inscribe(self, record: Record, copied: Secret) -> None:
@@ -258,6 +276,8 @@ class _Mappings:
         if record.role != "holder":
             return Mapping() if record.stage == "plain" else Mapping("crypt")
         legs = self._world.legs.get(record.name, ())
+        if record.is_bare and not legs:
+            return Mapping()
         if legs and record.volume not in legs:
             return Mapping(obstacle=f"its stable device stands on {legs}")
         return Mapping("open" if legs else "crypt")
@@ -266,6 +286,7 @@ class _Mappings:
         if self.look(record).reach != "closed":
             return ()
         whole = self._world.disk(record).header
+        assert record.stage != "plain" or "first" in whole, "it looks like a filesystem, too"
         header = seen.observation.header
         if header is None or not memory_orders.fits(record, header):
             raise KeybrokerError(Problem.HEADER_REFUSED, f"{record.name}: not the pinned header")
@@ -277,8 +298,9 @@ class _Mappings:
         return ()
 
     def link(self, record: Record) -> None:
-        if record.stage == "plain":
+        if record.is_bare:
             assert _Filesystems(self._world).look(record).kind == record.filesystem
+            assert not self._world.disk(record).header, "part of its beginning is overwritten"
         else:
             assert self.look(record).reach != "closed", "a linear device over nothing"
         assert record.role == "holder"
@@ -299,7 +321,7 @@ class _Filesystems:
 
     def look(self, record: Record) -> Content:
         inside = self._world.disk(record).inside
-        if record.stage == "plain":
+        if record.is_bare:
             if self._world.legs.get(record.name) or record.volume in self._world.legs_of.held:
                 raise KeybrokerError(Problem.IN_USE, f"{record.name}: its disk is in use")
             return Content(inside.kind, untouched=False, unfinished=False)

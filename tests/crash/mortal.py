@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from agent.change.workshop import Broker as ChangeBroker
-from agent.change.workshop import Growth, Headers, Legs, Reencryption, Wiping, Workshop
+from agent.change.workshop import Growth, Headers, Legs, Reencryption, Shelving, Wiping, Workshop
 from agent.plan import steps
 from agent.world import Broker, Disks, Filesystems, Mappings, World
 from keybroker.wire.messages import DepositRequest
@@ -49,6 +49,7 @@ EFFECTS: Final[dict[type, tuple[str, str]]] = {
     steps.Begin: ("reencryption", "begin"),
     steps.Reencrypt: ("reencryption", "run"),
     steps.Finish: ("broker", "finish"),
+    steps.Shelve: ("shelving", "shelve"),
     steps.Adopt: ("broker", "adopt"),
     steps.Detach: ("headers", "detach"),
     steps.Evict: ("headers", "evict"),
@@ -111,6 +112,7 @@ class Mortal:
                 growth=cast(Growth, _Proxy(self, "growth", inner.growth)),
                 wiping=cast(Wiping, _Proxy(self, "wiping", inner.wiping)),
                 reencryption=cast(Reencryption, _Proxy(self, "reencryption", inner.reencryption)),
+                shelving=cast(Shelving, _Proxy(self, "shelving", inner.shelving)),
             )
 
     @property

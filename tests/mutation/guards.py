@@ -43,6 +43,9 @@ ROSTER: Final = ("tests/unit/test_broker_roster.py",)
 HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
 ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
 MIDWAY: Final = ("tests/header/test_header_midway.py",)
+INPLACE: Final = ("tests/header/test_header_inplace.py",)
+ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
+SHELF: Final = ("tests/crash/test_crash_shelf.py",)
 
 
 def _guards(file: str, tests: tuple[str, ...], *breaks: tuple[str, str]) -> tuple[Guard, ...]:
@@ -269,7 +272,24 @@ GUARDS: Final[tuple[Guard, ...]] = (
     *_guards(
         "keybroker/model/orders.py",
         MODEL,
-        ('    if order.phase == "begun":\n        raise', "    if False:\n        raise"),
+        (
+            '    if order.phase == "begun" and (order.kind != "encrypt" or order.digest is not None):',
+            "    if False:",
+        ),
+        (
+            'if order.phase == "begun" and (order.kind != "encrypt" or order.digest is not None):',
+            'if order.phase == "begun" and order.kind != "encrypt":',
+        ),
+        ("    if not wish.backed_up:", "    if False:"),
+        ('    if volume.filesystem == "none":', "    if False:"),
+        ('    if order.kind == "encrypt" and digest is not None:', "    if False:"),
+        ("    if order.digest is not None:\n        raise conflict", "    if False:\n        raise conflict"),
+        ("    volume.expect(revision)\n    wrong = volume.misfit", "    wrong = volume.misfit"),
+        ("    if len(header.requirements) != 1 or not ", "    if False and not "),
+        (
+            "    if wrong is not None:\n        raise KeybrokerError(Problem.HEADER_REFUSED",
+            "    if False:\n        raise KeybrokerError(Problem.HEADER_REFUSED",
+        ),
         ("        if volume.pin.digest != order.digest:", "        if False:"),
         ('    if wish.kind == "encrypt":', "    if False:"),
     ),
@@ -342,6 +362,58 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('    equal("segments.0.encryption", segment.cipher, profile.cipher)\n', ""),
         ('    must(tuple(header.segments) == (0,), "segments"', '    must(True, "segments"'),
         ("len(header.keyslots), (1, most))", "len(header.keyslots), (1, 99))"),
+    ),
+    *_guards(
+        "agent/plan/encryption.py",
+        ENCRYPTION,
+        ("    if survey.grant.refused is not None:", "    if False:"),
+        ("    if survey.mapping.obstacle:", "    if False:"),
+        ("seen = at_its_place(record, survey.seen)", "seen = survey.seen"),
+        (
+            "    check_plain(record, Content(ground.kind, untouched=False, unfinished=False), seen)\n",
+            "",
+        ),
+        ("    _check_room(record, ground)\n", ""),
+        (
+            '    if survey.mapping.reach != "closed":\n        return Unlink',
+            "    if False:\n        return Unlink",
+        ),
+        ("    if not ground.is_shelved:", "    if False:"),
+        ("    check_pinned(record, record.pin, seen.header)\n", ""),
+        ("    if is_uninscribed(record, seen):", "    if False:"),
+        ("    if survey.fresh:  # it has been asked", "    if False:  # it has been asked"),
+        ("    if record.is_bare:", "    if True:"),
+    ),
+    *_guards(
+        "agent/plan/provision.py",
+        PROVISION,
+        (" and seen.header.sequence == record.sequence)", ")"),
+        ("        is_other = keys != {pin.digest}", "        is_other = False"),
+        ("    if not record.is_bare:\n        raise", "    if False:\n        raise"),
+        ("    if record.is_bare:\n        check_plain", "    if False:\n        check_plain"),
+        ("            if is_uninscribed(record, seen):", "            if False:"),
+    ),
+    *_guards(
+        "agent/shelf.py",
+        SHELF,
+        ("    if taken is None or taken > place(size_bytes) - FRONT:", "    if False:"),
+        ("        if not is_known or shelf != place(size_bytes):", "        if False:"),
+        ('    if state == "changed":', "    if False:"),
+        ("    if not any(any(_at(meant, at)) and ", "    if True or any(any(_at(meant, at)) and "),
+        ("    if all(_at(front, at) == _at(meant, at) for at in places) and (", "    if True and ("),
+    ),
+    *_guards(
+        "agent/luks/inplace.py",
+        INPLACE,
+        ('    equal("config.requirements", header.requirements, (REQUIREMENT,))\n', ""),
+        ('    equal("uuid", header.uuid, pin.uuid)\n', ""),
+        ('    equal("digest of the volume key", data.fingerprint, pin.digest)\n', ""),
+        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
+        ('    equal(f"{path}.mode", own[0].mode, "encrypt")\n', ""),
+        (
+            '        equal(f"{path}.offset", segment.offset, layout.offset(at, encrypted=not is_clear))\n',
+            "",
+        ),
     ),
     *_guards(
         "agent/luks/midway.py",

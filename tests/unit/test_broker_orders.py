@@ -20,11 +20,11 @@ from keybroker.wire.changes import (
     StageRequest,
     SwitchRequest,
 )
-from keybroker.wire.messages import ClaimRequest, ReadyRequest
+from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin
-from keybroker.wire.records import Device, Observation, Record, SeenHeader
+from keybroker.wire.records import Device, Grant, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
 from tests.contract.broker_house import GIB, House, deposit_request, device, header, luks2
 
@@ -415,16 +415,69 @@ def test_a_plain_disk_moves_to_a_new_one_and_says_what_remains(house: House, pee
     assert json.loads(said.row.document)["born_encrypted"] is False
 
 
-@pytest.mark.parametrize("backed_up", [False, True])
-def test_a_disk_is_not_encrypted_in_place_and_a_new_disk_is_named_instead(
-    house: House, backed_up: bool
-) -> None:
+def test_a_disk_is_encrypted_in_place_only_if_there_is_a_backup(house: House) -> None:
     house.addon()
     before = plain(house)
     with pytest.raises(KeybrokerError) as caught:
-        order(house, "encrypt", "old", backed_up=backed_up)
+        order(house, "encrypt", "old")
     assert caught.value.problem is Problem.CONFLICT
+    assert "--backed-up" in (caught.value.hint or "")
     assert "keybroker volume encrypt shop-db old --size SIZE" in (caught.value.hint or "")
     after = house.record(before.volume)
     assert (after, house.keys(before.volume)) == (before, {})
     assert order(house, "encrypt", "old", size_bytes=2 * GIB).order is not None
+
+
+def seen_in(house: House, peer: Peer, record: Record, sight: str, of: SeenHeader | None = None) -> Grant:
+    seen = Observation(record.volume, sight, Device("old-disk", GIB), of)  # type: ignore[arg-type]
+    grants = house.unlock(peer, seen).grants
+    return {each.record.volume: each for each in grants}[record.volume]
+
+
+def test_a_disk_is_encrypted_in_place_with_its_header_at_the_broker_first(house: House, peer: Peer) -> None:
+    before = plain(house)
+    volume = before.volume
+    ordered = order(house, "encrypt", "old", backed_up=True)
+    assert order(house, "encrypt", "old", backed_up=True) == ordered
+    assert (ordered.stage, ordered.current, set(house.keys(volume))) == ("plain", 1, {1})
+    assert seen_in(house, peer, before, "other").keys == {}, "nothing has begun"
+    begun = orders.announce(house.broker, peer, volume, PhaseRequest(ordered.revision, 1))
+    assert set(seen_in(house, peer, begun, "other").keys) == {1}
+    pin = Pin(before.luks_uuid, NEW_DIGEST, 4 * MIB, 512)
+    midway = SeenHeader(pin, 4, BUSY)
+    assert seen_in(house, peer, begun, "luks2", replace(midway, requirements=())).refused is not None
+    ask = DepositRequest(begun.revision, midway, Secret(b"the header before"))
+    prepared = provisioning.deposit(house.broker, peer, volume, ask)
+    assert provisioning.deposit(house.broker, peer, volume, ask) == prepared
+    assert prepared.order is not None
+    assert (prepared.stage, prepared.order.digest, prepared.sequence) == ("plain", NEW_DIGEST, 4)
+    copied = provisioning.header_copy(house.broker, peer, volume)
+    assert copied.copy.reveal() == b"the header before"
+    assert problem(lambda: orders.cancel(house.broker, house.operator, "shop-db", "old")) is Problem.CONFLICT
+    for sight, of in (("other", None), ("luks2", midway), ("luks2", replace(midway, sequence=80))):
+        assert set(seen_in(house, peer, prepared, sight, of).keys) == {1}
+    for forged in (
+        replace(midway, pin=replace(pin, digest="sha256:" + "0" * 64)),
+        replace(midway, others=("sha256:" + "0" * 64,)),
+        replace(midway, requirements=("another",)),
+    ):
+        assert seen_in(house, peer, prepared, "luks2", forged).refused is not None
+    assert seen_in(house, peer, prepared, "blank").refused is not None
+    assert problem(lambda: orders.finish(house.broker, peer, volume, 1)) is Problem.CONFLICT
+    ready = house.back_up(peer, volume, replace(midway, sequence=90, requirements=()))
+    assert (ready.stage, ready.pin, ready.sequence) == ("ready", pin, 90)
+    copies = house.broker.store.read(lambda reading: reading.headers(volume))
+    assert [copy.sequence for copy in copies] == [90], "what nothing was encrypted by is of no use any more"
+    assert orders.finish(house.broker, peer, volume, 1).order is None
+    assert not inventory.volume(house.broker, house.operator, "shop-db", "old").volume.born_encrypted
+
+
+def test_a_plain_disk_whose_encryption_was_taken_back_is_wiped_as_plaintext(house: House, peer: Peer) -> None:
+    record = plain(house)
+    order(house, "encrypt", "old", backed_up=True)
+    orders.cancel(house.broker, house.operator, "shop-db", "old")
+    erasing = order(house, "erase", "old")
+    wiped = ErasedRequest(erasing.revision, Device("old-disk", GIB), GIB, "zeros")
+    assert moving.erased(house.broker, peer, record.volume, wiped).stage == "erased"
+    (said,) = inventory.statements(house.broker, house.operator, "shop-db", "old")
+    assert "was never encrypted" in said.row.document

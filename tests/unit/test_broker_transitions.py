@@ -33,6 +33,11 @@ RETIRED = rotation.retire(PROMOTED, V(1), V(2), LATER)
 ORDERED = orders.place(READY, Order(1, "reencrypt"))
 BEGUN = replace(READY, order=Order(1, "reencrypt", "begun"), last_order=1)
 ANNOUNCED = replace(READY, order=Order(1, "reencrypt", "begun", NEXT), last_order=1)
+ENCRYPTING = orders.place(PLAIN, Order(1, "encrypt", rate=1 << 20, backed_up=True))
+FREE = orders.announce(ENCRYPTING, ENCRYPTING.revision, 1, None)
+IN_PLACE = SeenHeader(PIN, 4, ("online-reencrypt-v2",))
+PREPARED = orders.prepare(FREE, FREE.revision, IN_PLACE)
+ENCRYPTED = rotation.back_up(PREPARED, PREPARED.revision, replace(HEADER, sequence=9))
 TO_ERASE = orders.place(READY, Order(1, "erase"))
 NEW_HEADER = SeenHeader(replace(PIN, digest=NEXT), 20)
 REENCRYPTED = rotation.back_up(ANNOUNCED, ANNOUNCED.revision, NEW_HEADER)
@@ -45,7 +50,8 @@ EVERY = {
     "new": NEW, "claimed": CLAIMED, "deposited": DEPOSITED, "ready": READY, "foreign": FOREIGN,
     "plain": PLAIN, "former": FORMER, "erased": ERASED, "wanted": WANTED, "staged": STAGED,
     "promoted": PROMOTED, "retired": RETIRED, "ordered": ORDERED, "begun": BEGUN, "announced": ANNOUNCED,
-    "reencrypted": REENCRYPTED, "to erase": TO_ERASE, "holder": HOLDER, "successor": SUCCESSOR, "swap": SWAP,
+    "reencrypted": REENCRYPTED, "encrypting": ENCRYPTING, "begun in place": FREE, "prepared": PREPARED,
+    "encrypted": ENCRYPTED, "to erase": TO_ERASE, "holder": HOLDER, "successor": SUCCESSOR, "swap": SWAP,
 }  # fmt: skip
 """A volume in every state that a transition may meet."""
 
@@ -53,7 +59,10 @@ TRANSITIONS: dict[str, tuple[Callable[[Volume], Volume], set[str], set[str]]] = 
     # name: the transition at the volume's own revision; where it changes; where it changes nothing
     "want": (
         rotation.want,
-        {"ready", "promoted", "retired", "begun", "announced", "reencrypted", "to erase", "holder"},
+        {
+            *("ready", "promoted", "retired", "begun", "announced", "reencrypted", "encrypted", "to erase"),
+            "holder",
+        },
         {"wanted", "staged", "ordered"},
     ),
     "stage": (lambda one: rotation.stage(one, one.revision), {"wanted", "ordered"}, {"staged"}),
@@ -63,9 +72,12 @@ TRANSITIONS: dict[str, tuple[Callable[[Volume], Volume], set[str], set[str]]] = 
         lambda one: rotation.back_up(one, one.revision, replace(HEADER, sequence=9)),
         {
             *("ready", "wanted", "staged", "promoted", "retired", "ordered", "begun", "announced", "holder"),
-            *("to erase", "successor"),
+            *("to erase", "successor", "prepared"),
         },
-        set(),
+        {"encrypted"},
+    ),
+    "prepare": (
+        lambda one: orders.prepare(one, one.revision, IN_PLACE), {"begun in place"}, {"prepared"}
     ),
     "back up the new volume key": (
         lambda one: rotation.back_up(one, one.revision, NEW_HEADER),
@@ -75,12 +87,12 @@ TRANSITIONS: dict[str, tuple[Callable[[Volume], Volume], set[str], set[str]]] = 
     "adopt": (lambda one: rotation.adopt(one, one.revision, DEVICE, HEADER), {"foreign"},
               {"ready", "wanted", "staged", "promoted", "retired", "ordered", "begun", "announced",
                "to erase", "holder", "former", "successor"}),
-    "begin": (lambda one: orders.announce(one, one.revision, 1, None), set(),
-              {"begun", "announced", "reencrypted"}),
+    "begin": (lambda one: orders.announce(one, one.revision, 1, None), {"encrypting"},
+              {"begun", "announced", "reencrypted", "begun in place", "prepared", "encrypted"}),
     "announce": (lambda one: orders.announce(one, one.revision, 1, NEXT), {"begun"},
                  {"announced", "reencrypted"}),
-    "finish": (lambda one: orders.finish(one, 1), {"reencrypted"}, set()),
-    "cancel": (orders.cancel, {"ordered", "to erase", "holder"},
+    "finish": (lambda one: orders.finish(one, 1), {"reencrypted", "encrypted"}, set()),
+    "cancel": (orders.cancel, {"ordered", "to erase", "holder", "encrypting", "begun in place"},
                {"new", "claimed", "deposited", "ready", "foreign", "plain", "former", "erased", "wanted",
                 "staged", "promoted", "retired", "successor", "swap"}),
     "erased": (lambda one: moving.erased(one, one.revision, DEVICE, 4 << 20, LATER), {"to erase", "former"},
@@ -124,6 +136,7 @@ REVISED: dict[str, tuple[Volume, Callable[[Volume, int], Volume]]] = {
     "promote": (STAGED, lambda one, revision: rotation.promote(one, revision, V(2))),
     "back up": (READY, lambda one, revision: rotation.back_up(one, revision, replace(HEADER, sequence=9))),
     "adopt": (FOREIGN, lambda one, revision: rotation.adopt(one, revision, DEVICE, HEADER)),
+    "prepare": (FREE, lambda one, revision: orders.prepare(one, revision, IN_PLACE)),
     "announce": (BEGUN, lambda one, revision: orders.announce(one, revision, 1, NEXT)),
     "erased": (TO_ERASE, lambda one, revision: moving.erased(one, revision, DEVICE, 4 << 20, LATER)),
     "switch": (
@@ -156,7 +169,7 @@ def test_a_key_is_retired_only_when_the_newest_copy_is_from_after_its_promotion(
     [
         ("reencrypt", {"ready", "wanted", "staged", "promoted", "retired"}),
         ("migrate", {"ready", "wanted", "staged", "promoted", "retired", "plain"}),
-        ("encrypt", set()),
+        ("encrypt", {"plain"}),
         ("resize", {"ready", "wanted", "staged", "promoted", "retired"}),
         (
             "erase",
@@ -179,6 +192,73 @@ def test_an_order_is_placed_where_it_makes_sense(kind: str, states: set[str]) ->
         assert after.order == replace(wish, number=volume.last_order + 1)
         assert orders.place(after, wish) is after
     assert placed == states
+
+
+def test_nothing_is_encrypted_in_place_without_a_backup_or_a_filesystem() -> None:
+    for volume, wish in (
+        (PLAIN, Order(1, "encrypt")),
+        (replace(PLAIN, filesystem="none"), Order(1, "encrypt", backed_up=True)),
+    ):
+        with pytest.raises(KeybrokerError) as caught:
+            orders.place(volume, wish)
+        assert caught.value.problem is Problem.CONFLICT
+        assert "--size" in (caught.value.hint or "")
+
+
+def test_a_key_that_was_minted_for_an_order_that_was_taken_back_serves_the_next_one() -> None:
+    assert ENCRYPTING.keyring is not None
+    cancelled = orders.cancel(FREE)
+    assert (cancelled.stage, cancelled.order, cancelled.keyring) == ("plain", None, ENCRYPTING.keyring)
+    again = orders.place(cancelled, Order(1, "encrypt", backed_up=True))
+    assert again.keyring is cancelled.keyring
+
+
+def test_once_the_broker_has_its_header_it_is_only_ever_finished() -> None:
+    for volume in (PREPARED, ENCRYPTED):
+        with pytest.raises(KeybrokerError, match="only ever finished"):
+            orders.cancel(volume)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        replace(IN_PLACE, requirements=()),
+        replace(IN_PLACE, requirements=("offline-reencrypt",)),
+        replace(IN_PLACE, requirements=("online-reencrypt-v2", "more")),
+        replace(IN_PLACE, degraded=True),
+        replace(IN_PLACE, others=(NEXT,)),
+        replace(IN_PLACE, pin=replace(PIN, uuid="0f2d3c1a-5b6e-4d7c-8f90-000000000000")),
+        replace(IN_PLACE, pin=replace(PIN, data_offset=64 << 20)),
+        replace(IN_PLACE, pin=replace(PIN, sector_size=1024)),
+    ],
+)
+def test_a_header_that_no_encryption_in_place_begins_with_is_refused(header: SeenHeader) -> None:
+    with pytest.raises(KeybrokerError) as caught:
+        orders.prepare(FREE, FREE.revision, header)
+    assert caught.value.problem is Problem.HEADER_REFUSED
+
+
+def test_another_header_is_not_taken_for_the_one_that_may_be_on_the_disk() -> None:
+    other = replace(IN_PLACE, pin=replace(PIN, digest=NEXT))
+    with pytest.raises(KeybrokerError) as caught:
+        orders.prepare(PREPARED, PREPARED.revision, other)
+    assert caught.value.problem is Problem.CONFLICT
+
+
+def test_its_volume_key_is_not_announced_without_its_header() -> None:
+    with pytest.raises(KeybrokerError) as caught:
+        orders.announce(FREE, FREE.revision, 1, NEXT)
+    assert caught.value.problem is Problem.CONFLICT
+
+
+def test_a_volume_is_ready_only_with_the_header_that_all_is_encrypted_under() -> None:
+    for header in (IN_PLACE, replace(NEW_HEADER, sequence=9)):
+        with pytest.raises(KeybrokerError) as caught:
+            rotation.back_up(PREPARED, PREPARED.revision, header)
+        assert caught.value.problem is Problem.HEADER_REFUSED
+    with pytest.raises(KeybrokerError):
+        orders.finish(PREPARED, 1)
+    assert ENCRYPTED.stage == "ready"
 
 
 def test_numbers_of_orders_are_never_used_again() -> None:

@@ -9,9 +9,8 @@ from typing import cast
 import pytest
 
 from agent.luks.header import Area, Header, Kdf, Keyslot, Token
-from agent.machine import label, notes
-from agent.opening import Way, attempts, crypt_uuid, stable_uuid
-from keybroker.wire.names import KeyVersion
+from agent.opening import Way, attempts, crypt_uuid, notes, stable_uuid
+from keybroker.wire.names import KeyVersion, luks_label
 from keybroker.wire.profile import MIB, Pin
 from keybroker.wire.records import SeenHeader
 from tests.crash.volumes import key_of, record
@@ -102,7 +101,7 @@ def test_the_devices_of_a_volume_are_named_by_what_cannot_be_mixed_up() -> None:
         crypt_uuid(known.luks_uuid, "kb-data-1")
         == f"CRYPT-LUKS2-{known.luks_uuid.replace('-', '')}-kb-data-1"
     )
-    assert label(known) == "kb-" + known.volume[4:]
+    assert luks_label(known.volume) == "kb-" + known.volume[4:]
 
 
 def test_a_keyslot_that_costs_a_lot_is_tried_only_where_our_token_names_it() -> None:

@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 import pytest
 
-from agent.plan.provision import REENCRYPTING, check_pinned, next_step
+from agent.plan.provision import REENCRYPTING, check_pinned, check_plain, next_step
 from agent.plan.situation import Content, Mapping, Reach, Situation
 from agent.plan.steps import (
     BOOT_STEPS,
@@ -211,7 +211,18 @@ def plain(content: str | None = "ext4", sight: str = "other", *, told: bool = Tr
     return replace(now, content=None if content is None else Content(content, False, False))
 
 
+def midway(
+    pin: Pin = PIN, sequence: int = 4, *, degraded: bool = False, others: tuple[str, ...] = ()
+) -> Situation:
+    header = SeenHeader(pin, sequence, (REENCRYPTING,), degraded, others)
+    seen = Observation(record().volume, "luks2", HERE, header)
+    return Situation(Mapping(), seen, seen)
+
+
 PLAIN = at("plain", current=None, wanted=None, device=None)
+BEGUN = at("plain", device=None, order=Order(1, "encrypt", "begun"))
+HALF = replace(BEGUN, pin=PIN, sequence=3, order=Order(1, "encrypt", "begun", PIN.digest))
+"""In the middle of its encryption in place: the broker has its header."""
 
 ROWS: list[tuple[str, Record, Situation, type]] = [
     ("new", at("new"), here(), Claim),
@@ -233,6 +244,16 @@ ROWS: list[tuple[str, Record, Situation, type]] = [
     ("plain, raw", replace(PLAIN, filesystem="none", mount=None), plain("", "blank"), Link),
     ("plain, to be moved", replace(PLAIN, order=Order(1, "migrate")), plain(), Link),
     ("plain, to be encrypted", replace(PLAIN, order=Order(1, "encrypt")), plain(), Link),
+    ("plain, begun", BEGUN, plain(), Link),
+    ("in place, not inscribed", HALF, here("other"), Inscribe),
+    ("in place, not told", HALF, here("other", told=False), Ask),
+    ("in place, inscribed in part", HALF, midway(sequence=3, degraded=True), Inscribe),
+    ("in place, not encrypted yet", HALF, midway(sequence=3), Open),
+    ("in place, in the middle", HALF, midway(), Open),
+    ("in place, in the middle, one copy damaged", HALF, midway(degraded=True), Open),
+    ("in place, encrypted", HALF, here("luks2"), Open),
+    ("in place, half open", HALF, Situation(Mapping("crypt"), None, None), Link),
+    ("in place, not mounted", HALF, Situation(Mapping("open"), None, None, mounted=False), Mount),
     ("plain, not mounted", PLAIN, Situation(Mapping("open"), None, None, mounted=False), Mount),
     ("open, not mounted", at("ready"), Situation(Mapping("open"), None, None, mounted=False), Mount),
 ]  # fmt: skip
@@ -260,10 +281,31 @@ REFUSED: list[tuple[str, Record, Situation, Problem]] = [
     ("plain, blank", PLAIN, plain("", "blank"), Problem.WRONG_DEVICE),
     ("plain, LUKS2", PLAIN, plain(None, "luks2"), Problem.HEADER_REFUSED),
     ("plain, nobody looked at it", PLAIN, plain(None), Problem.INTERNAL),
-    ("plain, half", replace(PLAIN, order=Order(1, "encrypt", phase="begun")), plain(), Problem.CONFLICT),
+    ("plain, begun, LUKS2", BEGUN, plain(None, "luks2"), Problem.HEADER_REFUSED),
+    (
+        "in place, another header",
+        HALF,
+        midway(replace(PIN, uuid=PIN.uuid[:-1] + "0")),
+        Problem.HEADER_REFUSED,
+    ),
+    (
+        "in place, another key",
+        HALF,
+        midway(replace(PIN, digest="sha256:" + "0" * 64)),
+        Problem.HEADER_REFUSED,
+    ),
+    ("in place, two keys", HALF, midway(others=("sha256:" + "0" * 64,)), Problem.HEADER_REFUSED),
+    ("in place, moved", HALF, midway(replace(PIN, data_offset=16 << 20)), Problem.HEADER_REFUSED),
     ("nobody looked inside", at("deposited"), Situation(Mapping("open"), None, None), Problem.INTERNAL),
     ("nobody looked", at("ready"), Situation(Mapping(), None, None), Problem.INTERNAL),
 ]
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", ""])
+def test_once_the_broker_has_its_header_it_is_never_taken_for_a_plain_disk(kind: str) -> None:
+    with pytest.raises(KeybrokerError) as caught:
+        check_plain(HALF, Content(kind, untouched=False, unfinished=False))
+    assert caught.value.problem is Problem.CONFLICT
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
-"""Why a plain disk is not encrypted in place: what cryptsetup 2.6.1 writes at the beginning, in which order.
+"""Why cryptsetup does not begin an encryption in place: what 2.6.1 writes then, and in which order.
 
-If one of these fails, cryptsetup may have become safe there: read ``keybroker/model/orders.py`` again.
+If one of these fails, cryptsetup may have become safe there: read ``agent/shelf.py`` again.
 """
 
 from __future__ import annotations
 
-import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,42 +15,18 @@ import pytest
 
 from tests.crash.volumes import key_of
 from tests.kernel.disks import MIB, image, loop
+from tests.kernel.writes import FLUSH, FUA, SECTOR, Entry, entries
 
 pytestmark = pytest.mark.kernel
 
 SIZE, FILESYSTEM, MOVED = 64 * MIB, 32 * MIB, 16 * MIB
-SECTOR = 512
-FLUSH, FUA, DISCARD = 1, 2, 4
 UNUSABLE = 12
 """Of e2fsck(8)'s exit status: errors are left, or it could not work at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of dm-log-writes (Linux, Documentation/admin-guide/device-mapper/log-writes.rst)."""
-
-    offset: int
-    flags: int
-    data: bytes
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, done.stderr
-
-
-def entries(log: Path) -> Iterator[Entry]:
-    with log.open("rb") as file:
-        magic, _version, count, size = struct.unpack("<QQQI", file.read(28))
-        assert (magic, size) == (0x6A736677736872, SECTOR)
-        at = size
-        for _ in range(count):
-            file.seek(at)
-            sector, sectors, flags, _said = struct.unpack("<QQQQ", file.read(32))
-            file.seek(at + size)
-            length = 0 if flags & DISCARD else sectors * SECTOR
-            yield Entry(sector * SECTOR, flags, file.read(length))
-            at += size + length
 
 
 @dataclass(frozen=True, slots=True)

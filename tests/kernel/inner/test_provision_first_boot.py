@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import devicemapper, filesystem, machine, opened
+from agent import devicemapper, filesystem, opened
 from agent.plan import steps
+from keybroker.wire.names import luks_label
 from keybroker.wire.problems import Problem
 from tests.crash.mortal import Crash, Death, Mortal
 from tests.crash.service_broker import Wanted
@@ -208,4 +209,4 @@ def test_the_composed_header_is_not_left_on_the_runtime_directory(vm: Rig) -> No
     taken(vm)
     volume = vm.record("data").volume
     assert {path.name for path in vm.runtime.rglob("*")} == {"opened", f"{volume}.json", f"{volume}.lock"}
-    assert machine.label(vm.record("data")).startswith("kb-")
+    assert luks_label(vm.record("data").volume).startswith("kb-")

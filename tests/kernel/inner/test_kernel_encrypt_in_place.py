@@ -1,0 +1,407 @@
+"""A plain ext4 that is encrypted in place, on the kernel's own dm-crypt; used again while that goes on.
+
+The last test logs every write of it, from the first to the last, and cuts the power between any two of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent import devicemapper, lock, opened
+from agent.change.course import Course, CourseOutcome, Watch
+from agent.change.workshop import Workshop
+from agent.driver import Driver, VolumeOutcome
+from agent.luks.header import Header, read_header
+from agent.places import Places
+from agent.plan import steps
+from keybroker.wire.names import KeyVersion, VolumeId, crypt_name
+from keybroker.wire.problems import Problem
+from keybroker.wire.profile import MIB
+from keybroker.wire.records import Record
+from keybroker.wire.reports import Activity
+from keybroker.wire.secret import Secret
+from keybroker.wire.values import replace
+from tests.crash.memory_broker import MemoryBroker
+from tests.crash.volumes import record
+from tests.kernel import voyage
+from tests.kernel.disks import image, loop
+from tests.kernel.voyage import BOOT, Writer
+from tests.kernel.writes import MARK, entries, survivors
+
+pytestmark = [pytest.mark.kernel, pytest.mark.limit(480)]
+
+SIZE, ROOM = 56 * MIB, 8 * MIB
+STILL = 20 * MIB
+SEED = int(os.environ.get("KEYBROKER_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+LOGGED_SECONDS = float(os.environ.get("KEYBROKER_LOGGED_SECONDS", "60"))
+"""How long power cuts are tried for."""
+
+WAY = [
+    steps.Unlink, steps.Announce, steps.Shelve, steps.Deposit, steps.Inscribe, steps.Open, steps.Link,
+    steps.Reencrypt, steps.Tag, steps.Backup, steps.Finish,
+]  # fmt: skip
+
+
+def run(*command: object) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Stopped(Exception):
+    """The agent ends here."""
+
+
+@dataclass
+class Hulk:
+    """A machine with one plain volume."""
+
+    broker: MemoryBroker
+    device: Path
+    mounted: Path
+    directory: Path
+    runtime: Path
+    content: str = ""
+    shop: Workshop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shop = self.agent()
+
+    def agent(self) -> Workshop:
+        """Return another agent, as a new process would have it."""
+        return voyage.workshop(self.broker, Places({self.now.volume: self.device}), self.runtime)
+
+    @property
+    def now(self) -> Record:
+        (kept,) = self.broker.records.values()
+        return kept
+
+    @property
+    def name(self) -> str:
+        return crypt_name(self.now.name, self.now.luks_uuid)
+
+    def unlock(self) -> VolumeOutcome:
+        (outcome,) = Driver(self.agent().world, BOOT).unlock((self.now,)).outcomes
+        return outcome
+
+    def settle(self, watch: Watch | None = None) -> CourseOutcome:
+        return Course(self.shop, BOOT, self.now, watch=watch or (lambda record, activity: None)).settle()
+
+    def settle_mounted(self, watch: Watch | None = None) -> CourseOutcome:
+        """Settle, and mount it as soon as there is something to mount, as systemd does."""
+
+        def mount(record: Record, activity: Activity | None) -> None:
+            if activity is not None and activity.step == "Reencrypt" and activity.progress is None:
+                assert self.unlock().error is None
+            if watch is not None:
+                watch(record, activity)
+
+        return self.settle(mount)
+
+    def header(self) -> Header:
+        with self.device.open("rb", buffering=0) as disk:
+            return read_header(lambda at, length: os.pread(disk.fileno(), length, at), SIZE)
+
+    def unmount(self) -> None:
+        run("umount", self.mounted)
+
+    def close(self) -> None:
+        (closed,) = lock.lock((self.now,), runtime=self.runtime)
+        assert closed.error is None, closed.error
+
+    def check(self) -> None:
+        subprocess.run(["sysctl", "-q", "vm.drop_caches=3"], check=True)
+        with (self.mounted / "table").open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == self.content
+
+    def check_done(self) -> None:
+        kept, header = self.now, self.header()
+        assert (kept.stage, kept.order, kept.current) == ("ready", None, 1)
+        assert kept.pin == header.pin
+        assert kept.sequence == header.sequence
+        assert len(header.keyslots) == len(header.digests) == len(header.segments) == 1
+        assert header.token is not None
+        assert [header.token.version(keyslot) for keyslot in header.keyslots] == [1]
+        assert self.helpers() == []
+        self.check()
+
+    def helpers(self) -> list[str]:
+        return [name for name in devicemapper.mapped() if name.startswith(f"{self.name}-")]
+
+    def clean(self) -> None:
+        with contextlib.suppress(AssertionError):
+            self.close()
+        for name in sorted(devicemapper.mapped(), key=len):
+            if name.startswith("kb-"):
+                subprocess.run(["dmsetup", "remove", "--force", name], check=False)
+
+
+def plain(directory: Path, size: int = SIZE - ROOM) -> tuple[Path, str]:
+    """Make a disk with a filesystem on it; return its file and the digest of what is in it."""
+    disk, point = image(directory / "disk", SIZE), directory / "before"
+    point.mkdir(exist_ok=True)
+    held = random.Random(7).randbytes(STILL)
+    with loop(disk) as device:
+        run("mkfs.ext4", "-q", device, f"{size >> 10}k")
+        run("mount", device, point)
+        (point / "table").write_bytes(held)
+        run("umount", point)
+    return disk, hashlib.sha256(held).hexdigest()
+
+
+@contextlib.contextmanager
+def afloat(directory: Path, device: Path, content: str) -> Iterator[Hulk]:
+    mounted = directory / "data"
+    new = replace(record(size=SIZE, mount=str(mounted)), stage="plain", current=None, wanted=None)
+    made = Hulk(MemoryBroker([new]), device, mounted, directory, directory / "run", content)
+    try:
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture
+def hulk(tmp_path: Path) -> Iterator[Hulk]:
+    disk, content = plain(tmp_path)
+    with loop(disk) as device, afloat(tmp_path, device, content) as made:
+        assert made.unlock().error is None
+        made.check()
+        yield made
+    disk.unlink()  # pytest would keep it, and it is memory here
+
+
+def ordered(hulk: Hulk, rate: int | None = None) -> None:
+    hulk.broker.encrypt(hulk.now.volume)
+    if rate is not None:
+        assert hulk.now.order is not None
+        hulk.broker.order(hulk.now.volume, replace(hulk.now.order, rate=rate))
+
+
+def test_it_is_encrypted_under_a_constant_load_and_told_as_plaintext_until_then(hulk: Hulk) -> None:
+    hulk.unmount()
+    ordered(hulk)
+    said: list[Activity] = []
+    writer = Writer(hulk.mounted, hulk.directory)
+
+    def watch(kept: Record, activity: Activity | None) -> None:
+        if activity is None:
+            return
+        if activity.step == "Reencrypt" and activity.progress is None:
+            (status,) = opened.status([kept], hulk.shop.world.mappings, runtime=hulk.runtime)
+            assert (status.state, status.detail) == ("open", "plaintext until it is encrypted")
+            assert status.fact is not None
+            hulk.check()
+            writer.start()
+        said.append(activity)
+
+    outcome = hulk.settle_mounted(watch)
+    time.sleep(0.2)
+    writer.going = False
+    writer.join()
+    assert outcome.error is None, outcome.error
+    assert [type(step) for step in outcome.steps if not isinstance(step, steps.Ask)] == WAY
+    hulk.check_done()
+    progress = [each.progress for each in said if each.progress is not None]
+    assert (progress[0].done, progress[-1].done) == (0, progress[-1].total)
+    print(f"{voyage.acknowledged(hulk.directory)} writes meanwhile, the longest took {writer.longest:.2f} s")
+    hulk.close()
+    assert hulk.unlock().error is None
+    hulk.check_done()
+    wrote = {int(line) for line in (hulk.mounted / "journal").read_text().split()}
+    assert wrote >= set(range(1, voyage.acknowledged(hulk.directory) + 1))
+    hulk.close()
+
+
+def test_no_plaintext_is_left_on_the_disk(hulk: Hulk) -> None:
+    secret = b"a row that nobody is to read" * 20
+    (hulk.mounted / "row").write_bytes(secret)
+    hulk.unmount()
+    assert secret[:28] in hulk.device.read_bytes()
+    ordered(hulk)
+    assert hulk.settle().error is None
+    hulk.unlock()
+    hulk.close()
+    held = hulk.device.read_bytes()
+    assert secret[:28] not in held
+    assert random.Random(7).randbytes(4096) not in held
+
+
+def test_a_boot_in_the_middle_opens_it_and_the_rest_is_done(hulk: Hulk) -> None:
+    hulk.unmount()
+    ordered(hulk, rate=MIB)
+
+    def stop(kept: Record, activity: Activity | None) -> None:
+        if activity is not None and activity.progress is not None and activity.progress.done > 0:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        hulk.settle_mounted(stop)
+    assert hulk.helpers() == []
+    hulk.check()
+    assert hulk.agent().world.mappings.look(hulk.now).reach == "open"
+    hulk.close()
+    outcome = hulk.unlock()
+    assert outcome.error is None, outcome.error
+    assert [type(step) for step in outcome.steps] == [steps.Open, steps.Link, steps.Mount]
+    hulk.check()
+    assert hulk.now.order is not None
+    hulk.broker.order(hulk.now.volume, replace(hulk.now.order, rate=None))
+    assert hulk.settle().error is None
+    hulk.check_done()
+
+
+def test_a_look_at_any_moment_of_the_work_finds_the_volume_open(hulk: Hulk) -> None:
+    hulk.unmount()
+    ordered(hulk, rate=24 * MIB)
+    seen: list[str] = []
+    going = threading.Event()
+
+    def look() -> None:
+        while not going.is_set():
+            found = hulk.agent().world.mappings.look(hulk.now)
+            seen.append(found.obstacle or found.reach)
+
+    watcher = threading.Thread(target=look)
+
+    def watch(kept: Record, activity: Activity | None) -> None:
+        if activity is not None and activity.step == "Reencrypt" and activity.progress is None:
+            watcher.start()
+
+    outcome = hulk.settle_mounted(watch)
+    going.set()
+    watcher.join()
+    assert outcome.error is None, outcome.error
+    print(f"looked {len(seen)} times")
+    assert set(seen) == {"open"}, set(seen)
+    hulk.check_done()
+
+
+def test_a_mounted_volume_is_left_in_use(hulk: Hulk) -> None:
+    ordered(hulk)
+    outcome = hulk.settle()
+    assert outcome.error is not None
+    assert outcome.error.problem is Problem.IN_USE
+    hulk.check()
+    assert hulk.now.order is not None
+    assert hulk.now.order.phase == "ordered"
+
+
+def test_a_filesystem_that_takes_all_of_the_disk_is_left_alone(tmp_path: Path) -> None:
+    disk, content = plain(tmp_path, SIZE)
+    with loop(disk) as device, afloat(tmp_path, device, content) as hulk:
+        assert hulk.unlock().error is None
+        ordered(hulk)
+        outcome = hulk.settle()
+        assert outcome.error is not None
+        assert outcome.error.problem is Problem.CONFLICT
+        assert f"resize2fs DISK {(SIZE - ROOM) >> 10}K" in (outcome.error.hint or "")
+        hulk.close()
+        # as the hint says
+        run("e2fsck", "-f", "-p", device)
+        run("resize2fs", device, f"{(SIZE - ROOM) >> 10}K")
+        assert hulk.settle_mounted().error is None
+        hulk.check_done()
+    disk.unlink()
+
+
+def test_a_filesystem_that_is_not_clean_is_left_alone(hulk: Hulk) -> None:
+    hulk.close()
+    run("debugfs", "-w", "-R", "clri <12>", hulk.device)
+    before = hashlib.sha256(hulk.device.read_bytes()).hexdigest()
+    ordered(hulk)
+    outcome = hulk.settle()
+    assert outcome.error is not None
+    assert "not clean" in outcome.error.detail
+    assert hulk.now.order is not None
+    assert hulk.now.order.phase == "ordered"
+    assert hashlib.sha256(hulk.device.read_bytes()).hexdigest() == before
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the broker had when a step began."""
+
+    records: dict[VolumeId, Record]
+    copies: dict[VolumeId, Secret]
+    copied: dict[VolumeId, KeyVersion | None]
+
+
+def test_no_power_cut_between_any_two_writes_costs_a_byte(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    disk, content = plain(tmp_path)
+    before = disk.read_bytes()
+    told: list[Told] = []
+    log = image(tmp_path / "log", 4 * SIZE)
+    with loop(disk) as below, loop(log) as logged:
+        table = f"0 {SIZE // 512} log-writes {below} {logged}"
+        run("dmsetup", "create", "logged", "--table", table)
+        run("dmsetup", "mknodes")  # there is no udev
+        with afloat(tmp_path, Path("/dev/mapper/logged"), content) as hulk:
+            ordered(hulk)
+
+            def watch(kept: Record, activity: Activity | None) -> None:
+                if activity is not None and activity.progress is None:
+                    broker = hulk.broker
+                    told.append(Told(dict(broker.records), dict(broker.copies), dict(broker.copied)))
+                    run("dmsetup", "message", "logged", "0", "mark", len(told) - 1)
+
+            assert hulk.settle(watch).error is None
+        run("dmsetup", "remove", "--retry", "logged")
+        log_of = tuple(entries(logged))
+    for large in (disk, log):
+        large.unlink()  # it is memory here
+    marks = [number for number, entry in enumerate(log_of) if entry.flags & MARK]
+    spans = [
+        (mark, end) for mark, end in zip(marks, [*marks[1:], len(log_of)], strict=True) if end > mark + 1
+    ]
+    met: Counter[str] = Counter()
+    until = time.monotonic() + LOGGED_SECONDS
+    while time.monotonic() < until or len(met) < 3:
+        mark, last = chance.choice(spans)  # of each step as many, however much it writes
+        kept = list(survivors(log_of, chance.randrange(mark + 1, last + 1), chance))
+        met[_cut(tmp_path, before, content, told[int(log_of[mark].data)], kept, chance)] += 1
+    print(f"{sum(met.values())} cuts between {len(log_of)} writes: {dict(met)}")
+
+
+def _cut(
+    directory: Path,
+    before: bytes,
+    content: str,
+    told: Told,
+    kept: list[tuple[int, bytes]],
+    chance: random.Random,
+) -> str:
+    """Boot after a cut, hold the content, and now and then go on to the end; say how it was opened."""
+    path = directory / "cut"
+    path.write_bytes(before)
+    with path.open("r+b") as file:
+        for offset, data in kept:
+            file.seek(offset)
+            file.write(data)
+    with loop(path) as device, afloat(directory, device, content) as hulk:
+        hulk.broker.records, hulk.broker.copies = dict(told.records), dict(told.copies)
+        hulk.broker.copied = dict(told.copied)
+        outcome = hulk.unlock()
+        assert outcome.error is None, outcome.error
+        hulk.check()
+        if chance.random() < 0.3:
+            if hulk.now.is_bare:
+                hulk.unmount()
+            settled = hulk.settle_mounted()
+            assert settled.error is None, settled.error
+            hulk.unlock()
+            hulk.check_done()
+        hulk.close()
+    return " ".join(type(step).__name__ for step in outcome.steps)
