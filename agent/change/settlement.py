@@ -11,6 +11,7 @@ says when it wants to be asked again; ``--if-due`` keeps to that.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from agent import layout, supervisor, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, CourseOutcome
 from agent.change.reporting import Reporter, Standing
-from agent.change.undertaking import undertake
+from agent.change.undertaking import Keep, keep_nothing, undertake
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell
@@ -62,7 +63,15 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     known = layout.load(config.state_directory).records
     standings = [reporting.look(shop.world, record, runtime) for record in known]
     reply = reporting.send(broker, boot, [standing.report for standing in standings])
-    outfit.keep(config, relapse.kept(known, reply.records), tell)
+    kept = {record.volume: record for record in relapse.kept(known, reply.records)}
+    outfit.keep(config, tuple(kept.values()), tell)
+    one = threading.Lock()
+
+    def keep(records: tuple[Record, ...]) -> None:
+        with one:
+            kept.update({record.volume: record for record in records})
+            outfit.keep(config, tuple(kept.values()), tell)
+
     fallen = relapse.names(known, reply.records)
     seen = {standing.report.volume: standing for standing in standings}
     wanting = [
@@ -76,7 +85,7 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     )  # fmt: skip
     with reporter:
         outcomes = carry_out(
-            shop, boot, wanting, reply.records, runtime=runtime, reporter=reporter, tell=tell
+            shop, boot, wanting, reply.records, runtime=runtime, reporter=reporter, tell=tell, keep=keep
         )
     outcomes += [
         CourseOutcome(record, (), relapse.error(record.name))
@@ -127,6 +136,7 @@ def carry_out(
     reporter: Reporter,
     tell: Tell,
     alive: Callable[[], None] = _nothing,
+    keep: Keep = keep_nothing,
 ) -> list[CourseOutcome]:
     """Take each volume on its course, all of them at the same time, but those of one name one by one.
 
@@ -135,6 +145,7 @@ def carry_out(
         known: all of this machine's, as the broker said them just now.
         runtime: of the agent; there it is noted which agent is at a volume.
         reporter: hears what is going on.
+        keep: remembers who holds the data, for the next boot, before a move's last write to both disks.
         alive: is called whenever something is said, every second or so as long work goes on.
     """
     outcomes: dict[VolumeId, CourseOutcome] = {}
@@ -158,7 +169,7 @@ def carry_out(
             outcomes[record.volume], mine[record.volume] = outcome, outcome.record
         if any(outcomes[volume].error for volume in outcomes.keys() & mine.keys()):
             return  # a volume whose key or header is in trouble is not moved
-        for volume, outcome in undertake(shop, boot, mine.values(), watch=watch).items():
+        for volume, outcome in undertake(shop, boot, mine.values(), watch=watch, keep=keep).items():
             taken = (*outcomes[volume].steps, *outcome.steps) if volume in outcomes else outcome.steps
             outcomes[volume] = CourseOutcome(outcome.record, taken, outcome.error)
 

@@ -14,7 +14,7 @@ were asked for anew: going back to the old disk on the strength of an older word
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from agent.change import handover
@@ -38,6 +38,14 @@ from keybroker.wire.values import replace
 
 TELL_SECONDS: Final = 1.0
 """How often long work is told of."""
+
+
+Keep = Callable[[tuple[Record, ...]], None]
+"""Is told of both volumes, to remember, before the one that was left is written to no more."""
+
+
+def keep_nothing(records: tuple[Record, ...]) -> None:
+    """Remember nothing."""
 
 
 class _Volume:
@@ -66,16 +74,24 @@ class Undertaking:
         records: one holder and the disk that its data moves to or has left, or one of them alone; as the
             broker said them after whatever Switch was tried before.
         watch: hears what is going on; what it raises ends the undertaking.
+        keep: see ``Keep``; a broker that is set back is known by what was kept (``agent.plan.relapse``).
     """
 
     def __init__(
-        self, workshop: Workshop, boot: Boot, records: Sequence[Record], *, watch: Hear = look_away
+        self,
+        workshop: Workshop,
+        boot: Boot,
+        records: Sequence[Record],
+        *,
+        watch: Hear = look_away,
+        keep: Keep = keep_nothing,
     ) -> None:
         self.workshop = workshop
         self.boot = boot
         self._volumes = {record.volume: _Volume(record) for record in records}
         self._first = records[0]
         self._watch = watch
+        self._keep = keep
         self._seen = Seen()
         self._method = ""
         self._stable = Stable()
@@ -221,6 +237,7 @@ class Undertaking:
             case steps.Switch():
                 self._switch(volume)
             case steps.Drop():
+                self._keep((record, self._other.record))
                 legs.drop(record, self._other.record)
                 self._seen = replace(self._seen, failed=self._stable.failure)
             case steps.Close():
@@ -333,7 +350,7 @@ def undertakings(records: Iterable[Record]) -> Iterator[tuple[Record, ...]]:
 
 
 def undertake(
-    workshop: Workshop, boot: Boot, records: Iterable[Record], *, watch: Hear
+    workshop: Workshop, boot: Boot, records: Iterable[Record], *, watch: Hear, keep: Keep = keep_nothing
 ) -> dict[VolumeId, CourseOutcome]:
     """Take every volume's disks as far as they get, one after the other.
 
@@ -346,7 +363,7 @@ def undertake(
     """
     outcomes: dict[VolumeId, CourseOutcome] = {}
     for group in undertakings(records):
-        outcome = Undertaking(workshop, boot, group, watch=watch).settle()
+        outcome = Undertaking(workshop, boot, group, watch=watch, keep=keep).settle()
         before = outcomes.get(outcome.record.volume)
         taken = (*before.steps, *outcome.steps) if before is not None else outcome.steps
         outcomes[outcome.record.volume] = CourseOutcome(outcome.record, taken, outcome.error)

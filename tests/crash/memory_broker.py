@@ -194,10 +194,9 @@ class MemoryBroker:
         with self._entered():
             record = self._record(volume)
             changed = memory_moving.erased(record, request)
-            if changed != record and record.partner is not None:
-                partner = self._record(record.partner)
-                if partner.partner == volume:  # it may have another one by now
-                    self._save(partner, partner=None)
+            partner = record.partner and self.records.get(record.partner)
+            if changed != record and partner and partner.partner == volume:
+                self._save(partner, partner=None)  # it may have another one by now: where it is moved to
             self.records[volume] = changed
             return changed
 

@@ -166,7 +166,9 @@ class MovedSite(MemoryWorld):
                     if outcome.error is not None:
                         return outcome.error
                     mine[each.volume] = outcome.record
-            done = undertake(mortal.workshop, BOOT, mine.values(), watch=lambda kept, doing: None)
+            done = undertake(
+                mortal.workshop, BOOT, mine.values(), watch=lambda kept, doing: None, keep=self.remember
+            )
         except Crash:
             self.end_process()
             return None
@@ -175,6 +177,11 @@ class MovedSite(MemoryWorld):
             self.held.add(self.holder.volume)
         self.keep(relapse.kept(known, self.broker.said()))
         return next((each.error for each in done.values() if each.error), None)
+
+    def remember(self, records: tuple[Record, ...]) -> None:
+        """Keep some records and what was kept of others."""
+        kept = {each.volume: each for each in (*self.layout, *records)}
+        self.keep(tuple(kept.values()))
 
     def opens(self, kept: Record) -> bool:
         """Say whether a key that the broker hands out opens a volume's disk."""

@@ -319,6 +319,26 @@ def test_a_broker_that_is_set_back_to_before_the_switch_has_neither_disk_opened_
     settle(world, database, "live")
 
 
+def test_a_broker_that_is_set_back_is_known_even_if_the_agent_died_as_soon_as_the_disk_was_left() -> None:
+    world = opened()
+    database = Database(world)
+    backup = dict(world.broker.records)
+    mortal = Mortal(world.workshop(), world, Death(LIVE.index(Close), "before"))
+
+    def keep(records: tuple[Record, ...]) -> None:
+        kept = {each.volume: each for each in (*world.layout, *records)}
+        world.keep(tuple(kept.values()))
+
+    with pytest.raises(Crash):
+        undertake(mortal.workshop, BOOT, backup.values(), watch=lambda record, doing: None, keep=keep)
+    database.write()  # to the new disk alone
+    world.broker.records = backup
+    world.power_cut()
+    (outcome,) = boot(world).outcomes
+    assert outcome.error is not None, "the disk that was left is opened, and lacks a row"
+    assert outcome.error.problem is Problem.CONFLICT
+
+
 class Sick:
     """Disks of which one cannot be looked at."""
 
