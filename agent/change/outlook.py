@@ -13,7 +13,8 @@ from typing import Any
 from agent import layout, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, activity
-from agent.change.undertaking import Undertaking, undertakings
+from agent.change.disks import undertakings
+from agent.change.undertaking import Undertaking
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell

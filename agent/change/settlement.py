@@ -20,8 +20,9 @@ from typing import Final
 from agent import layout, supervisor, unlocking
 from agent.change import outfit, reporting
 from agent.change.course import Course, CourseOutcome
+from agent.change.disks import undertake
 from agent.change.reporting import Reporter, Standing
-from agent.change.undertaking import Keep, keep_nothing, undertake
+from agent.change.undertaking import Keep, keep_nothing
 from agent.change.workshop import Workshop
 from agent.config import Config
 from agent.contact import Tell

@@ -14,7 +14,7 @@ were asked for anew: going back to the old disk on the strength of an older word
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.change import handover
@@ -30,7 +30,6 @@ from agent.plan.steps import Ask, Change, Step
 from agent.world import Sighting
 from keybroker.wire.changes import ErasedRequest, SwitchRequest
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest
-from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Device, Grant, Observation, Record
 from keybroker.wire.reports import Activity, Progress
@@ -158,7 +157,7 @@ class Undertaking:
             self._sizes = self.workshop.growth.sizes(main.record)
         for each in self._volumes.values():
             each.mapping = self.workshop.world.mappings.look(each.record)
-            wanted = each.mapping.reach == "closed" or _is_resized(each.record)
+            wanted = each.mapping.reach == "closed" or is_resized(each.record)
             # Under a mirror no header is of interest, and a disk that fails must not keep it from being
             # dropped: until it is, the kernel holds every write back.
             is_looked_at = wanted and len(self._stable.legs) < 2
@@ -178,7 +177,7 @@ class Undertaking:
         if erasure.is_wanted(record):
             step = erasure.next_step(record, main.side.here, self._stable, wiped=self._seen.wiped)
             return Turn(record.volume, step) if step is not None else None
-        if _is_resized(record) and record.order is not None:
+        if is_resized(record) and record.order is not None:
             grown = growth.resize(record.order.number, self._sizes, has_keys=bool(main.grant.keys))
             return Turn(record.volume, grown)
         return None
@@ -330,41 +329,6 @@ class Undertaking:
         return tell
 
 
-def _is_resized(record: Record) -> bool:
+def is_resized(record: Record) -> bool:
+    """Say whether an operator wants a volume to grow."""
     return record.order is not None and record.order.kind == "resize"
-
-
-def undertakings(records: Iterable[Record]) -> Iterator[tuple[Record, ...]]:
-    """Group a host's volumes: a holder with each other disk of its name, and those that are alone.
-
-    Only those that something is to be done with; disks that were left come before one that is moved to.
-    """
-    all_of = [record for record in records if not record.is_swap and record.stage != "erased"]
-    holders = {record.name: record for record in all_of if record.role == "holder"}
-    for record in sorted(all_of, key=lambda record: record.role != "former"):
-        if record.role != "holder":
-            holder = holders.get(record.name)
-            yield (holder, record) if holder is not None else (record,)
-        elif erasure.is_wanted(record) or _is_resized(record):
-            yield (record,)  # a partner can only be a disk that it left: there is one order at a time
-
-
-def undertake(
-    workshop: Workshop, boot: Boot, records: Iterable[Record], *, watch: Hear, keep: Keep = keep_nothing
-) -> dict[VolumeId, CourseOutcome]:
-    """Take every volume's disks as far as they get, one after the other.
-
-    Args:
-        records: of this host, fresh from the broker.
-
-    Returns:
-        An outcome for each volume that something was to be done with, by the id of the one that is reported
-        of; all steps are in it, and the last error.
-    """
-    outcomes: dict[VolumeId, CourseOutcome] = {}
-    for group in undertakings(records):
-        outcome = Undertaking(workshop, boot, group, watch=watch, keep=keep).settle()
-        before = outcomes.get(outcome.record.volume)
-        taken = (*before.steps, *outcome.steps) if before is not None else outcome.steps
-        outcomes[outcome.record.volume] = CourseOutcome(outcome.record, taken, outcome.error)
-    return outcomes

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agent.change.course import Course
-from agent.change.undertaking import undertake
+from agent.change.disks import undertake
 from agent.change.workshop import Watch, Wiped
 from agent.driver import Driver
 from agent.plan import relapse, settling

@@ -27,8 +27,8 @@ DATA = (
 """The effects of a data volume's first boot; the first Ask is the run's own request."""
 
 DISK_STEPS = {
-    steps.Unlink, steps.Mirror, steps.Copy, steps.Verify, steps.Switch, steps.Drop, steps.Close, steps.Wipe,
-    steps.Erased, steps.Grow, steps.Finish,
+    steps.Unlink, steps.Mirror, steps.Copy, steps.Verify, steps.Raise, steps.Switch, steps.Drop, steps.Close,
+    steps.Wipe, steps.Erased, steps.Grow, steps.Finish,
 }  # fmt: skip
 """Of an undertaking (``agent.change.undertaking``)."""
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.change.undertaking import undertake, undertakings
+from agent.change.disks import undertake, undertakings
 from agent.change.workshop import Headers
 from agent.plan import steps
 from agent.plan.situation import Mapping

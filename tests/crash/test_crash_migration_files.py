@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.change.undertaking import undertake
+from agent.change.disks import undertake
 from agent.driver import Driver
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError

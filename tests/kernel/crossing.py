@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agent.change.undertaking import undertake, undertakings
+from agent.change.disks import undertake, undertakings
 from agent.driver import Driver
 from agent.places import Places
 from keybroker.wire.fields import Fields

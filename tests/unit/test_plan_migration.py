@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.change.undertaking import undertakings
+from agent.change.disks import undertakings
 from agent.luks import mirror
 from agent.plan import erasure, growth, migration
 from agent.plan.growth import Sizes

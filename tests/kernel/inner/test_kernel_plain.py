@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent import devicemapper, opened
+from agent.change.disks import undertake
 from agent.change.outfit import fitted
-from agent.change.undertaking import undertake
 from agent.places import Places
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.kernel.disks import MIB, fingerprint, image, loop

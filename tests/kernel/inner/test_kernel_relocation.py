@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import devicemapper, opened
-from agent.change.undertaking import undertake, undertakings
+from agent.change.disks import undertake, undertakings
 from agent.change.workshop import Workshop
 from agent.plan.steps import Switch
 from keybroker.wire.problems import KeybrokerError, Problem
