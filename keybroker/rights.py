@@ -79,6 +79,7 @@ Verb = Literal[
     "self.read",
     "self.renew",
     "audit.read",
+    "metrics.read",
     # everybody's
     "describe",
 ]
@@ -90,6 +91,7 @@ _CHANGE: Final[frozenset[Party]] = frozenset({"operator"})
 _APPROVE: Final[frozenset[Party]] = frozenset({"approver"})
 _LOOK: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor"})
 _AUDIT: Final[frozenset[Party]] = frozenset({"auditor"})
+_MEASURE: Final[frozenset[Party]] = frozenset({"metrics"})
 _ANY_ROLE: Final[frozenset[Party]] = frozenset({"operator", "approver", "auditor", "metrics"})
 
 MAY: Final[Mapping[Verb, frozenset[Party]]] = {
@@ -137,6 +139,7 @@ MAY: Final[Mapping[Verb, frozenset[Party]]] = {
     "self.read": _ANY_ROLE,
     "self.renew": _ANY_ROLE,
     "audit.read": _AUDIT,
+    "metrics.read": _MEASURE,
     "describe": _HOST | _ANY_ROLE,
 }
 """Every verb and the parties that may do it: one of an operator's roles is enough."""

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | main | 1.3 | required, from our CA | hosts and operators |
 | enrolment | 1.3 | not asked for | /v1/enrolment |
-| health | none; unix socket or loopback | – | /healthz, /readyz |
+| health | none; unix socket or loopback | – | /healthz, /readyz, /metrics |
 
 Tornado's event loop holds every connection, so that stalled strangers cost no thread (docs/decisions/0004);
 Flask answers in a thread pool. Readiness is announced only after the main listener has refused
@@ -119,8 +119,9 @@ class _Server:
         loop.add_signal_handler(signal.SIGINT, self._stopping.set)
         with (
             ThreadPoolExecutor(limits.threads, "broker") as pool,
-            # Health has a thread of its own: it must be told how things are just when all others are busy.
-            ThreadPoolExecutor(1, "health") as probe,
+            # Health has threads of its own: it must be told how things are just when all others are busy. One
+            # of them may count metrics; no more than one ever does (service/lately.py).
+            ThreadPoolExecutor(2, "health") as probe,
         ):
             doors = self._doors(pool, probe)
             tasks: set[asyncio.Task[None]] = set()
@@ -176,10 +177,11 @@ class _Server:
         }
         doors = []
         for name, app, largest, address, threads in plan:
-            gate = Gate(app, threads, settings.limits, largest, name, methods_of(app))
+            gate = Gate(app, threads, settings.limits, largest, name, methods_of(app), broker.tally.answered)
             context = contexts.get(name)
             listener = Listener(gate, ssl_options=context() if context else None)
             doors.append(Door(listener, gate, given.get(name) or _bound(address, name), context))
+        broker.progress.served_until = tls.ends(files)
         for door in doors:
             door.listener.add_sockets(door.sockets)
             for bound in door.sockets:
@@ -232,6 +234,7 @@ class _Server:
                 return
             for door, context in fresh:
                 door.listener.ssl_options = context
+            self._broker.progress.served_until = tls.ends(self._settings.installation)
             _log.info("reload: certificates are read again")
             await _notify("READY=1\nSTATUS=serving")
 

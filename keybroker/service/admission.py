@@ -143,6 +143,7 @@ def settle(broker: Broker, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except Stopped as stopped:
+        broker.tally.refused(stopped.caller.peer.identity.kind, stopped.error.problem)
         error, stopped_quietly = stopped.error, stopped.unrecorded
         event = stopped.caller.event(stopped.outcome, problem=error.problem.slug, why=error.detail)
     if not stopped_quietly and error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):

@@ -80,12 +80,21 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
 
     decided = settle(broker, lambda: broker.store.write(note))
     assert decided.receipt is not None, "each request leaves a record"  # noqa: S101
+    _count(broker, decided)
     return UnlockReply(
         host=decided.host,
         addon=decided.addon,
         grants=tuple(grant for grant, _notes in decided.grants),
         receipt=decided.receipt,
     )
+
+
+def _count(broker: Broker, decided: _Decided) -> None:
+    for grant, _notes in decided.grants:
+        if grant.keys:
+            broker.tally.delivered("boot")
+        elif grant.refused is not None:
+            broker.tally.refused("host", grant.refused.problem)
 
 
 def _decide(broker: Broker, reading: Reading, caller: Caller, request: UnlockRequest) -> _Decided:

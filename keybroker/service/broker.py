@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, Ring
+from keybroker.service.lately import Lately
 from keybroker.service.limiter import Limiter
 from keybroker.store import Store
+from keybroker.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,12 @@ class Progress:
 
     Attributes:
         copied: up to which audit record the journal was told; None where there is no journal.
+        served_until: when the server's certificate ends, of those the one that new connections get; None
+            where nothing is served.
     """
 
     copied: int | None = None
+    served_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class Broker:
         clock: the time in UTC, aware.
         entropy: so many bytes from the kernel's generator; a parameter so that a test can be repeated.
         configured: opens the master keys that the configuration names at this moment, the newest first.
+        lately: what was counted last (``measuring.Figures``).
     """
 
     store: Store
@@ -76,6 +83,8 @@ class Broker:
     configured: Callable[[], tuple[ConfiguredKey, ...]] = tuple
     limiter: Limiter = field(default_factory=Limiter)
     progress: Progress = field(default_factory=Progress)
+    tally: Tally = field(default_factory=Tally)
+    lately: Lately[Any] = field(default_factory=Lately)
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

@@ -54,7 +54,10 @@ def claim(broker: Broker, peer: Peer, volume: VolumeId, request: ClaimRequest) -
         )
         return Grant(changed.record, live)
 
-    return perform(broker, peer, "claim", work)
+    grant = perform(broker, peer, "claim", work)
+    if grant.keys:
+        broker.tally.delivered("claim")
+    return grant
 
 
 def deposit(broker: Broker, peer: Peer, volume: VolumeId, request: DepositRequest) -> Record:

@@ -85,7 +85,9 @@ def reveal(
         writing.append(caller.about("released", addon=addon, volume=row.volume.id, **facts))
         return Revealed(row.volume.id, asked, passphrase, after)
 
-    return perform(broker, peer, "volume.reveal", work)
+    revealed = perform(broker, peer, "volume.reveal", work)
+    broker.tally.delivered("reveal")
+    return revealed
 
 
 def sweep(broker: Broker) -> tuple[VolumeId, ...]:

@@ -96,12 +96,16 @@ class Left:
         return any((self.by_masters, self.renewals, self.stale, self.emptying))
 
 
-def left(reading: Reading) -> Left:
-    """Count what is left."""
+def left(reading: Reading, *, all_records: bool = True) -> Left:
+    """Count what is left.
+
+    Args:
+        all_records: whether records are counted, each one, also where none of them is left.
+    """
     masters, counts = reading.master_keys(), reading.wrapped_by_masters()
     wraps = _wraps(masters)
     stale = len(reading.stale_addons())
-    total, old = reading.wrapped_by_addons()
+    total, old = reading.wrapped_by_addons() if all_records or stale else (0, 0)
     return Left(
         by_masters=sum(count for identity, count in counts.items() if identity != wraps.identity),
         renewals=len(_to_renew(reading, wraps)),

@@ -60,7 +60,9 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
         writing.append(caller.event("released", volume=volume, **facts))
         return Grant(row.volume.record, live)
 
-    return perform(broker, peer, "stage", work)
+    grant = perform(broker, peer, "stage", work)
+    broker.tally.delivered("stage")
+    return grant
 
 
 def promote(broker: Broker, peer: Peer, volume: VolumeId, request: PromoteRequest) -> Record:

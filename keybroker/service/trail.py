@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, Final
 
@@ -108,23 +109,28 @@ class Standing:
 
     Attributes:
         signed: up to which record a checkpoint vouches.
+        signed_at: when that was made; None where there is none.
         copied: up to which the journal was told; None where there is none.
     """
 
     last: int
     signed: int
+    signed_at: datetime | None
     copied: int | None
 
 
 def standing(broker: Broker) -> Standing:
     """Say how the trail stands; there is no peer, for it names nobody."""
 
-    def look(reading: Reading) -> Standing:
-        newest = _newest(reading)
-        signed = 0 if newest is None else newest.sequence
-        return Standing(reading.audit_head()[0], signed, broker.progress.copied)
+    return broker.store.read(lambda reading: standing_in(broker, reading))
 
-    return broker.store.read(look)
+
+def standing_in(broker: Broker, reading: Reading) -> Standing:
+    """Say how the trail stands, in a transaction that is under way."""
+    last, newest = reading.audit_head()[0], _newest(reading)
+    if newest is None:
+        return Standing(last, 0, None, broker.progress.copied)
+    return Standing(last, newest.sequence, datetime.fromisoformat(newest.at), broker.progress.copied)
 
 
 def proofread(store: Store) -> Verdict:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
+from keybroker.store.counted import CountingReading
 from keybroker.store.recovering import RecoveringReading, RecoveringWriting
 from keybroker.store.rows import (
     AddonKeyRow,
@@ -40,7 +41,7 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(RecoveringReading, Protocol):
+class Reading(RecoveringReading, CountingReading, Protocol):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:

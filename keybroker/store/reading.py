@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
+from keybroker.store.measures import MeasuringReading
 from keybroker.store.recoveries import WITH_KEYS
 from keybroker.store.recoverytables import RECOVERIES
 from keybroker.store.restores import RestoreReading
@@ -188,7 +189,7 @@ _NEWEST_CHECKPOINT: Final = select(CHECKPOINTS).order_by(CHECKPOINTS.c.number.de
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading(WrappingReading, RestoreReading):
+class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:

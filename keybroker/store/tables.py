@@ -135,6 +135,8 @@ VOLUMES: Final = Table(
     CheckConstraint("role <> 'successor' OR partner IS NOT NULL", name="successor"),
     CheckConstraint("born_encrypted IN (0, 1) AND block_older IN (0, 1)", name="flags"),
     Index("ix_volumes_addon", "addon"),
+    # covers what metrics count
+    Index("ix_volumes_standing", "stage", "role", "filesystem", "id"),
     # two volumes that stand for the same data have its name and mount point; one of them is its holder
     Index("uq_volumes_addon", "addon", "name", unique=True, **where("role = 'holder' AND stage <> 'erased'")),
     Index(
@@ -159,6 +161,8 @@ KEYS: Final = Table(
     Index(
         "uq_keys_live", "volume", "state", unique=True, **where("state IN ('staged', 'current', 'retiring')")
     ),
+    Index("ix_keys_age", "created", "state", **where("state = 'current'")),
+    Index("ix_keys_destroy_after", "destroy_after", **where("destroy_after IS NOT NULL")),
 )
 
 HEADERS: Final = Table(
@@ -265,6 +269,7 @@ CERTIFICATES: Final = Table(
     Column("issued", Text, nullable=False),
     Column("pem", Text, nullable=False),
     CheckConstraint("(host IS NULL) <> (operator IS NULL)", name="whose"),
+    Index("ix_certificates_newest", "host", "not_after"),
 )
 
 ENROLMENTS: Final = Table(

@@ -68,6 +68,7 @@ class Gate(HTTPServerConnectionDelegate):
         largest: the most bytes a body may have, by method and path.
         name: of the listener, for the log.
         methods: what a path takes, for the reply to a method that it does not take.
+        answered: told of each reply: listener, method, path, status, seconds.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class Gate(HTTPServerConnectionDelegate):
         largest: Callable[[str, str], int],
         name: str,
         methods: Callable[[str], Iterable[str]] = lambda _path: sorted(_METHODS),
+        answered: Callable[[str, str, str, int, float], None] = lambda *_said: None,
     ) -> None:
         self.app = app
         self.methods = methods
+        self.answered = answered
         self.pool = pool
         self.limits = limits
         self.largest = largest
@@ -304,13 +307,15 @@ class Exchange(HTTPMessageDelegate):
     def _record(self, reply: Reply) -> None:
         """Log one line a request; neither bodies nor header fields nor queries are ever in it."""
         context: Any = self._connection.context
+        seconds = time.monotonic() - self._began
+        self._gate.answered(self._gate.name, self._method, self._path, reply.status, seconds)
         _log.info(
             "%s: %s %s %d %.1f ms %s %s",
             self._gate.name,
             self._method,
             self._shown_path(),
             reply.status,
-            (time.monotonic() - self._began) * 1000,
+            seconds * 1000,
             context.remote_ip,
             self._environ.get(IDENTITY, "-"),
         )

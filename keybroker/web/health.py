@@ -1,4 +1,4 @@
-"""The health listener's app: alive, and ready; on a unix socket or loopback only, and it names nothing."""
+"""The health listener's app: alive, ready, metrics; on a unix socket or loopback only, naming nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from flask import Blueprint, Flask, Response
 from keybroker.service import health
 from keybroker.service.broker import Broker
 from keybroker.web.app import broker, create_app, say
+from keybroker.web.metrics import local
 
 probes = Blueprint("probes", __name__)
 
@@ -15,6 +16,7 @@ def create_health_app(broker: Broker) -> Flask:
     """Return the app of the health listener."""
     app = create_app(__name__, broker)
     app.register_blueprint(probes)
+    app.register_blueprint(local)
     return app
 
 

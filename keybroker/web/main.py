@@ -13,6 +13,7 @@ from keybroker.service.broker import Broker
 from keybroker.web.app import body, broker, create_app, peer, say
 from keybroker.web.described import described
 from keybroker.web.masters import ring
+from keybroker.web.metrics import measured
 from keybroker.web.operators import ENROLMENT_URL, operators
 from keybroker.web.recovery import recoveries
 from keybroker.web.roster import people
@@ -62,6 +63,7 @@ def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
     app.register_blueprint(ring)
     app.register_blueprint(recoveries)
     app.register_blueprint(described)
+    app.register_blueprint(measured)
     return app
 
 

@@ -11,8 +11,11 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
+
+from cryptography import x509
 
 from keybroker.service.installation import Installation
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -74,6 +77,18 @@ def refuses_strangers(address: tuple[str, int], files: Installation, *, timeout_
         except ConnectionError:
             return False
         return False
+
+
+def ends(files: Installation) -> datetime:
+    """Return when the server's certificate ends; it is one that a context was proven with just now.
+
+    Raises:
+        KeybrokerError: CONFIGURATION, when it cannot be read all the same.
+    """
+    try:
+        return x509.load_pem_x509_certificate(files.server_certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise _wrong(files.server_certificate, _reason(error, "cannot be read")) from error
 
 
 @contextlib.contextmanager

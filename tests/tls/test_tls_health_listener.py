@@ -11,7 +11,7 @@ import pytest
 from tests.tls.running import LOOPBACK, Broker, Host, curl, free_ports, install
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/livez", "/metrics"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/livez"])
 def test_it_is_not_told_on_public_listeners(broker: Broker, host: Host, path: str) -> None:
     for port in (broker.main, broker.enrolment):
         for who in (host.files, broker.operator):

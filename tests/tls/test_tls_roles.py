@@ -34,7 +34,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("PUT", "header", {"revision": 1, "header": SEEN, "copy": "S0JIMQ==", "proof": PROOF}),
     ("PUT", "order", {"revision": 1, "number": 1, "digest": None}),
     ("DELETE", "order/1", None),
-    ("PUT", "holder", {"revision": 1, "holder_revision": 1, "compared": 1}),
+    ("PUT", "holder", {"revision": 1, "holder_revision": 1, "compared": 1, "sequence": 3}),
     ("PUT", "erased", {"revision": 1, "device": DEVICE, "wiped": 1, "method": "zeros"}),
     (
         "PUT",
@@ -113,6 +113,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("self.renew", "PUT", "/v1/self/certificate", {"csr": CSR}),
     ("audit.read", "GET", "/v1/audit", None),
     ("audit.read", "GET", "/v1/audit/checkpoints", None),
+    ("metrics.read", "GET", "/metrics", None),
 ]
 """Every call of operators: what it is, and a request that is well formed."""
 

@@ -44,6 +44,7 @@ DOORS = {
     "Tornado": (("tornado",), ("keybroker.server", "keybroker.web")),
     "click": (("click",), ("keybroker.cli",)),
     "age": (("pyrage",), ("keybroker.age",)),
+    "Prometheus' text": (("prometheus_client",), ("keybroker.tally", "keybroker.web.metrics")),
     "udev": (("pyudev",), ("agent.devices",)),
 }
 

@@ -259,7 +259,7 @@ def _may_fail_with(route: Route, look: _Look) -> list[int]:
         for status in _problem_statuses()
         if status != 405
         and (status != 403 or look.known or look.body is not None)
-        and (status != 404 or route.parameters or look.parameters)
+        and (status != 404 or route.parameters or look.parameters or look.body is not None)
         and (status != 409 or route.method != "GET" or route.parameters)
         and (status != 413 or look.body is not None)
     ]

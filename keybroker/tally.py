@@ -1,0 +1,91 @@
+"""What this process has done, counted while it does it: the counters among the metrics.
+
+Each label has its values from a table of ours, so that no client makes another series; all are there from the
+start at zero, for an increase from nothing is seen only between two samples. Nothing here names anyone.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+from keybroker.wire.problems import Problem
+
+Door = Literal["boot", "claim", "stage", "reveal"]
+"""How a key can leave: to a host that boots, claims a disk or rotates; to an approver."""
+
+Asker = Literal["host", "operator"]
+
+_OPERATIONS: Final = {
+    ("main", "POST", "/v1/unlock"): "unlock",
+    ("main", "POST", "/v1/report"): "report",
+    ("enrolment", "POST", "/v1/enrolment"): "enrolment",
+}
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STATUSES: Final = ("2xx", "4xx", "5xx")
+
+# a second series beside each counter, which says when that was made: as long ago as the process
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Tally:
+    """The counters of one process, in a registry of their own; safe for all threads.
+
+    Attributes:
+        registry: what ``web.metrics`` writes.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._deliveries = Counter(
+            "keybroker_deliveries",
+            "Volumes whose keys were handed out, by what for; each is durably on record before.",
+            ["door"],
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "keybroker_refusals",
+            "Requests, or volumes within one, that were refused; by who asked and by the problem's slug.",
+            ["asker", "reason"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "keybroker_request_seconds",
+            "From a request's header fields to the beginning of its reply.",
+            ["operation"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._requests = Counter(
+            "keybroker_requests",
+            "Requests that were answered, by listener and kind of status.",
+            ["listener", "status"],
+            registry=self.registry,
+        )
+        for door in ("boot", "claim", "stage", "reveal"):
+            self._deliveries.labels(door)
+        for asker in ("host", "operator"):
+            for problem in Problem:
+                self._refusals.labels(asker, problem.slug)
+        for operation in (*_OPERATIONS.values(), "other"):
+            self._seconds.labels(operation)
+        for listener in ("main", "enrolment"):
+            for status in _STATUSES:
+                self._requests.labels(listener, status)
+
+    def delivered(self, door: Door, volumes: int = 1) -> None:
+        """Count volumes whose keys are about to leave."""
+        self._deliveries.labels(door).inc(volumes)
+
+    def refused(self, asker: Asker, problem: Problem, times: int = 1) -> None:
+        """Count a refusal."""
+        self._refusals.labels(asker, problem.slug).inc(times)
+
+    def answered(self, listener: str, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request and its time; probes of the health listener are nobody's waiting."""
+        if listener == "health":
+            return
+        kind = f"{status // 100}xx"
+        self._requests.labels(listener, kind if kind in _STATUSES else "5xx").inc()
+        self._seconds.labels(_OPERATIONS.get((listener, method, path), "other")).observe(seconds)
