@@ -216,6 +216,7 @@ def test_only_the_role_operator_changes_anything() -> None:
     changes = set(get_args(Verb)) - looks - HOSTS_VERBS - approvals
     assert {verb for verb in changes if MAY[verb] != {"operator"}} == set()
     assert {verb for verb in get_args(Verb) if "metrics" in MAY[verb]} == {
+        "metrics.read",
         "self.read",
         "self.renew",
         "describe",
