@@ -14,6 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
+from keybroker.masterkey import credentials_of
 from keybroker.proofreading import Verdict
 from keybroker.service import trail
 from keybroker.service.installation import Installation, open_broker
@@ -115,7 +116,7 @@ def in_unit(installation: Installation, verb: str) -> str | None:
     Args:
         verb: with its arguments, but for ``--config``.
     """
-    credentials = [uri.partition(":")[2] for uri in installation.master_keys if uri.startswith("credential:")]
+    credentials = [name for uri in installation.master_keys for name in credentials_of(uri)]
     if not credentials or installation.credentials_directory is not None:
         return None
     configuration = installation.configuration

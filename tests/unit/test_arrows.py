@@ -45,6 +45,7 @@ DOORS = {
     "click": (("click",), ("keybroker.cli",)),
     "age": (("pyrage",), ("keybroker.age",)),
     "Prometheus' text": (("prometheus_client",), ("keybroker.tally", "keybroker.web.metrics")),
+    "PKCS#11": (("pkcs11",), ("keybroker.masterkey.token",)),
     "udev": (("pyudev",), ("agent.devices",)),
 }
 
@@ -54,6 +55,7 @@ PURE = (
     "agent.luks.table",
     "agent.luks.layers",
     *("keybroker.model", "keybroker.policy", "keybroker.rights", "keybroker.terms", "keybroker.envelope"),
+    *("keybroker.masterkey.tokenform", "keybroker.masterkey.tokenuri"),
     "keybroker.wire",
 )
 EFFECTS = ("os", "subprocess", "socket", "ssl", "http", "random", "secrets", "time", "threading", "shutil")
