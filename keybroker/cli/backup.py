@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from keybroker.cli.access import config_option, json_option
+from keybroker.cli.keeping import to_restore
 from keybroker.cli.owner import as_owner, credentials_directory_here, operator_here
 from keybroker.cli.screen import note, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -97,6 +98,8 @@ def make(file: Path, recipients: tuple[str, ...], without_ca_key: bool, config: 
     note("backup: made")
     facts["members"] = ", ".join(sorted(manifest.files))
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
+    for needed in filter(None, map(to_restore, settings.installation.master_keys)):
+        note(f"a restore needs, beside this file: {needed}")
     note(f"next: keybroker backup verify {file} --identity FILE")
 
 

@@ -56,7 +56,11 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 @click.option(
     "--default-deny", is_flag=True, help="An add-on's hosts may ask from nowhere until addresses are listed."
 )
-@click.option("--master-key", help="URI of the master key.  [default: file:CONFIG_DIR/master.key, made now]")
+@click.option(
+    "--master-key",
+    metavar="URI",
+    help="Master key: file:, credential:, pkcs11:.  [default: file:CONFIG_DIR/master.key, made now]",
+)
 @click.option(
     "--recovery-recipient",
     "recovery",
@@ -89,7 +93,8 @@ def init(
     """Make an installation on this machine: CA, server certificate, master key, database, first operator.
 
     It refuses to touch one that is there. Save the master key (and keep it away from the database's backups):
-    without it no volume can be opened again.
+    without it no volume can be opened again. A key in a PKCS#11 token is made before, by keybroker master
+    create.
 
     \b
       keybroker init --name broker.example --operator alice
@@ -157,11 +162,13 @@ def init(
 
 
 def _next_steps(configuration: Path, master_key: str, *, recovery: bool) -> None:
+    from keybroker.cli.keeping import to_keep
+
     usual = configuration.parent == CONFIG_DIRECTORY
     where = "" if usual else f" --config {configuration}"
     note("next:")
     for line in (
-        f"save the master key ({master_key}) where the database's backups are not",
+        to_keep(master_key),
         "systemctl enable --now keybroker" if usual else f"keybroker serve{where}",
         f"keybroker check{where}",
         *([] if recovery else [f"keybroker recovery set-key --help{where}: to open disks without a broker"]),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from keybroker.cli.access import operator_options
-from keybroker.cli.owner import as_owner
+from keybroker.cli.access import config_option, json_option, operator_options
+from keybroker.cli.keeping import to_keep
+from keybroker.cli.owner import as_owner, credentials_directory_here, owner_named
 from keybroker.cli.screen import moment, note, print_json, print_table
 from keybroker.cli.selection import connect
 
@@ -51,7 +52,9 @@ def list_masters(wait: bool, as_json: bool, **options: Any) -> None:
 
 
 @master.command()
-@click.option("--to", metavar="URI", help="The new one: file:/path, credential:NAME.  [default: a new file]")
+@click.option(
+    "--to", metavar="URI", help="The new one: file:/path, credential:NAME, pkcs11:….  [default: a new file]"
+)
 @click.option("--compromised", is_flag=True, help="The one before leaked: renew the add-ons' keys, too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--wait", is_flag=True, help="Show how the rewrapping goes, and return when it is done.")
@@ -69,7 +72,8 @@ def rotate(
     an old copy of the database has every passphrase: --compromised renews the add-ons' keys and rewraps every
     passphrase; then rotate all volumes (volume rotate --all --compromised).
 
-    A credential has to be there before: see the drop-in's comments, restart the broker, then use --to.
+    A credential has to be there before: see the drop-in's comments, restart the broker, then use --to. So has
+    a key in a token: keybroker master create.
 
     \b
       keybroker master rotate --dry-run
@@ -90,7 +94,8 @@ def rotate(
         _foretell(document, uri, compromised=compromised, as_json=as_json)
         return
     document = client.put("master", "wrapping", uri=uri, compromised=compromised).document
-    note(f"master key: {uri} wraps; save a copy where the database's backups are not")
+    note(f"master key: {uri} wraps")
+    note(f"next: {to_keep(uri)}")
     _print(_wait(client) if wait else document, as_json)
 
 
@@ -101,13 +106,13 @@ def _configure(config: Path, uri: str, *, make: bool) -> None:
         make: whether to make its file where there is none.
     """
     from keybroker.cli import ringfile
-    from keybroker.masterkey import open_master_key
+    from keybroker.masterkey import credentials_of, open_master_key
 
     before = ringfile.configured(config)
     path = Path(uri.removeprefix("file:"))
     if make and uri not in before:
         ringfile.make_file(path)
-    if uri.startswith("file:"):
+    if not credentials_of(uri):
         open_master_key(uri, None)  # what the broker would refuse is never configured
     after = (uri, *(each for each in before if each != uri))
     if after != before:
@@ -159,6 +164,36 @@ def _take_out(config: Path, uri: str | None) -> None:
             ringfile.configure(config, tuple(each for each in before if each != uri))
     if uri.startswith("file:"):
         note(f"next: destroy the key and every copy of it: shred -u {uri.removeprefix('file:')}")
+
+
+@master.command()
+@click.argument("uri")
+@config_option
+@json_option
+def create(uri: str, config: Path, as_json: bool) -> None:
+    """Have a PKCS#11 token make the key that URI names and that never leaves it; again, it changes nothing.
+
+    The URI is RFC 7512's: which token, which key, the module that speaks to it, and the file of mode 0400
+    with the PIN (or a credential), never the PIN itself. Then use the same URI for init --master-key or
+    master rotate --to. The broker needs the package python-pkcs11 (pip install 'keybroker[pkcs11]').
+
+    \b
+      keybroker master create 'pkcs11:token=keybroker;object=master-1'\\
+      '?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/keybroker/token.pin'
+    """
+    from keybroker.masterkey import create_in_token, open_master_key
+    from keybroker.service.placing import as_user
+
+    directory = credentials_directory_here()
+    # a module may leave files of its own, which the broker has to be able to read
+    with as_owner(config) if config.exists() else as_user(owner_named(None, config.parent)):
+        is_new = create_in_token(uri, directory)
+        identity = open_master_key(uri, directory).identity
+    if as_json:
+        print_json({"uri": uri, "identity": identity, "new": is_new})
+        return
+    note(f"master key {identity}: {'made' if is_new else 'is there already'}")
+    note(f"next: {to_keep(uri)}")
 
 
 def _print(document: dict[str, Any], as_json: bool) -> None:

@@ -46,19 +46,10 @@ def as_owner(config: Path) -> Iterator[None]:
     except OSError:
         become_owner(config)  # says so
         raise
-    if os.geteuid() != 0 or owner.st_uid == 0:
+    from keybroker.service.placing import as_user
+
+    with as_user((owner.st_uid, owner.st_gid)):
         yield
-        return
-    groups, gid = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
 
 
 def operator_here() -> str:

@@ -14,6 +14,7 @@ import click
 
 from keybroker.cli.access import config_option, json_option
 from keybroker.cli.backup import read_configuration, taken_apart
+from keybroker.cli.keeping import to_restore
 from keybroker.cli.owner import become_owner, credentials_directory_here, operator_here, owner_named
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -144,7 +145,11 @@ def _restore(
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
     note("next:")
     if done.missing:
-        note(f"  put the master key in place: {', '.join(done.missing)}")
+        plain = [uri for uri in done.missing if to_restore(uri) is None]
+        if plain:
+            note(f"  put the master key in place: {', '.join(plain)}")
+        for needed in filter(None, map(to_restore, done.missing)):
+            note(f"  have there: {needed}")
     if not revoked:
         note(f"  whoever was revoked after {moment(done.made)} is welcome again: restore with --revoke HOST")
     for line in ("keybroker check", "systemctl start keybroker", "keybroker restore --check"):

@@ -42,7 +42,7 @@ class TokenMasterKey:
         except RefusedError as error:
             raise KeybrokerError(Problem.UNAVAILABLE, f"token: does not encrypt: {error}") from error
         wrapped = sealing.header + sealed
-        # What a token makes is not ours to prove correct, and a key that does not open again is data that is lost.
+        # what a token makes is not ours to prove correct, and a key that does not open again is lost data
         if self.unwrap(wrapped, context) != key:
             raise KeybrokerError(Problem.INTERNAL, "token: what it encrypted opens to something else")
         return wrapped
@@ -58,9 +58,7 @@ class TokenMasterKey:
         try:
             plaintext = self._key.decrypt(sealing.nonce, sealing.associated, sealing.data)
         except RefusedError:
-            raise EnvelopeError(
-                Failure.AUTHENTICATION, "it was changed, or is not of this place"
-            ) from None
+            raise EnvelopeError(Failure.AUTHENTICATION, "it was changed, or is not of this place") from None
         return opened(plaintext)
 
 

@@ -1,8 +1,8 @@
 """One key in a PKCS#11 token: a session that comes back after the token was away. The only door to PKCS#11.
 
-A module is initialised once a process and for one thread at a time (C_Initialize without locking), so all keys
-behind one module share a lock. What is new in a module's tokens shows only after it was initialised again, which
-ends every session: ``_Module.generation`` tells the others, for their handles may mean other objects by then.
+A module is initialised once a process and for one thread at a time (C_Initialize without locking), so all
+keys behind one module share a lock. What is new in a module's tokens shows only after it was initialised again,
+which ends every session: ``_Module.generation`` tells the others, for their handles may mean other objects then.
 
 A token that is away is UNAVAILABLE, and asked again after some seconds. A PIN that was refused is never given
 again in this process, and never for the last try: after the third wrong one a token locks itself.
@@ -14,15 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from keybroker.masterkey.tokenform import COMMITTED, NAMING, name_of
 from keybroker.masterkey.tokenuri import TokenUri
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
-
-if TYPE_CHECKING:
-    import pkcs11
 
 _LOCK_SECONDS: Final = 10
 _AWAY_SECONDS: Final = 2
@@ -82,15 +79,15 @@ class TokenKey:
         pin: reads the PIN, each time that it is needed.
 
     Raises:
-        KeybrokerError: CONFIGURATION for a module, PIN or key that is no good; UNAVAILABLE for a token that is
-            not there, or fails.
+        KeybrokerError: CONFIGURATION for a module, PIN or key that is no good; UNAVAILABLE for a token that
+            is not there, or fails.
     """
 
     def __init__(self, uri: TokenUri, pin: Callable[[], Secret]) -> None:
         self._uri = uri
         self._pin = pin
         self._module = _module(uri.module)
-        self._key: pkcs11.SecretKey | None = None
+        self._key: Any = None
         self._generation = -1
         self._away_until = 0.0
         self._name: bytes | None = None
@@ -125,8 +122,8 @@ class TokenKey:
             try:
                 return work(self._key)
             except pkcs11.PKCS11Error as error:
-                # modules differ in what they say of a changed ciphertext (SoftHSM2: CKR_GENERAL_ERROR), so the
-                # token is asked for something that it must be able to do
+                # modules differ in what they say of a changed ciphertext (SoftHSM2: CKR_GENERAL_ERROR), so
+                # the token is asked for something that it must be able to do
                 if self._answers():
                     raise RefusedError(_said(error)) from error
             self._open()
@@ -213,7 +210,9 @@ def log_in(module: _Module, uri: TokenUri, pin: Callable[[], Secret], *, rw: boo
     token = _token(module, uri)
     flags = int(token.flags)
     if flags & _LOCKED:
-        raise _wrong(uri, "the token is locked: its PIN was wrong too often", hint="the security officer's PIN")
+        raise _wrong(
+            uri, "the token is locked: its PIN was wrong too often", hint="the security officer's PIN"
+        )
     serial = bytes(token.serial)
     given = pin()
     refused = _wrong(uri, "the PIN was refused, and is not tried again", hint=f"look at {uri.pin_source}")
@@ -254,7 +253,9 @@ def _token(module: _Module, uri: TokenUri) -> Any:
             module.again()
             return module.library.get_token(**wanted)
     except pkcs11.MultipleTokensReturned:
-        raise _wrong(uri, "there is more than one such token", hint="name its serial number: serial=") from None
+        raise _wrong(
+            uri, "there is more than one such token", hint="name its serial number: serial="
+        ) from None
     except pkcs11.PKCS11Error:
         raise KeybrokerError(
             Problem.UNAVAILABLE,

@@ -4,12 +4,12 @@
     nonce = HMAC-SHA512(key, "KBP1 nonce" ‖ entropy ‖ ctx), its first 12 bytes
     ciphertext ‖ tag = AES-256-GCM(master key, nonce, 32 zero bytes ‖ key, aad = the 34 bytes before it ‖ ctx)
 
-``ctx`` is KBE1's. The token encrypts under the master key itself, so the nonce has to be another one each time:
-derived like this, it repeats by accident as rarely as 96 random bits (NIST SP 800-38D, 8.3: fewer than 2**32
-messages; here there is one a generation of an add-on's key), and should entropy repeat, as after a restored
-snapshot, another key or another place still means another nonce. The zero bytes commit to the master key: 256
-bits of key stream under the same nonce do not agree for two keys (Albertini et al., "How to Abuse and Fix
-Authenticated Encryption Without Key Commitment", USENIX Security 2022, "padding fix").
+``ctx`` is KBE1's. The token encrypts under the master key itself, so the nonce has to be another one each
+time: derived like this, it repeats by accident as rarely as 96 random bits (NIST SP 800-38D, 8.3: fewer than
+2**32 messages; here there is one a generation of an add-on's key), and should entropy repeat, as after a
+restored snapshot, another key or another place still means another nonce. The zero bytes commit to the master
+key: 256 bits of key stream under the same nonce do not agree for two keys (Albertini et al., "How to Abuse and
+Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022, "padding fix").
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ COMMITTED: Final = bytes(32)
 SEALED_BYTES: Final = len(COMMITTED) + KEY_BYTES + TAG_BYTES
 
 NAMING: Final = (bytes(NONCE_BYTES), b"KBP1 master key identity")
-"""Nonce and associated data of the one message that names a key: 32 zero bytes. The nonce is for that alone; what
-is wrapped has it by accident with a chance of 2**-96. (A zero block by itself, as check values of tokens are
-made, would be GCM's own hash key.)"""
+"""Nonce and associated data of the one message that names a key: 32 zero bytes. The nonce is for that alone;
+what is wrapped has it by accident with a chance of 2**-96. (A zero block by itself, as check values of tokens
+are made, would be GCM's own hash key.)"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master
 from keybroker.rights import FIRST
 from keybroker.service.masters import new_master_key_row
 from keybroker.service.offline import new_recovery_key
-from keybroker.service.placing import Maker, beside, check_free, put_in_place
+from keybroker.service.placing import Maker, as_user, beside, check_free, put_in_place
 from keybroker.store import Writing, schema
 from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
@@ -47,7 +47,7 @@ class Plan:
             ``rights.FIRST``.
         configuration: the text of ``keybroker.toml``, written as it is.
         master_key: ``file:`` and a path right inside ``config_directory``, where it is made; or
-            ``credential:NAME`` for one that is there already.
+            ``credential:NAME`` or ``pkcs11:…`` for one that is there already.
         owner: uid and gid that all of it belongs to; None for whoever runs this.
         recovery: age recipients of the offline recovery key; empty for none.
     """
@@ -153,6 +153,9 @@ def _cannot(path: Path | str, error: OSError) -> KeybrokerError:
 
 def _master_key(plan: Plan, config: Path, entropy: Entropy, credentials_directory: Path | None) -> MasterKey:
     """Make the master key's file, or open the credential that is there."""
+    if plan.master_key.startswith("pkcs11:"):
+        with as_user(plan.owner):  # the PIN is a file of theirs, and so is what a module leaves
+            return open_master_key(plan.master_key, credentials_directory)
     if not plan.master_key.startswith("file:"):
         return open_master_key(plan.master_key, credentials_directory)
     path = key_file(plan.master_key, None)

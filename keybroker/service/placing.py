@@ -96,3 +96,21 @@ def put_in_place(config: Path, config_directory: Path, state: Path, state_direct
         raise
     for directory in {config_directory.parent, state_directory.parent}:
         sync(directory)
+
+
+@contextmanager
+def as_user(owner: tuple[int, int] | None) -> Iterator[None]:
+    """Be a user (uid and gid) for a while, where we are root and they are not; then root again."""
+    if owner is None or owner[0] == 0 or os.geteuid() != 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner[1])
+    os.seteuid(owner[0])
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
