@@ -1,8 +1,8 @@
 """One key in a PKCS#11 token: a session that comes back after the token was away. The only door to PKCS#11.
 
 A module is initialised once a process and for one thread at a time (C_Initialize without locking), so all
-keys behind one module share a lock. What is new in a module's tokens shows only after it was initialised again,
-which ends every session: ``_Module.generation`` tells the others, for their handles may mean other objects then.
+keys behind one module share a lock. What is new in its tokens shows only after it was initialised again, and
+that ends every session: ``_Module.generation`` tells the others, whose handles may mean other objects then.
 
 A token that is away is UNAVAILABLE, and asked again after some seconds. A PIN that was refused is never given
 again in this process, and never for the last try: after the third wrong one a token locks itself.

@@ -7,9 +7,9 @@
 ``ctx`` is KBE1's. The token encrypts under the master key itself, so the nonce has to be another one each
 time: derived like this, it repeats by accident as rarely as 96 random bits (NIST SP 800-38D, 8.3: fewer than
 2**32 messages; here there is one a generation of an add-on's key), and should entropy repeat, as after a
-restored snapshot, another key or another place still means another nonce. The zero bytes commit to the master
-key: 256 bits of key stream under the same nonce do not agree for two keys (Albertini et al., "How to Abuse and
-Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022, "padding fix").
+restored snapshot, another key or another place still means another nonce. The zero bytes commit to the
+master key: 256 bits of key stream under the same nonce do not agree for two keys (Albertini et al., "How to
+Abuse and Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022, "padding fix").
 """
 
 from __future__ import annotations

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from keybroker.envelope import ENTROPY_BYTES, Context, EnvelopeError, Failure, Purpose
+from keybroker.envelope import ENTROPY_BYTES, Context, EnvelopeError, Failure, Purpose, wrapped_by
 from keybroker.masterkey import LocalMasterKey, MasterKey, open_master_key
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
+from tests.contract.softhsm import SoftToken
 
 PLACE = Context("shop-db", "", "", 1, Purpose.ADDON_KEY)
 KEY = Secret(bytes(range(32)))
@@ -32,11 +34,22 @@ def from_credential(directory: Path, key: bytes) -> MasterKey:
     return open_master_key(f"credential:{name}", directory)
 
 
+def from_token(directory: Path, key: bytes) -> MasterKey:
+    """Have pkcs11-tool(1) import a key into a real token, under a label of its own."""
+    path = directory / f"master-{len(list(directory.iterdir()))}.key"
+    path.write_bytes(key)
+    label = os.urandom(8).hex()
+    TOKEN[0].import_key(path, label)
+    return open_master_key(TOKEN[0].uri(label), None)
+
+
+TOKEN: list[SoftToken] = []
 Provider = Callable[[Path, bytes], MasterKey]
 
 
-@pytest.fixture(params=[from_file, from_credential], ids=["file", "credential"])
-def provider(request: pytest.FixtureRequest) -> Provider:
+@pytest.fixture(params=[from_file, from_credential, from_token], ids=["file", "credential", "pkcs11"])
+def provider(request: pytest.FixtureRequest, soft_token: SoftToken) -> Provider:
+    TOKEN[:] = [soft_token]
     made: Provider = request.param
     return made
 
@@ -78,7 +91,51 @@ def test_it_does_not_open_at_another_place(provider: Provider, tmp_path: Path, p
     key = provider(tmp_path, bytes(32))
     with pytest.raises(EnvelopeError) as caught:
         key.unwrap(wrapped(key), place)
-    assert caught.value.failure is Failure.COMMITMENT
+    assert caught.value.failure in (Failure.COMMITMENT, Failure.AUTHENTICATION)
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 6, 30, 50, -40, -1])
+def test_it_does_not_open_with_a_bit_flipped(provider: Provider, tmp_path: Path, at: int) -> None:
+    key = provider(tmp_path, bytes(32))
+    blob = bytearray(wrapped(key))
+    blob[at] ^= 1
+    with pytest.raises(EnvelopeError):
+        key.unwrap(bytes(blob), PLACE)
+    assert key.unwrap(wrapped(key), PLACE) == KEY  # and still works
+
+
+def test_the_same_key_wrapped_twice_shows_no_likeness(provider: Provider, tmp_path: Path) -> None:
+    key = provider(tmp_path, bytes(32))
+    one, other = wrapped(key), wrapped(key)
+    assert one[-64:] != other[-64:]
+
+
+def test_repeated_entropy_does_not_repeat_a_key_stream(provider: Provider, tmp_path: Path) -> None:
+    """As after a restored snapshot of the broker's machine: the same entropy, for another place or key."""
+    key = provider(tmp_path, bytes(32))
+    entropy = bytes(ENTROPY_BYTES)
+    blobs = [
+        key.wrap(KEY, PLACE, entropy),
+        key.wrap(KEY, replace(PLACE, version=2), entropy),
+        key.wrap(Secret(bytes(32)), replace(PLACE, version=3), entropy),
+    ]
+    assert len({blob[-48:-16] for blob in blobs}) == 3
+
+
+def test_what_it_wrapped_names_it(provider: Provider, tmp_path: Path) -> None:
+    key = provider(tmp_path, bytes(32))
+    assert wrapped_by(wrapped(key)).hex() == key.identity
+
+
+def test_threads_wrap_and_unwrap_at_the_same_time(provider: Provider, tmp_path: Path) -> None:
+    key = provider(tmp_path, bytes(32))
+
+    def work(number: int) -> bool:
+        place, mine = replace(PLACE, version=number), Secret(bytes([number]) * 32)
+        return key.unwrap(key.wrap(mine, place, os.urandom(ENTROPY_BYTES)), place) == mine
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(1, 200)))
 
 
 def test_it_shows_nothing_of_its_key(provider: Provider, tmp_path: Path) -> None:

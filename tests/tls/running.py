@@ -364,7 +364,7 @@ def refusal(broker: Broker, who: Files | None, port: int | None = None) -> str:
     raise AssertionError(f"let in: {reply.status} {reply.body!r}")
 
 
-def install(directory: Path, *, limits: str = "", options: Sequence[str] = ()) -> Broker:
+def install(directory: Path, *, limits: str = "", options: Sequence[str] = (), **environment: str) -> Broker:
     """Make an installation below ``directory``, with ``keybroker init`` and further options of it."""
     main, enrolment = free_ports(2)
     made = run_cli(
@@ -379,6 +379,7 @@ def install(directory: Path, *, limits: str = "", options: Sequence[str] = ()) -
         "--enrolment-port", str(enrolment),
         "--health", f"unix:{directory / 'health.sock'}",
         *options,
+        **environment,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     broker = Broker(directory, main, enrolment)
