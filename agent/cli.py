@@ -184,7 +184,7 @@ def _token(file: str) -> Secret:
 
 
 def _renew(settings: Config, options: argparse.Namespace) -> int:
-    from agent import contact, enrolment
+    from agent import contact, enrolment, identity
     from agent.broker import BrokerClient, Clockwork
     from agent.identity import Identity
 
@@ -198,7 +198,13 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
             clockwork=Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4)),
         )
 
-    renewed = enrolment.renew(settings.state_directory, client, now=time.time(), force=options.now)
+    if time.time() > identity.load(settings.state_directory).not_after:
+        from agent import lapsed
+
+        clockwork = Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4))
+        renewed = lapsed.renew(settings, deadline=deadline, clockwork=clockwork)
+    else:
+        renewed = enrolment.renew(settings.state_directory, client, now=time.time(), force=options.now)
     who = renewed.identity
     print("renewed" if renewed.done else "not due yet", end=": ")
     print(f"the certificate of {who.host} is good until {enrolment.until(who)}")

@@ -1,6 +1,7 @@
 """``/etc/keybroker-agent/agent.toml``, which nobody needs: every key has a default.
 
     brokers = ["https://broker1.example:8443"]   # instead of those that enrolment gave
+    enrolment = ["https://broker1.example:8444"] # likewise; asked once the certificate has ended
     deadline_seconds = 600                       # how long unlock waits for disks and brokers
     mounts = "systemd"                           # or "agent": check and mount without mount units
     state_directory = "/var/lib/keybroker-agent"
@@ -39,13 +40,14 @@ class Config:
     """What may be set for one machine.
 
     Attributes:
-        brokers: base URLs; empty for those that enrolment gave.
+        brokers, enrolment: base URLs; empty for those that enrolment gave.
         devices: the device of a volume, where its serial does not tell.
         deadline_seconds: how long ``unlock`` waits for disks and brokers.
         mounts: who mounts the volumes.
     """
 
     brokers: tuple[str, ...] = ()
+    enrolment: tuple[str, ...] = ()
     devices: Mapping[VolumeId, Path] = field(default_factory=dict)
     deadline_seconds: float = 600.0
     mounts: Mounts = "systemd"
@@ -140,6 +142,7 @@ def _path(file: Path, key: str, value: object) -> Path:
 
 _READERS: Final = {
     "brokers": _brokers,
+    "enrolment": _brokers,
     "devices": _devices,
     "deadline_seconds": _deadline,
     "mounts": _mounts,

@@ -44,19 +44,47 @@ def begin(config: Config, deadline: float, tell: Tell) -> Broker:
         tell(line, 4)
         supervisor.notify(STATUS=f"Waiting: {line}")
 
-    try:
-        mine = identity.load(config.state_directory)
-        client = BrokerClient(
+    clockwork = Clockwork(tell=waiting)
+
+    def client_of(mine: Identity) -> BrokerClient:
+        return BrokerClient(
             config.brokers or mine.brokers,
             credentials(mine),
             deadline=deadline,
-            clockwork=Clockwork(tell=waiting),
+            clockwork=clockwork,
             receipts=Receipts(config.state_directory, tell),
         )
+
+    try:
+        mine = identity.load(config.state_directory)
+        if clockwork.wall() > mine.not_after:
+            return _after_renewal(config, deadline, clockwork, client_of, tell)
+        client = client_of(mine)
     except KeybrokerError as error:
         return NoBroker(error)
     Aside(lambda each: each.prepare(), client)  # the handshake, meanwhile
     return client
+
+
+def _after_renewal(
+    config: Config,
+    deadline: float,
+    clockwork: Clockwork,
+    client_of: Callable[[Identity], BrokerClient],
+    tell: Tell,
+) -> Broker:
+    """Return a client that renews the ended certificate first, and has begun to."""
+    from agent.lapsed import Lapsed, renew  # 100 ms of imports that no other boot needs
+
+    def begin() -> BrokerClient:
+        tell("certificate: has ended; asking the enrolment listener for the next one", 4)
+        renewed = renew(config, deadline=deadline, clockwork=clockwork)
+        tell("certificate: renewed", 6)
+        return client_of(renewed.identity)
+
+    lapsed = Lapsed(begin)
+    Aside(lambda each: each.prepare(), lapsed)
+    return lapsed
 
 
 def credentials(mine: Identity) -> Credentials:

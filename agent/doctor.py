@@ -262,7 +262,10 @@ def certificate(now: float, mine: Identity) -> Finding:
     """Judge how long the certificate is good for."""
     if now > mine.not_after:
         return Finding(
-            "certificate", "bad", f"expired {_day(mine.not_after)}", "enrol again: keybroker host enrol ADDON"
+            "certificate",
+            "bad",
+            f"expired {_day(mine.not_after)}",
+            "keybroker-agent renew; or enrol again: keybroker host enrol ADDON",
         )
     left = (mine.not_after - now) / 86400
     said = f"{mine.host}, good until {_day(mine.not_after)} ({left:.0f} days)"

@@ -4,7 +4,7 @@ The key is made here, before anything is sent, and is on the disk before its sig
 reply is lost, the same key asks again, and gets the same certificate (the token is spent on that key). The
 waiting key is thrown away only when it is stored beside its certificate.
 
-Not on the boot path; this is the module that imports cryptography.
+On the boot path only where the certificate has ended; this is the module that imports cryptography.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent import broker, identity, layout
 from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials, address
 from agent.identity import Identity
-from keybroker.wire.messages import Certified, EnrolmentRequest, RenewalRequest
+from keybroker.wire.messages import Certified, EnrolmentRequest, LateRenewalRequest, RenewalRequest
 from keybroker.wire.names import Identity as Name
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -86,7 +86,7 @@ def enrol(
             client.close()
         if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
             raise _foreign("the CA that comes with it is not the one that the token names")
-        return _keep(state, certified, key, spent)
+        return _keep(state, certified, key, spent, certified.enrolment or brokers)
 
 
 def renew(
@@ -112,7 +112,61 @@ def renew(
             certified = asked.renew(RenewalRequest(_csr(key)))
         finally:
             asked.close()
-        return Renewed(_keep(state, certified, key, present.token), done=True)
+        urls = certified.enrolment or present.enrolment()
+        return Renewed(_keep(state, certified, key, present.token, urls), done=True)
+
+
+def renew_late(
+    state: Path, client: Callable[[Identity], BrokerClient], *, now: Callable[[], float]
+) -> Renewed:
+    """Get the next certificate after the last one has ended, for the same key.
+
+    The key stays, because the request's signature with it is all that proves who asks. A renewal whose reply
+    was lost before may have given the waiting key its certificate: then that one is the newest, and is asked
+    with next.
+
+    Args:
+        client: makes a client of the enrolment listeners; it shows no certificate.
+        now: seconds since 1970, asked once nobody else renews.
+
+    Raises:
+        KeybrokerError: as ``agent.broker.BrokerClient``; CERTIFICATE where the broker says that it cannot be
+            had any more, or this machine's clock is ahead; NO_IDENTITY where neither key is the newest.
+    """
+    with identity.alone(state):
+        present = identity.load(state)
+        if now() <= present.not_after:
+            return Renewed(present, done=False)  # another process was first
+        shown = present.certificate.read_text()
+        keys = [_read_key(present.key), _read_key(state / identity.PENDING_KEY)]
+        asked = client(present)
+        try:
+            certified, key = _ask_late(asked, shown, [key for key in keys if key is not None])
+        finally:
+            asked.close()
+        ends = _checked(certified, key).not_valid_after_utc.timestamp()
+        if ends < now():
+            raise KeybrokerError(
+                Problem.CERTIFICATE,
+                "certificate: the broker's newest one is good, and this machine's clock is after its end",
+                hint="set the clock: timedatectl set-time, or a time server that this machine reaches",
+            )
+        urls = certified.enrolment or present.enrolment()
+        return Renewed(_keep(state, certified, key, present.token, urls), done=True)
+
+
+def _ask_late(
+    asked: BrokerClient, shown: str, keys: list[ec.EllipticCurvePrivateKey]
+) -> tuple[Certified, ec.EllipticCurvePrivateKey]:
+    error = KeybrokerError(Problem.CORRUPT, "key: none can be read", hint="enrol this machine again")
+    for key in keys:
+        try:
+            return asked.renew_late(LateRenewalRequest(shown, _csr(key))), key
+        except KeybrokerError as refused:
+            if refused.problem is not Problem.NO_IDENTITY:
+                raise
+            error = refused
+    raise error
 
 
 def _pending_key(state: Path) -> ec.EllipticCurvePrivateKey:
@@ -149,7 +203,9 @@ def _csr(key: ec.EllipticCurvePrivateKey) -> str:
     return request.public_bytes(Encoding.PEM).decode()
 
 
-def _keep(state: Path, certified: Certified, key: ec.EllipticCurvePrivateKey, token: str) -> Identity:
+def _keep(
+    state: Path, certified: Certified, key: ec.EllipticCurvePrivateKey, token: str, enrolment: tuple[str, ...]
+) -> Identity:
     leaf = _checked(certified, key)
     identity.store(
         state,
@@ -164,6 +220,7 @@ def _keep(state: Path, certified: Certified, key: ec.EllipticCurvePrivateKey, to
             identity.KEY: _pem(key),
             identity.CERTIFICATE: certified.certificate.encode(),
             identity.CA: certified.ca.encode(),
+            identity.ENROLMENT: "".join(f"{url}\n" for url in enrolment).encode(),
         },
     )
     (state / identity.PENDING_KEY).unlink(missing_ok=True)

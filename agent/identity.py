@@ -1,11 +1,12 @@
 """Who this machine is: the files that enrolment left, and how a new set takes the place of an old one.
 
     state directory (0700)
-      identity -> identity-5f2a90c1      one symbolic link, renamed over: all four files change at one instant
+      identity -> identity-5f2a90c1      one symbolic link, renamed over: all files change at one instant
       identity-5f2a90c1/
         host.key host.crt                made here, and never anywhere else; PEM
         ca.crt                           whom to trust
         enrolment.json                   host, brokers, the certificate's dates
+        enrolment.urls                   where to go once the certificate has ended; read only then
       host.key.new                       a key whose certificate has not come yet
 
 A key and a certificate that were renamed one after the other would not fit together after a crash in between,
@@ -36,6 +37,7 @@ KEY: Final = "host.key"
 CERTIFICATE: Final = "host.crt"
 CA: Final = "ca.crt"
 ABOUT: Final = "enrolment.json"
+ENROLMENT: Final = "enrolment.urls"
 PENDING_KEY: Final = "host.key.new"
 
 FORMAT: Final = 1
@@ -71,6 +73,13 @@ class Identity:
     def certificate(self) -> Path:
         """The certificate's file."""
         return self.directory / CERTIFICATE
+
+    def enrolment(self) -> tuple[str, ...]:
+        """Read the base URLs of the enrolment listeners; none where the broker was older than that."""
+        try:
+            return tuple((self.directory / ENROLMENT).read_text().split())
+        except (OSError, UnicodeDecodeError):
+            return ()
 
     @property
     def renewable_from(self) -> float:

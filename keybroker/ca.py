@@ -126,6 +126,21 @@ def read_request(pem: str) -> RequestedKey:
     return RequestedKey(key, spki_digest(key))
 
 
+def fingerprint_of(pem: str) -> str:
+    """Return the SHA-256 of a certificate's DER, hex.
+
+    Args:
+        pem: the certificate.
+
+    Raises:
+        KeybrokerError: MALFORMED.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+    except ValueError:
+        raise KeybrokerError(Problem.MALFORMED, "certificate: is not PEM") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """A CA with its key.

@@ -172,6 +172,7 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 
 # [lifetimes]
 # host_days = 90
+# grace_days = 30      # a host that was off is still renewed so long after that; 0 for not at all
 # operator_days = 365
 # retired_key_days = 30
 
@@ -233,10 +234,11 @@ def _settings(fields: Fields, file: Path, credentials_directory: Path | None) ->
     listen = fields.object("listen")
     audit = fields.optional("audit", fields.object) or Fields({})
     journal = audit.optional("journal", audit.flag)
+    enrolment = fields.text("enrolment", match=_URL)
     settings = Settings(
         file=file,
-        enrolment=fields.text("enrolment", match=_URL),
-        installation=_installation(fields, audit, file, credentials_directory),
+        enrolment=enrolment,
+        installation=_installation(fields, audit, file, enrolment, credentials_directory),
         listen_main=Address.parse(listen.text("main"), "listen.main"),
         listen_enrolment=Address.parse(listen.text("enrolment"), "listen.enrolment"),
         health=_health(listen.text("health", most=4096)),
@@ -249,7 +251,7 @@ def _settings(fields: Fields, file: Path, credentials_directory: Path | None) ->
 
 
 def _installation(
-    fields: Fields, audit: Fields, file: Path, credentials_directory: Path | None
+    fields: Fields, audit: Fields, file: Path, enrolment: str, credentials_directory: Path | None
 ) -> Installation:
     brokers = fields.texts("brokers", most=16)
     if not brokers or not all(_URL.fullmatch(url) for url in brokers):
@@ -268,6 +270,8 @@ def _installation(
             trust_domain=fields.text("trust_domain", match=TRUST_DOMAIN),
             brokers=brokers,
             host_lifetime=_days(lifetimes, "host_days", 90),
+            grace=_days(lifetimes, "grace_days", 30, least=0),
+            enrolment=(enrolment,),
             retention=_days(lifetimes, "retired_key_days", 30),
             operator_lifetime=_days(lifetimes, "operator_days", 365),
             default_deny=_denies(release),
@@ -307,13 +311,15 @@ def _path(files: Fields, key: str, file: Path, name: str) -> Path:
     return file.parent / (files.optional(key, lambda key: files.text(key, most=4096)) or name)
 
 
-def _days(lifetimes: Fields | None, key: str, otherwise: int) -> timedelta:
-    return timedelta(days=_number(lifetimes, key, otherwise, most=3650))
+def _days(lifetimes: Fields | None, key: str, otherwise: int, *, least: int = 1) -> timedelta:
+    return timedelta(days=_number(lifetimes, key, otherwise, least=least, most=3650))
 
 
-def _number(section: Fields | None, key: str, otherwise: int, *, most: int) -> int:
-    found = section and section.optional(key, lambda key: section.number(key, least=1, most=most))
-    return found or otherwise
+def _number(section: Fields | None, key: str, otherwise: int, *, least: int = 1, most: int) -> int:
+    if section is None:
+        return otherwise
+    found = section.optional(key, lambda key: section.number(key, least=least, most=most))
+    return otherwise if found is None else found
 
 
 def _health(text: str) -> Path | Address:

@@ -36,6 +36,7 @@ from keybroker.wire.messages import (
     EnrolmentOffer,
     EnrolmentRequest,
     HeaderCopy,
+    LateRenewalRequest,
     ReadyRequest,
     RenewalRequest,
     UnlockReply,
@@ -262,6 +263,10 @@ class BrokerClient(_Caller):
     def enrol(self, request: EnrolmentRequest) -> Certified:
         """Turn a one-time token into a certificate (the enrolment listener; no certificate is shown)."""
         return self._call("POST", "/v1/enrolment", request, Certified.read)
+
+    def renew_late(self, request: LateRenewalRequest) -> Certified:
+        """Get another certificate when the last one has ended (the enrolment listener; none is shown)."""
+        return self._call("POST", "/v1/enrolment/renewal", request, Certified.read)
 
     def prepare(self) -> None:
         """Connect to the first broker while there is something else to do; a call meets what fails."""

@@ -82,7 +82,7 @@ def check_dates(credentials: Credentials, now: float) -> None:
         raise KeybrokerError(
             Problem.CERTIFICATE,
             f"certificate: expired {_day(credentials.not_after)}, and the clock says {_day(now)}",
-            hint="set the clock, or enrol this machine again: keybroker host enrol ADDON",
+            hint="set the clock, or keybroker-agent renew; or enrol again: keybroker host enrol ADDON",
         )
     if now < credentials.not_before:
         raise ClockBehind(

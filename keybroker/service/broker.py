@@ -22,7 +22,9 @@ class BrokerSettings:
     Attributes:
         trust_domain: the authority part of every identity's URI (``wire.names.TRUST_DOMAIN``).
         brokers: base URLs of the main listeners, told to each host when it is certified.
+        enrolment: base URLs of the enrolment listeners, told to each host when it is certified.
         host_lifetime: of a host's certificate.
+        grace: how long after its end a host's certificate is renewed; 0 for not at all.
         operator_lifetime: of an operator's certificate.
         retention: how long a retired key waits for its destruction.
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
@@ -33,6 +35,8 @@ class BrokerSettings:
     trust_domain: str
     brokers: tuple[str, ...]
     host_lifetime: timedelta = timedelta(days=90)
+    grace: timedelta = timedelta(days=30)
+    enrolment: tuple[str, ...] = ()
     retention: timedelta = timedelta(days=30)
     operator_lifetime: timedelta = timedelta(days=365)
     default_deny: bool = False

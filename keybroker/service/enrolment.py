@@ -71,12 +71,12 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         if enrolment.certificate is not None:
             certificate = writing.certificate(enrolment.certificate)
         else:
-            certificate = _certify(broker, host.id, requested, now)
+            certificate = certify(broker, host.id, requested, now)
             writing.enrol_host(hashed, certificate, now)
         if certificate is None:
             return None
         writing.append(_event(address, hashed, host, "done", now, serial=certificate.serial))
-        return _certified(broker, writing, host.id, host.addon, certificate)
+        return certified_as(broker, writing, host.id, host.addon, certificate)
 
     certified = broker.store.write(work)
     if certified is None:
@@ -139,26 +139,29 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
         host, addon = caller.as_host()
         certificate = writing.newest_certificate(host, requested.spki)
         if certificate is None or not is_young(certificate, caller.now):
-            certificate = _certify(broker, host, requested, caller.now)
+            certificate = certify(broker, host, requested, caller.now)
             writing.add_certificate(certificate)
         writing.append(caller.event("done", serial=certificate.serial))
-        return _certified(broker, writing, host, addon, certificate)
+        return certified_as(broker, writing, host, addon, certificate)
 
     return perform(broker, peer, "renew", work)
 
 
-def _certify(broker: Broker, host: HostId, requested: RequestedKey, now: datetime) -> CertificateRow:
+def certify(broker: Broker, host: HostId, requested: RequestedKey, now: datetime) -> CertificateRow:
+    """Issue a host's certificate for a requested key; to be added by the caller."""
     identity = Identity(broker.settings.trust_domain, "host", host)
     return issue(broker, identity, requested, now, broker.settings.host_lifetime)
 
 
-def _certified(
+def certified_as(
     broker: Broker, reading: Reading, host: HostId, addon: AddonName, certificate: CertificateRow
 ) -> Certified:
+    """Return what a host is told with its certificate."""
     return Certified(
         host=host,
         certificate=certificate.pem,
         ca=broker.authority.pem,
         brokers=broker.settings.brokers,
         records=tuple(row.volume.record for row in reading.volumes(addon) if row.volume.stage != "erased"),
+        enrolment=broker.settings.enrolment,
     )

@@ -150,6 +150,9 @@ class Reading(RecoveringReading, CountingReading, Protocol):
 
     def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
         """Return a host's newest certificate for one public key."""
+
+    def latest_certificate(self, host: HostId) -> CertificateRow | None:
+        """Return the certificate that a host got last, for whatever key."""
         ...
 
     def operators(self) -> list[OperatorRow]:

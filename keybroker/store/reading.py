@@ -161,6 +161,13 @@ _NEWEST_CERTIFICATE: Final = (
     .limit(1)
 )
 
+_LATEST_CERTIFICATE: Final = (
+    select(CERTIFICATES)
+    .where(CERTIFICATES.c.host == bindparam("host"))
+    .order_by(CERTIFICATES.c.issued.desc(), CERTIFICATES.c.not_after.desc())
+    .limit(1)
+)
+
 _OPERATORS_CERTIFICATE: Final = (
     select(CERTIFICATES)
     .join(OPERATORS, OPERATORS.c.name == CERTIFICATES.c.operator)
@@ -310,6 +317,11 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
     def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
         """Return a host's newest certificate for one public key."""
         row = self._one(_NEWEST_CERTIFICATE, host=host, spki=spki)
+        return row and certificate_of(row)
+
+    def latest_certificate(self, host: HostId) -> CertificateRow | None:
+        """Return the certificate that a host got last, for whatever key."""
+        row = self._one(_LATEST_CERTIFICATE, host=host)
         return row and certificate_of(row)
 
     def operators(self) -> list[OperatorRow]:

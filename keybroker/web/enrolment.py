@@ -1,17 +1,17 @@
-"""The enrolment listener's app: the one path that is answered without a client certificate."""
+"""The enrolment listener's app: what is answered without a client certificate that is good."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Flask, Response, request
 
-from keybroker.service import enrolment
+from keybroker.service import enrolment, grace
 from keybroker.service.broker import Broker
 from keybroker.web.app import body, broker, create_app, say
 from keybroker.web.telling import gives
-from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest
+from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest, LateRenewalRequest
 
 LARGEST_ENROLMENT = 65536
-"""In bytes: a token and a certificate signing request, generously."""
+"""In bytes: a token or a certificate, and a certificate signing request, generously."""
 
 strangers = Blueprint("strangers", __name__)
 
@@ -39,4 +39,12 @@ def _offer() -> Response:
 def _enrol() -> Response:
     return say(
         enrolment.enrol(broker(), request.environ["REMOTE_ADDR"], EnrolmentRequest.read(body())).as_json()
+    )
+
+
+@strangers.post("/v1/enrolment/renewal")
+@gives(Certified)
+def _renew_late() -> Response:
+    return say(
+        grace.renew(broker(), request.environ["REMOTE_ADDR"], LateRenewalRequest.read(body())).as_json()
     )

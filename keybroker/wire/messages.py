@@ -283,6 +283,30 @@ class RenewalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class LateRenewalRequest:
+    """What a host sends whose certificate has ended, so that no connection can show it.
+
+    Attributes:
+        certificate: PEM, the last one that it has: it says which host this is, and proves nothing.
+        csr: PEM, made with the key of the newest certificate: its signature is the proof (RFC 2986).
+    """
+
+    certificate: str
+    csr: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form."""
+        return {"certificate": self.certificate, "csr": self.csr}
+
+    @classmethod
+    def read(cls, fields: Fields) -> LateRenewalRequest:
+        """Read the wire form (MALFORMED otherwise)."""
+        request = cls(fields.text("certificate", most=LARGEST_PEM), fields.text("csr", most=LARGEST_PEM))
+        fields.end()
+        return request
+
+
+@dataclass(frozen=True, slots=True)
 class Certified:
     """A certificate, the CA to trust, where the brokers are, and what the host's volumes look like.
 
@@ -291,6 +315,7 @@ class Certified:
         ca: PEM, one or more certificates.
         brokers: base URLs of the main listeners, in the order to try them.
         records: the host's volumes, so that its first boot knows which disks to wait for.
+        enrolment: base URLs of the enrolment listeners, where a certificate that has ended is renewed.
     """
 
     host: HostId
@@ -298,6 +323,7 @@ class Certified:
     ca: str
     brokers: tuple[str, ...]
     records: tuple[Record, ...]
+    enrolment: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -307,6 +333,7 @@ class Certified:
             "ca": self.ca,
             "brokers": list(self.brokers),
             "records": [record.as_json() for record in self.records],
+            "enrolment": list(self.enrolment),
         }
 
     @classmethod
@@ -318,6 +345,8 @@ class Certified:
             ca=fields.text("ca", most=4 * LARGEST_PEM),
             brokers=fields.texts("brokers", most=16),
             records=tuple(Record.read(record) for record in fields.objects("records", most=64)),
+            # a broker of before does not say
+            enrolment=fields.optional("enrolment", lambda key: fields.texts(key, most=16)) or (),
         )
         fields.ignore_rest()
         return reply

@@ -1,0 +1,134 @@
+"""How a host that was off for long gets its next certificate, after its last one has ended.
+
+The main listener refuses an ended certificate in the handshake, so the host comes to the enrolment listener,
+with no identity that TLS has proven. Its proof is the signature of its signing request, made with the key of
+the certificate that this broker gave it last:
+
+| what is sent | reply |
+|---|---|
+| a certificate that was never given to a host | no-identity, and no record |
+| a request that is not signed with the key of the host's newest certificate | no-identity |
+| by a host that is revoked, elsewhere, or whose add-on is disabled | revoked, wrong-address, disabled |
+| while the newest certificate is good | that one again: a lost reply, or a clock that is ahead |
+| within the grace after its end | a new one, for the same key |
+| later | certificate |
+
+A request that is sent again by somebody else gives a certificate for a key that he does not have; it takes
+nothing from the host, whose certificates stay what they are.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from keybroker.audit import AuditEvent, Outcome
+from keybroker.ca import fingerprint_of, read_request
+from keybroker.service.broker import Broker
+from keybroker.service.enrolment import certified_as, certify
+from keybroker.store import Writing
+from keybroker.store.rows import CertificateRow, HostRow
+from keybroker.terms import UNCHANGED, Terms, outside
+from keybroker.wire.messages import Certified, LateRenewalRequest
+from keybroker.wire.names import Identity
+from keybroker.wire.problems import KeybrokerError, Problem
+
+A_MINUTE: Final = 6
+"""Late renewals of one host; refusals of one host that are put on record."""
+
+
+def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certified:
+    """Give a host its next certificate, for the key of its last one.
+
+    Args:
+        address: where the request came from.
+
+    Raises:
+        KeybrokerError: NO_IDENTITY, REVOKED, WRONG_ADDRESS, DISABLED or CERTIFICATE as the table above has
+            it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good signature; UNAVAILABLE.
+    """
+    requested, fingerprint = read_request(request.csr), fingerprint_of(request.certificate)
+    shown = broker.store.read(lambda reading: reading.certificate(fingerprint))
+    if shown is None or shown.host is None:
+        # Strangers who guess leave no record, so that they cannot fill the disk with them.
+        raise _stranger()
+    host_id, now = shown.host, broker.clock()
+
+    def work(writing: Writing) -> Certified | KeybrokerError:
+        host, newest = writing.host(host_id), writing.latest_certificate(host_id)
+        if host is None or newest is None:
+            return _stranger()
+
+        def event(outcome: Outcome, **facts: object) -> AuditEvent:
+            uri = Identity(broker.settings.trust_domain, "host", host_id).uri
+            return AuditEvent(
+                now, uri, fingerprint, address, "renew.late", outcome, host.addon, host=host.id, detail=facts
+            )
+
+        if newest.spki != requested.spki:
+            # Whoever has seen a certificate can be here: his tries are recorded so often and no more, cost the
+            # host nothing of its own rate, and are no sign of an identity that only a newer database knows.
+            if _drawn(broker, f"late refusals of host {host.id}", now) is None:
+                writing.append(event("denied", why="made with another key"))
+            return _stranger()
+        busy = _drawn(broker, f"late renewals of host {host.id}", now)
+        if busy is not None:
+            return busy
+        addon = writing.addon(host.addon)
+        terms = UNCHANGED if addon is None else addon.terms
+        error = unfit(host, newest, terms, address, now, broker.settings.grace, broker.settings.default_deny)
+        if error is not None:
+            writing.append(event("denied", problem=error.problem.slug, why=error.detail))
+            return error
+        certificate = newest
+        if newest.not_after <= now:
+            certificate = certify(broker, host.id, requested, now)
+            writing.add_certificate(certificate)
+        writing.append(event("done", serial=certificate.serial, before=newest.serial))
+        return certified_as(broker, writing, host.id, host.addon, certificate)
+
+    found = broker.store.write(work)
+    if isinstance(found, KeybrokerError):
+        raise found
+    return found
+
+
+def unfit(
+    host: HostRow,
+    newest: CertificateRow,
+    terms: Terms,
+    address: str,
+    now: datetime,
+    grace: timedelta,
+    default_deny: bool,
+) -> KeybrokerError | None:
+    """Say why a host that has proven its newest certificate's key gets none; None where it does. Pure."""
+    if host.revoked is not None:
+        return KeybrokerError(Problem.REVOKED, f"host {host.id}: is revoked")
+    error = outside(terms, "renew.late", address, denied=default_deny)
+    if error is not None:
+        return error
+    if now >= newest.not_after + grace:
+        return KeybrokerError(
+            Problem.CERTIFICATE,
+            f"certificate: ended on {newest.not_after:%F}, and is renewed for {grace.days} days after that",
+            hint="enrol this machine again: keybroker host enrol ADDON",
+        )
+    return None
+
+
+def _stranger() -> KeybrokerError:
+    """Return all that somebody is told who has proven nothing; the record says more."""
+    return KeybrokerError(
+        Problem.NO_IDENTITY,
+        "certificate: is not a host's of this broker, or the request is not made with its newest one's key",
+        hint="enrol this machine again: keybroker host enrol ADDON",
+    )
+
+
+def _drawn(broker: Broker, whose: str, now: datetime) -> KeybrokerError | None:
+    """Take one of so many a minute; the error where there is none left."""
+    found = broker.limiter.draw({whose: A_MINUTE}, now.timestamp())
+    if found is None:
+        return None
+    return KeybrokerError(Problem.BUSY, f"{whose}: more than {A_MINUTE} a minute", retry_after=found.seconds)
