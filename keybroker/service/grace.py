@@ -66,8 +66,8 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
             )
 
         if newest.spki != requested.spki:
-            # Whoever has seen a certificate can be here: his tries are recorded so often and no more, cost the
-            # host nothing of its own rate, and are no sign of an identity that only a newer database knows.
+            # Whoever has seen a certificate can be here: his tries are recorded so often and no more, and
+            # cost the host nothing of its own rate. Nor are they a sign that a newer database knows more.
             if _drawn(broker, f"late refusals of host {host.id}", now) is None:
                 writing.append(event("denied", why="made with another key"))
             return _stranger()
@@ -105,7 +105,8 @@ def unfit(
     """Say why a host that has proven its newest certificate's key gets none; None where it does. Pure."""
     if host.revoked is not None:
         return KeybrokerError(Problem.REVOKED, f"host {host.id}: is revoked")
-    error = outside(terms, "renew.late", address, denied=default_deny)
+    # As for a boot, which this is for: a disabled add-on's hosts wait until it is enabled again.
+    error = outside(terms, "unlock", address, denied=default_deny)
     if error is not None:
         return error
     if now >= newest.not_after + grace:

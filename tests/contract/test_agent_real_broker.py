@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent import contact, identity, layout
 from agent.broker import BrokerClient, Limits
@@ -22,6 +24,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
+from tests.tls.ended import ended
 from tests.tls.running import Broker, free_ports, running
 
 PROGRAM = Path(sys.executable).parent / "keybroker-agent"
@@ -42,6 +45,7 @@ class Vm:
 
     directory: Path
     broker: Broker
+    more: str = ""
 
     @property
     def state(self) -> Path:
@@ -51,7 +55,7 @@ class Vm:
         config = self.directory / "agent.toml"
         config.write_text(
             f'state_directory = "{self.state}"\nruntime_directory = "{self.directory}/run"\n'
-            'mounts = "agent"\n'
+            f'mounts = "agent"\n{self.more}'
         )
         return subprocess.run(
             [PROGRAM, verb, "--config", str(config), *options],
@@ -175,6 +179,55 @@ def test_a_renewed_certificate_is_taken_and_so_is_the_one_before(vm: Vm) -> None
         assert len(before.unlock(BOOT).grants) == 1
     with vm.client() as after:
         assert len(after.unlock(BOOT).grants) == 1
+
+
+def expire(vm: Vm, broker: Broker, *, days: float) -> None:
+    """Leave the machine as one that was off until so many days after its certificate's end."""
+    mine = identity.load(vm.state)
+    key = load_pem_private_key(mine.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    old = ended(broker, mine.host, vm.directory / "old", key, days=days)
+    mine.certificate.write_bytes(old.certificate.read_bytes())
+    about = json.loads((mine.directory / identity.ABOUT).read_text())
+    about["not_before"], about["not_after"] = (int(time.time() - each * 86400) for each in (days + 90, days))
+    (mine.directory / identity.ABOUT).write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("verb", ["unlock", "renew"])
+def test_a_machine_that_was_off_for_long_renews_and_boots_with_nobody_typing(
+    vm: Vm, broker: Broker, verb: str
+) -> None:
+    expire(vm, broker, days=20)
+    done = vm.run(verb, "--deadline", "5")
+    if verb == "unlock":
+        assert "certificate: renewed" in done.stderr
+        assert "data: closed: no-device" in done.stderr, "which the broker's records were needed for"
+    else:
+        assert done.stdout.startswith("renewed: "), done.stderr
+    assert identity.load(vm.state).not_after > time.time()
+    with vm.client() as client:
+        assert len(client.unlock(BOOT).grants) == 1
+    assert "renewed" not in vm.run("unlock", "--deadline", "0").stderr
+
+
+def test_a_machine_that_was_off_for_too_long_is_told_what_to_do(vm: Vm, broker: Broker) -> None:
+    expire(vm, broker, days=31)
+    done = vm.run("unlock", "--deadline", "1")
+    assert "is renewed for 30 days after that" in done.stderr
+    assert "keybroker host enrol" in done.stderr
+    assert done.returncode != 0
+
+
+def test_a_machine_that_knows_no_enrolment_listener_takes_it_from_its_configuration(
+    vm: Vm, broker: Broker
+) -> None:
+    expire(vm, broker, days=1)
+    (identity.load(vm.state).directory / identity.ENROLMENT).unlink()
+    done = vm.run("renew", "--deadline", "1")
+    assert done.returncode == Problem.CERTIFICATE.exit_status
+    assert "no enrolment listener is known" in done.stderr
+    vm.more = f'enrolment = ["https://127.0.0.1:{broker.enrolment}"]\n'
+    assert vm.run("renew", "--deadline", "5").stdout.startswith("renewed: ")
 
 
 def test_doctor_is_content_with_the_broker_and_takes_no_key(vm: Vm) -> None:

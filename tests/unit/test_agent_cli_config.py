@@ -52,9 +52,9 @@ def test_every_key_of_the_documentation_is_read() -> None:
     documented = {
         line.split(" =")[0].strip() for line in (config.__doc__ or "").splitlines() if " = " in line
     }
-    assert {key for key in documented if "_" in key or key in ("brokers", "mounts")} | {"devices"} == set(
-        Config.__dataclass_fields__
-    )
+    assert {key for key in documented if "_" in key or key in ("brokers", "enrolment", "mounts")} | {
+        "devices"
+    } == set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,12 @@ def test_a_path_with_odd_characters_comes_back_as_it_was() -> None:
 
 
 def test_limits_and_lifetimes_can_be_set() -> None:
-    more = text() + "\n[limits]\nthreads = 2\nqueue = 7\n[lifetimes]\nhost_days = 10\n"
+    more = text() + "\n[limits]\nthreads = 2\nqueue = 7\n[lifetimes]\nhost_days = 10\ngrace_days = 0\n"
     more += "[audit]\ncheckpoint_records = 50\njournal = false\n"
     settings = parse(more, FILE)
     assert settings.limits == Limits(threads=2, queue=7)
     assert settings.installation.settings.host_lifetime == timedelta(days=10)
+    assert settings.installation.settings.grace == timedelta(0)
     assert settings.installation.settings.retention == timedelta(days=30)
     assert (settings.installation.settings.checkpoint_records, settings.journal) == (50, False)
     assert settings.installation.settings.checkpoint_interval == timedelta(seconds=60)

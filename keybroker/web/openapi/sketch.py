@@ -24,6 +24,17 @@ tiACQ7qgADAKBggqhkjOPQQDAgNIADBFAiEAiovO18MOYnAKw6e4MUqxByBZGU/8
 Lu9Aqy2t7dG0ztcCIHn5APnT1cTkcsV9LIHF7ta2wYzJswUt/wWbYgONUDnm
 -----END CERTIFICATE REQUEST-----
 """,
+    "certificate": """-----BEGIN CERTIFICATE-----
+MIIBbTCCAROgAwIBAgIUYFezdjjTdU+SoR4G4XPyhGJVkO0wCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBaDAeFw0yNjExMjYxMTQ4MTRaFw0yNjExMjcxMTQ4MTRaMAwx
+CjAIBgNVBAMMAWgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATZbWzSr59cOAPW
+p6xgFgAfHkax2w9o8d4VPUR+7w4pd6zFLuOy8UTA2JBZL2P9MBZMLdvbrFwDdw0N
+5Hsi7Ku5o1MwUTAdBgNVHQ4EFgQUIi7HMZo2zwgFCPV+oh9MaLPmw1cwHwYDVR0j
+BBgwFoAUIi7HMZo2zwgFCPV+oh9MaLPmw1cwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNIADBFAiEAxtAEBS/6RBsbzDk6N9NuXXK3uUe22XFFZML7HQ4t0oEC
+IDKqyRywrL8/qioI+uihWPHj/20yhIpDjxsTVCbNRmST
+-----END CERTIFICATE-----
+""",
     "passphrase": "A" * 43,
 }
 """Texts that their readers take, by the field's name, where no pattern says what they look like."""

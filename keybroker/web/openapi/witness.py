@@ -84,6 +84,9 @@ class _Stranger:
     def enrolment(self, _token_hash: str) -> None:
         """Find nothing."""
 
+    def certificate(self, _fingerprint: str) -> None:
+        """Find nothing."""
+
     def append(self, *events: AuditEvent) -> tuple[int, str]:
         """See which verb was denied."""
         self._witness.verb = events[0].verb
