@@ -55,7 +55,7 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
     host_id, now = shown.host, broker.clock()
 
     def work(writing: Writing) -> Certified | KeybrokerError:
-        host, newest = writing.host(host_id), writing.latest_certificate(host_id)
+        host, newest = writing.host(host_id), writing.newest_certificate(host_id)
         if host is None or newest is None:
             return _stranger()
 

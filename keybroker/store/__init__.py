@@ -148,11 +148,8 @@ class Reading(RecoveringReading, CountingReading, Protocol):
         """Return one certificate."""
         ...
 
-    def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
-        """Return a host's newest certificate for one public key."""
-
-    def latest_certificate(self, host: HostId) -> CertificateRow | None:
-        """Return the certificate that a host got last, for whatever key."""
+    def newest_certificate(self, host: HostId, spki: str | None = None) -> CertificateRow | None:
+        """Return a host's newest certificate, for one public key or for any."""
         ...
 
     def operators(self) -> list[OperatorRow]:

@@ -156,17 +156,12 @@ _ENROLMENT: Final = select(ENROLMENTS).where(ENROLMENTS.c.token_hash == bindpara
 _CERTIFICATE: Final = select(CERTIFICATES).where(CERTIFICATES.c.fingerprint == bindparam("fingerprint"))
 _NEWEST_CERTIFICATE: Final = (
     select(CERTIFICATES)
-    .where(CERTIFICATES.c.host == bindparam("host"), CERTIFICATES.c.spki == bindparam("spki"))
-    .order_by(CERTIFICATES.c.not_after.desc(), CERTIFICATES.c.issued.desc())
-    .limit(1)
-)
-
-_LATEST_CERTIFICATE: Final = (
-    select(CERTIFICATES)
     .where(CERTIFICATES.c.host == bindparam("host"))
     .order_by(CERTIFICATES.c.issued.desc(), CERTIFICATES.c.not_after.desc())
     .limit(1)
 )
+
+_OF_KEY: Final = CERTIFICATES.c.spki == bindparam("spki")
 
 _OPERATORS_CERTIFICATE: Final = (
     select(CERTIFICATES)
@@ -314,14 +309,10 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
         row = self._one(_CERTIFICATE, fingerprint=fingerprint)
         return row and certificate_of(row)
 
-    def newest_certificate(self, host: HostId, spki: str) -> CertificateRow | None:
-        """Return a host's newest certificate for one public key."""
-        row = self._one(_NEWEST_CERTIFICATE, host=host, spki=spki)
-        return row and certificate_of(row)
-
-    def latest_certificate(self, host: HostId) -> CertificateRow | None:
-        """Return the certificate that a host got last, for whatever key."""
-        row = self._one(_LATEST_CERTIFICATE, host=host)
+    def newest_certificate(self, host: HostId, spki: str | None = None) -> CertificateRow | None:
+        """Return a host's newest certificate, for one public key or for any."""
+        statement = _NEWEST_CERTIFICATE if spki is None else _NEWEST_CERTIFICATE.where(_OF_KEY)
+        row = self._one(statement, host=host, **({} if spki is None else {"spki": spki}))
         return row and certificate_of(row)
 
     def operators(self) -> list[OperatorRow]:
