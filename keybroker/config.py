@@ -175,6 +175,8 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # grace_days = 30      # a host that was off is still renewed so long after that; 0 for not at all
 # operator_days = 365
 # retired_key_days = 30
+# deletion_days = 14   # that a volume's or add-on's destruction is pending; sooner takes a second person
+# backup_days = 90     # that backups of the database are kept, for statements of destruction to say so
 
 # [audit]
 # The trail's end is signed once there are so many new records, or any new one after so many seconds.
@@ -274,6 +276,8 @@ def _installation(
             enrolment=(enrolment,),
             retention=_days(lifetimes, "retired_key_days", 30),
             operator_lifetime=_days(lifetimes, "operator_days", 365),
+            deletion_wait=_days(lifetimes, "deletion_days", 14),
+            backups_kept=_days_if_given(lifetimes, "backup_days"),
             default_deny=_denies(release),
             checkpoint_records=_number(audit, "checkpoint_records", 1000, most=1_000_000),
             checkpoint_interval=timedelta(seconds=_number(audit, "checkpoint_seconds", 60, most=86400)),
@@ -313,6 +317,11 @@ def _path(files: Fields, key: str, file: Path, name: str) -> Path:
 
 def _days(lifetimes: Fields | None, key: str, otherwise: int, *, least: int = 1) -> timedelta:
     return timedelta(days=_number(lifetimes, key, otherwise, least=least, most=3650))
+
+
+def _days_if_given(lifetimes: Fields | None, key: str) -> timedelta | None:
+    days = _number(lifetimes, key, 0, most=3650)
+    return timedelta(days=days) if days else None
 
 
 def _number(section: Fields | None, key: str, otherwise: int, *, least: int = 1, most: int) -> int:

@@ -23,6 +23,8 @@ request. A device of another serial, or too small, is refused before anything el
 | luks2, another one | refused | refused | refused | refused |
 | other, or a swap mark | refused | – | keys, for there is no header yet | refused |
 
+A data volume whose destruction is pending gets no keys, whatever its stage and whatever is seen of it.
+
 A successor goes by its own stage. A former volume gets no keys and no refusal: its disk is to be wiped, which
 takes none. Once a re-encryption (ready) or an encryption in place (plain) has begun, a header in between is
 expected; its UUID, data offset and sector size are what they were, or what the profile allows:
@@ -160,6 +162,13 @@ def release(volume: Volume, seen: Observation | None) -> Release | Refusal | Non
         return None
     if volume.stage == "erased":
         return Refusal(Problem.HEADER_REFUSED, "the volume is erased")
+    if volume.deletion is not None and not volume.is_swap:
+        return Refusal(
+            Problem.DELETED,
+            f"the volume is to be destroyed after {volume.deletion.due:%F %T}Z, so its keys stay at the"
+            f" broker; an operator can still call that off: keybroker volume undelete {volume.addon}"
+            f" {volume.name}",
+        )
     if volume.role == "former":
         return None
     if seen.device is None:

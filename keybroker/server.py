@@ -35,7 +35,7 @@ from keybroker.clerk import Clerk
 from keybroker.config import Address, Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.rewrapper import rewrap_forever
-from keybroker.service import endings, recovery, revealing, setback
+from keybroker.service import destruction, endings, recovery, revealing, setback
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
@@ -208,6 +208,8 @@ class _Server:
         while True:
             try:
                 destroyed = await asyncio.to_thread(endings.sweep, self._broker)
+                for gone in await asyncio.to_thread(destruction.sweep, self._broker):
+                    _log.info("sweep: %s is destroyed, as was asked for", gone)
                 await asyncio.to_thread(recovery.renew_all, self._broker)
                 for volume in await asyncio.to_thread(revealing.sweep, self._broker):
                     _log.info("sweep: volume %s gets another key, for its own was shown", volume)

@@ -30,7 +30,7 @@ MOST_A_MINUTE: Final = 1_000_000
 ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 HANDS_OUT: Final[frozenset[Verb]] = frozenset({"unlock", "claim", "stage", "header.read"})
-_EVEN_DISABLED: Final[frozenset[Verb]] = frozenset({"report", "renew"})
+EVEN_DISABLED: Final[frozenset[Verb]] = frozenset({"report", "renew"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def outside(terms: Terms, verb: Verb, address: str, *, denied: bool) -> Keybroke
     """
     if not _within(terms.allow, address, denied=denied):
         return KeybrokerError(Problem.WRONG_ADDRESS, f"address {address}: is not one of this add-on's")
-    if not terms.enabled and verb not in _EVEN_DISABLED:
+    if not terms.enabled and verb not in EVEN_DISABLED:
         return KeybrokerError(Problem.DISABLED, "add-on: is disabled")
     return None
 

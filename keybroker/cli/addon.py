@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.deletion import delete_addon, pending_facts, undelete_addon
 from keybroker.cli.master import rekey
 from keybroker.cli.policy import policy, policy_facts
+from keybroker.cli.record import addon_record
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.wire.names import ENGINES
 
-_COLUMNS = ("ADDON", "ENGINE", "VOLUMES", "HOSTS", "CREATED")
+_COLUMNS = ("ADDON", "ENGINE", "VOLUMES", "HOSTS", "CREATED", "STATE")
 
 
 @click.group()
@@ -54,11 +56,15 @@ def add(name: str, engine: str, as_json: bool, **options: Any) -> None:
 
 addon.add_command(policy)
 addon.add_command(rekey)
+addon.add_command(delete_addon, "delete")
+addon.add_command(undelete_addon, "undelete")
+addon.add_command(addon_record, "record")
 
 
 @addon.command("list")
+@click.option("--all", "everything", is_flag=True, help="With those that were destroyed.")
 @operator_options
-def list_addons(as_json: bool, **options: Any) -> None:
+def list_addons(everything: bool, as_json: bool, **options: Any) -> None:
     """List all add-ons.
 
     \b
@@ -74,8 +80,9 @@ def list_addons(as_json: bool, **options: Any) -> None:
     print_table(
         _COLUMNS,
         [
-            (one["name"], one["engine"], one["volumes"], one["hosts"], moment(one["created"]))
+            (one["name"], one["engine"], one["volumes"], one["hosts"], moment(one["created"]), _state(one))
             for one in document["addons"]
+            if everything or one["destroyed"] is None
         ],
     )
 
@@ -98,6 +105,14 @@ def show(name: str, as_json: bool, **options: Any) -> None:
         _show(document)
 
 
+def _state(one: dict[str, Any]) -> str | None:
+    if one["destroyed"] is not None:
+        return "destroyed"
+    if one["deletion"] is not None:
+        return f"to be destroyed {one['deletion']['due'][:10]}"
+    return None if one["policy"]["enabled"] else "disabled"
+
+
 def _show(one: dict[str, Any]) -> None:
     print_facts(
         [
@@ -106,6 +121,8 @@ def _show(one: dict[str, Any]) -> None:
             ("volumes", one["volumes"]),
             ("hosts", one["hosts"]),
             ("created", moment(one["created"])),
+            *([("destroyed", moment(one["destroyed"]))] if one["destroyed"] else []),
+            *pending_facts(one["deletion"]),
             *policy_facts(one["policy"]),
         ]
     )

@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+from keybroker.cli.deletion import pending_facts
 from keybroker.cli.progress import PLAINTEXT, progress_line, state_of
 from keybroker.cli.quantities import short_duration, show_size
 from keybroker.cli.screen import moment, print_facts
@@ -24,6 +25,7 @@ def show_volume(one: dict[str, Any]) -> None:
             ("name", one["name"]),
             ("stage", one["stage"]),
             ("state", state_of(one)),
+            *pending_facts(one.get("deletion")),
             *_changes(one),
             ("size", show_size(one["size_bytes"])),
             ("serial", one["serial"]),

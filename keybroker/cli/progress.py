@@ -43,6 +43,8 @@ def state_of(one: dict[str, Any]) -> str:
         words.append(PLAINTEXT)
     if one["stage"] == "ready" and (one["wanted"] != one["current"] or one["retiring"]):
         words.append(f"rotating to {one['wanted']}")
+    if one.get("deletion") is not None:
+        words.append(f"to be destroyed {one['deletion']['due'][:10]}")
     if one.get("ahead") is not None:
         words.append("ahead of the broker")
     if one["report"] is not None and one["report"]["trouble"] is not None:

@@ -14,6 +14,35 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 
 @click.command()
+@click.argument("name")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="Directory to write it to, for keeping."
+)
+@operator_options
+def addon_record(name: str, to: Path | None, as_json: bool, **options: Any) -> None:
+    """Show the signed record of an add-on that was destroyed; that of each volume is in volume record.
+
+    One that was kept is checked by volume record --verify.
+
+    \b
+      keybroker addon record shop-db
+      keybroker addon record shop-db --to /srv/records
+    """
+    from keybroker.cli.client import Client
+
+    found = Client(find_access(options, Path.home())).get("addons", name, "statements")["statements"]
+    for one in found:
+        if to is not None:
+            _keep(to, f"{one['addon']}-destroyed", one)
+        if not as_json:
+            _show(json.loads(one["document"]))
+    if as_json:
+        print_json({"statements": found})
+    elif not found:
+        note("it was not destroyed")
+
+
+@click.command()
 @click.argument("addon", required=False)
 @click.argument("name", required=False)
 @click.option(
@@ -60,7 +89,7 @@ def record(
     found = client.get("addons", addon, "volumes", name, "statements")["statements"]
     if to is not None:
         for one in found:
-            _keep(to, one)
+            _keep(to, f"{one['volume']}-{one['number']}", one)
     if as_json:
         print_json({"statements": found})
     elif not found:
@@ -70,10 +99,10 @@ def record(
             _show(json.loads(one["document"]))
 
 
-def _keep(directory: Path, one: dict[str, Any]) -> None:
+def _keep(directory: Path, name: str, one: dict[str, Any]) -> None:
     """Write a statement in four files: the record, and its three parts for openssl."""
     directory.mkdir(parents=True, exist_ok=True)
-    base = directory / f"{one['volume']}-{one['number']}"
+    base = directory / name
     base.with_suffix(".record").write_text(json.dumps(one, indent=2) + "\n")
     base.with_suffix(".json").write_text(one["document"])
     base.with_suffix(".sig").write_bytes(bytes.fromhex(one["signature"]))
@@ -100,6 +129,9 @@ def _verify(path: Path, signer: Path | None, as_json: bool) -> None:
 
 
 def _show(facts: dict[str, Any]) -> None:
+    if "volume" not in facts:
+        _show_addon(facts)
+        return
     device = facts["device"]
     print_facts(
         [
@@ -110,6 +142,7 @@ def _show(facts: dict[str, Any]) -> None:
             ("LUKS UUID", facts["luks_uuid"]),
             ("disk", device and f"{device['serial']}, {device['size_bytes']} bytes"),
             ("method", facts["method"]),
+            *_asked(facts),
             ("wiped", None if facts.get("wiped_bytes") is None else f"{facts['wiped_bytes']} bytes"),
             ("keys destroyed", ", ".join(map(str, facts["keys_destroyed"])) or None),
             (
@@ -121,6 +154,38 @@ def _show(facts: dict[str, Any]) -> None:
             ),
             ("header copies", f"{facts['header_copies_destroyed']} destroyed"),
             ("born encrypted", "yes" if facts["born_encrypted"] else "no"),
+            *[("remains", words) for words in facts["remains"]],
+        ]
+    )
+
+
+def _asked(facts: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return who asked for a destruction, and who approved that it was sooner than the policy says."""
+    if "asked_by" not in facts:
+        return []
+    told: list[tuple[str, object]] = [
+        ("asked by", f"{facts['asked_by']} at {facts['asked_at']}: {facts['reason']}")
+    ]
+    if facts["approved_by"] is not None:
+        told.append(("sooner", f"asked by {facts['sooner_by']}, approved by {facts['approved_by']}"))
+    return told
+
+
+def _show_addon(facts: dict[str, Any]) -> None:
+    print_facts(
+        [
+            ("what", facts["what"]),
+            ("at", facts["at"]),
+            ("broker", facts["broker"]),
+            ("addon", facts["addon"]),
+            ("method", facts["method"]),
+            *_asked(facts),
+            *[
+                ("volume", f"{one['volume']} ({one['name']}), record {one['statement']}")
+                for one in facts["volumes"]
+            ],
+            ("addon keys", ", ".join(map(str, facts["addon_keys_destroyed"])) or None),
+            ("hosts revoked", ", ".join(facts["hosts_revoked"]) or None),
             *[("remains", words) for words in facts["remains"]],
         ]
     )

@@ -9,6 +9,7 @@ import click
 
 from keybroker.cli.access import find_access, operator_options
 from keybroker.cli.change import cancel, print_volumes, reencrypt, resize, rotate
+from keybroker.cli.deletion import delete_volume, undelete_volume
 from keybroker.cli.disks import encrypt, erase, migrate
 from keybroker.cli.facts import show_volume
 from keybroker.cli.quantities import parse_size
@@ -39,6 +40,8 @@ def volume() -> None:
 
 for _verb in (rotate, reencrypt, migrate, encrypt, resize, erase, cancel, record, reveal):
     volume.add_command(_verb)
+volume.add_command(delete_volume, "delete")
+volume.add_command(undelete_volume, "undelete")
 
 
 @volume.command()

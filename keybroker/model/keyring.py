@@ -210,6 +210,12 @@ class Keyring:
         rest = tuple(each for each in self.retired if each is not old)
         return replace(self, retired=rest, destroyed=tuple(sorted((*self.destroyed, version))))
 
+    def destroy_all(self) -> Keyring:
+        """Give up every version for good, whatever its state: the volume itself is destroyed."""
+        if self.current is None and not self.retired:
+            return self
+        return Keyring(None, None, destroyed=tuple(sorted((*self.kept, *self.destroyed))))
+
     def due(self, now: datetime) -> tuple[KeyVersion, ...]:
         """Return the retired versions whose time has come."""
         return tuple(

@@ -3,6 +3,7 @@
     holder ── Switch ──▶ former ── Erased ──▶ erased
     successor ── Switch ──▶ holder
         └── drop ──▶ former, or erased at once where nothing was written for it
+    any ── pend ──▶ the same, with a deletion ── destroyed ──▶ erased, and without any key
 
 Until Switch the holder has the data, afterwards its successor; there is no moment with two or none.
 """
@@ -13,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from keybroker.model.deletion import Deletion
 from keybroker.model.volume import Volume, conflict
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -141,6 +143,43 @@ def give_up(volume: Volume, destroy_after: datetime) -> Volume:
     if volume.stage == "erased":
         return volume
     return _ended(replace(volume, revision=volume.revision + 1), destroy_after)
+
+
+def pend(volume: Volume, deletion: Deletion | None) -> Volume:
+    """Let a volume's destruction be pending, or not be any more.
+
+    Returns:
+        The very volume where that is so already.
+
+    Raises:
+        KeybrokerError: CONFLICT where it is erased already.
+    """
+    if volume.deletion == deletion:
+        return volume
+    if volume.stage == "erased":
+        raise conflict(volume, "is erased")
+    return replace(volume, deletion=deletion, revision=volume.revision + 1)
+
+
+def destroyed(volume: Volume) -> Volume:
+    """Return what is left of a volume whose destruction was carried out: no key opens its disk any more.
+
+    Returns:
+        The very volume where that is so already.
+    """
+    keys = None if volume.keyring is None else volume.keyring.destroy_all()
+    if volume.stage == "erased" and keys is volume.keyring and volume.deletion is None:
+        return volume
+    return replace(
+        volume,
+        stage="erased",
+        role="former" if volume.role == "successor" else volume.role,
+        order=None,
+        partner=None,
+        deletion=None,
+        keyring=keys,
+        revision=volume.revision + 1,
+    )
 
 
 def _ended(volume: Volume, destroy_after: datetime) -> Volume:

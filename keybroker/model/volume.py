@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from keybroker.model.deletion import Deletion
 from keybroker.model.keyring import Keyring
 from keybroker.wire.names import AddonName, VolumeId, VolumeName
 from keybroker.wire.orders import Order
@@ -33,6 +34,7 @@ class Volume:
         recoveries: of key versions, as encrypted to the offline recovery key; not all need have one.
         complete_from: lowest sequence of its header at which its disk had all of the data; None where the
             data was never moved to it.
+        deletion: its destruction, as far as that is pending; None where it is not.
     """
 
     id: VolumeId
@@ -58,6 +60,7 @@ class Volume:
     block_older: bool = False
     recoveries: tuple[Recovery, ...] = ()
     complete_from: int | None = None
+    deletion: Deletion | None = None
 
     @property
     def is_swap(self) -> bool:

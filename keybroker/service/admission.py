@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from keybroker.audit import AuditEvent, Outcome
+from keybroker.model import Deletion
 from keybroker.policy import Peer, Standing, Verb, may
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AdmissionRow
-from keybroker.terms import HANDS_OUT, UNCHANGED, Terms, outside
+from keybroker.terms import EVEN_DISABLED, HANDS_OUT, UNCHANGED, Terms, outside
 from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -85,6 +86,8 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
         caller = Caller(peer, verb, now, row.host, row.addon, row.roles, row.terms)
         standing = _standing(row)
     error = may(peer, verb, standing, broker.settings.trust_domain, now)
+    if error is None and row is not None and row.deletion is not None:
+        error = _leaving(caller, row.deletion)
     if error is None and caller.host is not None:
         error = outside(caller.terms, verb, peer.address, denied=broker.settings.default_deny)
     if error is not None:
@@ -108,6 +111,20 @@ def limit(broker: Broker, caller: Caller) -> None:
     said = f"{found.whose}: more than {rates[found.whose]} requests a minute"
     error = KeybrokerError(Problem.BUSY, said, retry_after=found.seconds)
     raise Stopped(caller, "refused", error, unrecorded=not found.is_first)
+
+
+def _leaving(caller: Caller, pending: Deletion) -> KeybrokerError | None:
+    """Say why a host of an add-on that is to be destroyed may not ask this; None where it may.
+
+    It may report and renew its certificate, so that it is whole when the destruction is called off.
+    """
+    if caller.verb in EVEN_DISABLED:
+        return None
+    return KeybrokerError(
+        Problem.DELETED,
+        f"add-on {caller.addon}: is to be destroyed after {pending.due:%F %T}Z; what is open stays open",
+        hint=f"an operator can call that off: keybroker addon undelete {caller.addon}",
+    )
 
 
 def _standing(row: AdmissionRow) -> Standing:

@@ -68,6 +68,10 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
         final = decided
+        withheld = writing.withheld(decided.addon)
+        if any(grant.keys and grant.record.volume in withheld for grant, _notes in decided.grants):
+            # It is to be destroyed since a moment ago, and whoever said so was told that no key leaves.
+            final = _decide(broker, writing, caller, request)
         if any(moving.outdate(row.volume) is not row.volume for row in decided.rows):
             # A Switch may have come between; what is told is what no Switch changes any more.
             for row in writing.volumes(decided.addon):

@@ -27,6 +27,8 @@ class BrokerSettings:
         grace: how long after its end a host's certificate is renewed; 0 for not at all.
         operator_lifetime: of an operator's certificate.
         retention: how long a retired key waits for its destruction.
+        deletion_wait: how long a destruction that one person asks for is pending at least.
+        backups_kept: how long backups of the database are kept, for statements; None where nobody says so.
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
         checkpoint_records, checkpoint_interval: so many new audit records, or any new one after so long, make
             a checkpoint due.
@@ -39,6 +41,8 @@ class BrokerSettings:
     enrolment: tuple[str, ...] = ()
     retention: timedelta = timedelta(days=30)
     operator_lifetime: timedelta = timedelta(days=365)
+    deletion_wait: timedelta = timedelta(days=14)
+    backups_kept: timedelta | None = None
     default_deny: bool = False
     checkpoint_records: int = 1000
     checkpoint_interval: timedelta = timedelta(seconds=60)

@@ -26,12 +26,20 @@ def own(reading: Reading, caller: Caller, volume: VolumeId) -> VolumeRow:
     """Return a volume of the caller's own add-on; any other is as unknown to it as one that is not there.
 
     Raises:
-        KeybrokerError: UNKNOWN.
+        KeybrokerError: UNKNOWN; DELETED where its destruction is pending.
     """
     _host, addon = caller.as_host()
     row = reading.volume(volume)
     if row is None or row.volume.addon != addon:
         raise KeybrokerError(Problem.UNKNOWN, f"volume {volume}: there is none")
+    pending = row.volume.deletion
+    if pending is not None:
+        raise KeybrokerError(
+            Problem.DELETED,
+            f"volume {row.volume.name}: is to be destroyed after {pending.due:%F %T}Z;"
+            " what is open stays open",
+            hint=f"an operator can call that off: keybroker volume undelete {addon} {row.volume.name}",
+        )
     return row
 
 

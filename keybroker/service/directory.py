@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keybroker.service.views import VolumeView
+from keybroker.audit import rfc3339
+from keybroker.service.views import AddonView, VolumeView
 from keybroker.store import Reading
 from keybroker.store.rows import AddonRow, VolumeRow
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -20,6 +21,51 @@ def addon_named(reading: Reading, name: str) -> AddonRow:
             Problem.UNKNOWN, f"add-on {name[:40]}: there is none", hint="keybroker addon list"
         )
     return row
+
+
+def lasting_addon(reading: Reading, name: str) -> AddonRow:
+    """Return an add-on that something new may be made for.
+
+    Raises:
+        KeybrokerError: UNKNOWN; DELETED where it was destroyed; CONFLICT where it is to be.
+    """
+    row = addon_named(reading, name)
+    if row.destroyed is not None:
+        raise KeybrokerError(
+            Problem.DELETED,
+            f"add-on {name}: was destroyed at {rfc3339(row.destroyed)}, and its name is not used again",
+            hint=f"keybroker addon record {name}",
+        )
+    if row.deletion is not None:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"add-on {name}: is to be destroyed after {rfc3339(row.deletion.due)}",
+            hint=f"keybroker addon undelete {name}",
+        )
+    return row
+
+
+def lasting_volume(reading: Reading, addon: str, name: str) -> VolumeRow:
+    """Return the volume of that name, that nobody wants to be destroyed.
+
+    Raises:
+        KeybrokerError: UNKNOWN; CONFLICT where its destruction, or its add-on's, is pending.
+    """
+    row = volume_named(reading, addon, name)
+    if row.volume.deletion is not None:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            f"volume {addon}/{name}: is to be destroyed after {rfc3339(row.volume.deletion.due)}",
+            hint=f"keybroker volume undelete {addon} {name}",
+        )
+    if row.volume.stage != "erased":
+        lasting_addon(reading, addon)
+    return row
+
+
+def addon_view(reading: Reading, row: AddonRow) -> AddonView:
+    """Return all that there is to be shown of one add-on."""
+    return AddonView.of(row, reading.volumes(row.name), reading.hosts(row.name))
 
 
 def volume_named(reading: Reading, addon: str, name: str) -> VolumeRow:
@@ -44,6 +90,7 @@ def volume_named(reading: Reading, addon: str, name: str) -> VolumeRow:
 def view(reading: Reading, row: VolumeRow) -> VolumeView:
     """Return all that there is to be shown of one volume."""
     volume = row.volume
+    owner = reading.addon(volume.addon)
     return VolumeView.of(
         row,
         reading.reports(volume.addon).get(volume.id),
@@ -51,4 +98,5 @@ def view(reading: Reading, row: VolumeRow) -> VolumeView:
         reading.headers(volume.id),
         len(reading.statements(volume.id)),
         reading.ahead().get(volume.id),
+        None if owner is None else owner.deletion,
     )

@@ -9,11 +9,12 @@ from typing import Final
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
-from keybroker.service.directory import addon_named, view, volume_named
+from keybroker.service.directory import addon_named, addon_view, lasting_addon, view, volume_named
 from keybroker.service.enrolment import token_hash
 from keybroker.service.keys import new_addon_key
 from keybroker.service.offline import entrust
 from keybroker.service.views import (
+    AddonStatementView,
     AddonView,
     HostView,
     Invitation,
@@ -77,9 +78,11 @@ def put_addon(broker: Broker, peer: Peer, name: str, engine: str) -> tuple[Addon
             writing.add_addon(row, key)
             writing.append(caller.about("done", addon=name, engine=engine))
             return AddonView.of(row, [], []), True
+        if row.destroyed is not None:
+            lasting_addon(writing, name)
         if row.engine != engine:
             raise KeybrokerError(Problem.EXISTS, f"add-on {name}: its engine is {row.engine}")
-        return _addon_view(writing, row), False
+        return addon_view(writing, row), False
 
     return perform(broker, peer, "addon.add", work)
 
@@ -105,12 +108,8 @@ def addon(broker: Broker, peer: Peer, name: str) -> AddonView:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
     """
     return consult(
-        broker, peer, "addon.read", lambda reading: _addon_view(reading, addon_named(reading, name))
+        broker, peer, "addon.read", lambda reading: addon_view(reading, addon_named(reading, name))
     )
-
-
-def _addon_view(reading: Reading, row: AddonRow) -> AddonView:
-    return AddonView.of(row, reading.volumes(row.name), reading.hosts(row.name))
 
 
 def put_volume(
@@ -129,7 +128,7 @@ def put_volume(
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         read_spec(name, spec)
-        owner = addon_named(writing, addon)
+        owner = lasting_addon(writing, addon)
         others = [row for row in writing.volumes(owner.name) if row.volume.stage != "erased"]
         for row in others:
             if row.volume.name == name and row.volume.role == "holder":
@@ -177,9 +176,14 @@ def volumes(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[Volum
     def work(reading: Reading) -> tuple[VolumeView, ...]:
         owner = None if addon is None else addon_named(reading, addon).name
         reports, proofs, ahead = reading.reports(owner), reading.proofs(owner), reading.ahead()
+        deletions = {row.name: row.deletion for row in reading.addons() if row.deletion is not None}
         return tuple(
             VolumeView.of(
-                row, reports.get(row.volume.id), proofs.get(row.volume.id), ahead=ahead.get(row.volume.id)
+                row,
+                reports.get(row.volume.id),
+                proofs.get(row.volume.id),
+                ahead=ahead.get(row.volume.id),
+                with_addon=deletions.get(row.volume.addon),
             )
             for row in reading.volumes(owner)
         )
@@ -219,6 +223,20 @@ def statements(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[State
     return consult(broker, peer, "volume.read", work)
 
 
+def addon_statements(broker: Broker, peer: Peer, name: str) -> tuple[AddonStatementView, ...]:
+    """Return the signed statement about an add-on that was destroyed; none while it was not.
+
+    Raises:
+        KeybrokerError: as ``put_addon`` for the peer; UNKNOWN.
+    """
+
+    def work(reading: Reading) -> tuple[AddonStatementView, ...]:
+        row = reading.addon_statement(addon_named(reading, name).name)
+        return () if row is None else (AddonStatementView(row),)
+
+    return consult(broker, peer, "addon.read", work)
+
+
 def invite(
     broker: Broker, peer: Peer, addon: str, lifetime_seconds: int = DEFAULT_INVITATION_SECONDS
 ) -> Invitation:
@@ -237,7 +255,7 @@ def invite(
                 "lifetime_seconds",
                 f"must be from {SHORTEST_INVITATION_SECONDS} to {LONGEST_INVITATION_SECONDS}",
             )
-        owner = addon_named(writing, addon)
+        owner = lasting_addon(writing, addon)
         host_id = HostId("kbh-" + random_suffix(broker.entropy))
         token = _new_token(broker)
         expires = caller.now + timedelta(seconds=lifetime_seconds)

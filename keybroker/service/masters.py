@@ -26,6 +26,7 @@ from keybroker.masterkey import MasterKey, Ring
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker, ConfiguredKey
+from keybroker.service.directory import lasting_addon
 from keybroker.service.keys import KEY_CHECK
 from keybroker.service.rewrap import Left, left, renew
 from keybroker.store import Reading, Writing
@@ -276,9 +277,7 @@ def renew_addon(broker: Broker, peer: Peer, addon: str, generation: int) -> tupl
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[int, bool]:
-        row = writing.addon(addon)
-        if row is None:
-            raise KeybrokerError(Problem.UNKNOWN, f"add-on {addon}: there is none")
+        row = lasting_addon(writing, addon)
         newest = writing.addon_keys(row.name)[-1]
         if generation == newest.generation:
             return generation, False
@@ -297,9 +296,7 @@ def addon_generation(broker: Broker, peer: Peer, addon: str) -> int:
     """Return which generation an add-on's key is of (errors as ``renew_addon``)."""
 
     def work(reading: Reading) -> int:
-        row = reading.addon(addon)
-        if row is None:
-            raise KeybrokerError(Problem.UNKNOWN, f"add-on {addon}: there is none")
+        row = lasting_addon(reading, addon)
         return reading.addon_keys(row.name)[-1].generation
 
     return consult(broker, peer, "addon.read", work)

@@ -11,7 +11,7 @@ from keybroker.service import setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import done, mint, own, save
-from keybroker.service.directory import view, volume_named
+from keybroker.service.directory import lasting_volume, view
 from keybroker.service.endings import forget
 from keybroker.service.moving import part
 from keybroker.service.offline import entrust
@@ -49,7 +49,7 @@ def rotate(
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         changed = rotation.want(row.volume, compromised=compromised)
         if changed is row.volume:
             return view(writing, row), False
@@ -77,7 +77,7 @@ def order(broker: Broker, peer: Peer, addon: str, name: str, spec: OrderSpec) ->
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         wish = _read(spec, row.volume)
         if spec.kind == "erase":
             setback.check_free(writing, row)
@@ -221,7 +221,7 @@ def cancel(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[VolumeVie
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         before = row.volume
         changed = orders.cancel(before)
         if changed is before:

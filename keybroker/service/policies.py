@@ -5,7 +5,7 @@ from __future__ import annotations
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
-from keybroker.service.directory import addon_named
+from keybroker.service.directory import addon_named, lasting_addon
 from keybroker.service.views import AddonView
 from keybroker.store import Writing
 from keybroker.terms import Change
@@ -19,7 +19,7 @@ def change(broker: Broker, peer: Peer, name: str, changes: Change) -> AddonView:
     """
 
     def work(writing: Writing, caller: Caller) -> AddonView:
-        row = addon_named(writing, name)
+        row = lasting_addon(writing, name)
         terms = row.terms.changed(changes)
         if terms != row.terms:
             writing.put_policy(row.name, terms, caller.now)

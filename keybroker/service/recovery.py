@@ -14,7 +14,7 @@ from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save, unwrap
-from keybroker.service.directory import volume_named
+from keybroker.service.directory import lasting_volume
 from keybroker.service.keys import AddonKeys, passphrase_context
 from keybroker.service.offline import catch_up, check_seal, entrust, new_recovery_key, recovery_key
 from keybroker.store import Reading, Writing
@@ -172,7 +172,7 @@ def import_key(
     """
 
     def work(writing: Writing, caller: Caller) -> bool:
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         known = writing.ahead().get(row.volume.id)
         if known is None or known.named != version:
             raise KeybrokerError(
@@ -221,6 +221,7 @@ def volumes(broker: Broker, peer: Peer) -> tuple[RecoveryView, ...]:
 
     def work(reading: Reading) -> tuple[RecoveryView, ...]:
         checks, reports = reading.recovery_checks(), reading.reports()
+        deleting = {row.name for row in reading.addons() if row.deletion is not None}
         return tuple(
             RecoveryView(
                 addon=row.volume.addon,
@@ -232,6 +233,8 @@ def volumes(broker: Broker, peer: Peer) -> tuple[RecoveryView, ...]:
             )
             for row in reading.volumes()
             if row.volume.keyring is not None and row.volume.keyring.current is not None
+            # nothing of what is to be destroyed leaves, not even encrypted
+            if row.volume.deletion is None and row.volume.addon not in deleting
         )
 
     return consult(broker, peer, "recovery.read", work)
@@ -256,7 +259,7 @@ def check(
     """
 
     def work(writing: Writing, caller: Caller) -> bool:
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         volume = row.volume
         kept = writing.recovery(volume.id, version)
         if kept is None or digest(kept.ciphertext) != called or version not in row.wrapped:

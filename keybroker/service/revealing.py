@@ -12,7 +12,7 @@ from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import unwrap
-from keybroker.service.directory import volume_named
+from keybroker.service.directory import lasting_volume
 from keybroker.store import Writing
 from keybroker.store.recoveryrows import RevealRow
 from keybroker.store.rows import VolumeRow
@@ -70,7 +70,7 @@ def reveal(
             raise _malformed("reason", "must be 1 to 500 printable characters")
         if not 0 <= hours <= MOST_HOURS:
             raise _malformed("hours", f"must be from 0 to {MOST_HOURS}")
-        row = volume_named(writing, addon, name)
+        row = lasting_volume(writing, addon, name)
         keys = row.volume.keyring
         asked = version or (keys.current if keys is not None else None)
         if asked is None or asked not in row.wrapped:
@@ -118,6 +118,8 @@ def _rotate(writing: Writing, shown: RevealRow, now: datetime) -> bool:
     """Want another passphrase for what was shown, if it is still the current one; say whether that is new."""
     row = writing.volume(shown.volume)
     keys = None if row is None else row.volume.keyring
+    if row is not None and row.volume.deletion is not None:
+        return False  # where that is called off, the next sweep sees to it
     if row is None or keys is None or keys.current != shown.version:
         writing.put_reveal(replace(shown, rotated=now))
         return False

@@ -73,16 +73,23 @@ def new_signer(broker: Broker, writing: Writing, now: datetime) -> SignerRow:
     return made
 
 
-def remains(volume: Volume, wiped: int | None = None) -> list[str]:
+def backup_words(until: datetime | None = None) -> str:
+    """Say in words in which backups of the broker something may survive, and until when, if that is known."""
+    when = "" if until is None else f"; the last of them is kept until {rfc3339(until)}"
+    return f"backups of the broker's database from before: with the master key they open what they hold{when}"
+
+
+def remains(volume: Volume, wiped: int | None = None, *, backups_until: datetime | None = None) -> list[str]:
     """Say in words what a destruction does not reach.
 
     Args:
         wiped: bytes from the start of the disk; None where no disk was touched.
+        backups_until: how long backups of the broker from before are kept; None where nobody says so.
     """
     words = [
         "snapshots and backups of the disk from before: a key that is still kept, or that is in a backup"
         " of the broker, opens them",
-        "backups of the broker's database from before: with the master key they open what they hold",
+        backup_words(backups_until),
     ]
     keys = volume.keyring
     for old in keys.retired if keys else ():

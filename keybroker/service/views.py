@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from keybroker.audit import rfc3339
-from keybroker.model import Volume
+from keybroker.model import Deletion, Volume
 from keybroker.statement import public_pem
 from keybroker.store.recoveryrows import AheadRow
 from keybroker.store.rows import (
     AddonRow,
+    AddonStatementRow,
     HeaderRow,
     HostRow,
     OperatorRow,
@@ -32,7 +33,12 @@ HostState = Literal["invited", "enrolled", "revoked"]
 
 @dataclass(frozen=True, slots=True)
 class AddonView:
-    """An add-on, its policy at release, and how many volumes and hosts (revoked ones apart) it has."""
+    """An add-on, its policy at release, and how many volumes and hosts (revoked ones apart) it has.
+
+    Attributes:
+        deletion: its destruction, as far as that is pending.
+        destroyed: when it was destroyed.
+    """
 
     name: AddonName
     engine: str
@@ -40,6 +46,8 @@ class AddonView:
     volumes: int
     hosts: int
     terms: Terms
+    deletion: Deletion | None = None
+    destroyed: datetime | None = None
 
     @classmethod
     def of(cls, row: AddonRow, volumes: list[VolumeRow], hosts: list[HostRow]) -> AddonView:
@@ -51,6 +59,8 @@ class AddonView:
             volumes=sum(each.volume.addon == row.name for each in volumes),
             hosts=sum(each.addon == row.name and each.revoked is None for each in hosts),
             terms=row.terms,
+            deletion=row.deletion,
+            destroyed=row.destroyed,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -62,6 +72,8 @@ class AddonView:
             "volumes": self.volumes,
             "hosts": self.hosts,
             "policy": self.terms.as_json(),
+            "deletion": self.deletion and self.deletion.as_json(),
+            "destroyed": self.destroyed and rfc3339(self.destroyed),
         }
 
 
@@ -126,6 +138,7 @@ class VolumeView:
         headers: the header copies that are kept, without the copies themselves, the newest last.
         statements: how many statements of destruction there are about it.
         ahead: in what its host knows more of it than the database, which was set back.
+        with_addon: the destruction of its whole add-on, as far as that is pending.
     """
 
     record: Record
@@ -137,6 +150,7 @@ class VolumeView:
     headers: tuple[HeaderRow, ...] = ()
     statements: int = 0
     ahead: AheadRow | None = None
+    with_addon: Deletion | None = None
 
     @classmethod
     def of(
@@ -147,12 +161,14 @@ class VolumeView:
         headers: Iterable[HeaderRow] = (),
         statements: int = 0,
         ahead: AheadRow | None = None,
+        with_addon: Deletion | None = None,
     ) -> VolumeView:
         """Return the view of a row."""
         keys = row.volume.keyring
         since = row.minted.get(keys.current) if keys is not None and keys.current is not None else None
         kept = tuple(headers)
-        return cls(row.volume.record, row.created, since, row.volume, report, proof, kept, statements, ahead)
+        facts = (report, proof, kept, statements, ahead, with_addon)
+        return cls(row.volume.record, row.created, since, row.volume, *facts)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form: the record's fields, and what else is known."""
@@ -188,7 +204,18 @@ class VolumeView:
             ],
             "statements": self.statements,
             "ahead": _ahead(self.ahead),
+            "deletion": self._deletion(),
         }
+
+    def _deletion(self) -> dict[str, Any] | None:
+        """Return which pending destruction takes the volume first: its own, or that of its add-on."""
+        own, others = self.volume.deletion, self.with_addon
+        if self.volume.stage == "erased" or (own is None and others is None):
+            return None
+        if own is None or (others is not None and others.due < own.due):
+            assert others is not None, "one of them is there"  # noqa: S101
+            return {**others.as_json(), "addon": True}
+        return {**own.as_json(), "addon": False}
 
 
 def _ahead(row: AheadRow | None) -> dict[str, Any] | None:
@@ -208,6 +235,23 @@ class StatementView:
         return {
             "volume": self.row.volume,
             "number": self.row.number,
+            "at": rfc3339(self.row.at),
+            "document": self.row.document,
+            "signature": self.row.signature.hex(),
+            "signer": public_pem(self.row.public),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AddonStatementView:
+    """The signed statement about a whole add-on, with all that checking it takes."""
+
+    row: AddonStatementRow
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form, as that of ``StatementView``."""
+        return {
+            "addon": self.row.addon,
             "at": rfc3339(self.row.at),
             "document": self.row.document,
             "signature": self.row.signature.hex(),

@@ -17,6 +17,7 @@ from keybroker.store.recovering import RecoveringReading, RecoveringWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
+    AddonStatementRow,
     AdmissionRow,
     CertificateRow,
     CheckpointRow,
@@ -108,6 +109,10 @@ class Reading(RecoveringReading, CountingReading, Protocol):
         """Return one volume."""
         ...
 
+    def withheld(self, addon: AddonName) -> frozenset[VolumeId]:
+        """Return the volumes of an add-on that are erased, or whose destruction is pending."""
+        ...
+
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
         ...
@@ -130,6 +135,10 @@ class Reading(RecoveringReading, CountingReading, Protocol):
 
     def statements(self, volume: VolumeId) -> list[StatementRow]:
         """Return the statements about a volume, the newest last."""
+        ...
+
+    def addon_statement(self, addon: AddonName) -> AddonStatementRow | None:
+        """Return the statement about an add-on that was destroyed; None where there is none."""
         ...
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
@@ -223,6 +232,10 @@ class Writing(Reading, RecoveringWriting, Protocol):
         """Add an add-on with the first generation of its key."""
         ...
 
+    def change_addon(self, row: AddonRow) -> None:
+        """Keep whether an add-on's destruction is pending, or when it was carried out."""
+        ...
+
     def put_policy(self, addon: AddonName, terms: Terms, now: datetime) -> None:
         """Keep an add-on's policy at release, instead of the one before."""
         ...
@@ -268,6 +281,10 @@ class Writing(Reading, RecoveringWriting, Protocol):
 
     def add_statement(self, row: StatementRow) -> None:
         """Add a statement."""
+        ...
+
+    def add_addon_statement(self, row: AddonStatementRow) -> None:
+        """Add the statement about an add-on that is destroyed."""
         ...
 
     def add_checkpoint(self, row: CheckpointRow) -> None:

@@ -15,6 +15,7 @@ from keybroker.store.restores import RestoreReading
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
+    AddonStatementRow,
     AdmissionRow,
     CertificateRow,
     CheckpointRow,
@@ -33,6 +34,7 @@ from keybroker.store.rows import (
 )
 from keybroker.store.tables import (
     ADDON_KEYS,
+    ADDON_STATEMENTS,
     ADDONS,
     AUDIT,
     CERTIFICATES,
@@ -53,6 +55,7 @@ from keybroker.store.tables import (
 from keybroker.store.values import (
     addon_of,
     certificate_of,
+    deletion_of,
     header_of,
     host_of,
     operator_of,
@@ -72,6 +75,7 @@ _ADMISSION: Final = (
         CERTIFICATES.c.operator,
         HOSTS.c.addon,
         POLICIES.c.policy,
+        ADDONS.c.deletion,
         CERTIFICATES.c.not_before,
         CERTIFICATES.c.not_after,
         func.coalesce(
@@ -84,6 +88,7 @@ _ADMISSION: Final = (
     .select_from(
         CERTIFICATES.outerjoin(HOSTS, CERTIFICATES.c.host == HOSTS.c.id)
         .outerjoin(POLICIES, HOSTS.c.addon == POLICIES.c.addon)
+        .outerjoin(ADDONS, HOSTS.c.addon == ADDONS.c.name)
         .outerjoin(OPERATORS, CERTIFICATES.c.operator == OPERATORS.c.name)
     )
     .where(CERTIFICATES.c.fingerprint == bindparam("fingerprint"))
@@ -115,6 +120,11 @@ _VOLUMES: Final = (
 _VOLUMES_OF: Final = _VOLUMES.where(VOLUMES.c.addon == bindparam("addon"))
 _VOLUME: Final = _VOLUMES.where(VOLUMES.c.id == bindparam("volume"))
 
+_WITHHELD: Final = select(VOLUMES.c.id).where(
+    VOLUMES.c.addon == bindparam("addon"),
+    VOLUMES.c.deletion.is_not(None) | (VOLUMES.c.stage == "erased"),
+)
+
 _HEADERS: Final = select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number)
 _HEADER: Final = (
     select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number.desc()).limit(1)
@@ -132,6 +142,8 @@ _SIGNER: Final = select(SIGNERS).order_by(SIGNERS.c.created.desc()).limit(1)
 _STATEMENTS: Final = (
     select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
 )
+
+_ADDON_STATEMENT: Final = select(ADDON_STATEMENTS).where(ADDON_STATEMENTS.c.addon == bindparam("addon"))
 
 _EXPIRES: Final = (
     select(func.max(CERTIFICATES.c.not_after))
@@ -220,6 +232,7 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
             revoked=row.revoked and from_text(row.revoked),
             roles=roles_of(row.roles),
             terms=terms_of(row.policy),
+            deletion=deletion_of(row.deletion),
         )
 
     def addons(self) -> list[AddonRow]:
@@ -245,6 +258,10 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
         """Return one volume."""
         found = volumes_of(self._all(_VOLUME, volume=volume))
         return found[0] if found else None
+
+    def withheld(self, addon: AddonName) -> frozenset[VolumeId]:
+        """Return the volumes of an add-on that are erased, or whose destruction is pending."""
+        return frozenset(VolumeId(row.id) for row in self._all(_WITHHELD, addon=addon))
 
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
@@ -281,6 +298,11 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
             StatementRow(volume, row.number, from_text(row.at), row.document, row.signature, row.public)
             for row in self._all(_STATEMENTS, volume=volume)
         ]
+
+    def addon_statement(self, addon: AddonName) -> AddonStatementRow | None:
+        """Return the statement about an add-on that was destroyed."""
+        row = self._one(_ADDON_STATEMENT, addon=addon)
+        return row and AddonStatementRow(addon, from_text(row.at), row.document, row.signature, row.public)
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
         """Return all hosts, or one add-on's, oldest first."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from keybroker.audit import rfc3339
-from keybroker.model import Volume
+from keybroker.model import Deletion, Volume
 from keybroker.terms import UNCHANGED, Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.reports import VolumeReport
@@ -75,12 +75,16 @@ class AddonRow:
 
     Attributes:
         terms: its policy at release.
+        deletion: its destruction, as far as that is pending.
+        destroyed: when it was destroyed; its name is not used again.
     """
 
     name: AddonName
     engine: str
     created: datetime
     terms: Terms = UNCHANGED
+    deletion: Deletion | None = None
+    destroyed: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,22 @@ class StatementRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AddonStatementRow:
+    """A signed statement of what was destroyed of a whole add-on; there is one at most.
+
+    Attributes:
+        document: the very text that was signed.
+        public: of the key that signed it.
+    """
+
+    addon: AddonName
+    at: datetime
+    document: str
+    signature: bytes
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointRow:
     """A signed checkpoint of the audit trail.
 
@@ -293,6 +313,7 @@ class AdmissionRow:
         revoked: when the host or operator was turned away, or this certificate of an operator replaced.
         roles: the operator's; empty for a host.
         terms: the policy of the host's add-on.
+        deletion: of the host's add-on, as far as that is pending.
     """
 
     host: HostId | None
@@ -303,6 +324,7 @@ class AdmissionRow:
     revoked: datetime | None
     roles: frozenset[Role] = frozenset()
     terms: Terms = UNCHANGED
+    deletion: Deletion | None = None
 
 
 def to_text(time: datetime) -> str:

@@ -70,6 +70,8 @@ ADDONS: Final = Table(
     Column("name", Text, primary_key=True),
     Column("engine", Text, nullable=False),
     Column("created", Text, nullable=False),
+    Column("deletion", Text),
+    Column("destroyed", Text),
 )
 
 POLICIES: Final = Table(
@@ -120,6 +122,7 @@ VOLUMES: Final = Table(
     Column("born_encrypted", Integer, nullable=False),
     Column("block_older", Integer, nullable=False),
     Column("complete_from", BigInteger),
+    Column("deletion", Text),
     CheckConstraint(
         "stage IN ('new', 'claimed', 'deposited', 'ready', 'foreign', 'plain', 'erased')", name="stage"
     ),
@@ -218,6 +221,17 @@ STATEMENTS: Final = Table(
     Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
 )
 """Of destruction; append-only by triggers (migration 0002)."""
+
+ADDON_STATEMENTS: Final = Table(
+    "addon_statements",
+    METADATA,
+    Column("addon", Text, ForeignKey("addons.name"), primary_key=True),
+    Column("at", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
+)
+"""Of an add-on that was destroyed; append-only by triggers (migration 0012)."""
 
 CHECKPOINTS: Final = Table(
     "checkpoints",

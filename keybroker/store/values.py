@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import Row
 
-from keybroker.model import Keyring, Retired, Volume
+from keybroker.model import Deletion, Keyring, Retired, Volume
 from keybroker.store.rows import (
     AddonRow,
     CertificateRow,
@@ -32,12 +32,24 @@ from keybroker.wire.reports import VolumeReport
 
 def addon_of(row: Row[Any]) -> AddonRow:
     """Return an add-on from its row."""
-    return AddonRow(AddonName(row.name), row.engine, from_text(row.created), terms_of(row.policy))
+    return AddonRow(
+        AddonName(row.name),
+        row.engine,
+        from_text(row.created),
+        terms_of(row.policy),
+        deletion_of(row.deletion),
+        row.destroyed and from_text(row.destroyed),
+    )
 
 
 def terms_of(policy: str | None) -> Terms:
     """Return an add-on's policy from its column; None where nobody has changed it."""
     return UNCHANGED if policy is None else stored(policy)
+
+
+def deletion_of(text: str | None) -> Deletion | None:
+    """Return a pending destruction from its column; None where there is none."""
+    return None if text is None else Deletion.read(Fields.parse(text))
 
 
 def header_of(row: Row[Any]) -> HeaderRow:
@@ -146,6 +158,7 @@ def _volume(rows: list[Row[Any]]) -> VolumeRow:
             Recovery(KeyVersion(key.version), key.ciphertext) for key in rows if key.ciphertext is not None
         ),
         complete_from=row.complete_from,
+        deletion=deletion_of(row.deletion),
     )
     wrapped = {KeyVersion(key.version): key.wrapped for key in rows if key.wrapped is not None}
     minted = {KeyVersion(key.version): from_text(key.minted) for key in rows if key.version is not None}

@@ -25,6 +25,7 @@ class Problem(Enum):
     TOKEN_REFUSED = ("token-refused", "the enrolment token is unknown, used or expired", 403, 77)
     UNKNOWN = ("unknown", "there is no such thing", 404, 66)
     METHOD = ("method", "this path does not take that method", 405, 64)
+    DELETED = ("deleted", "it is to be destroyed, or was destroyed", 410, 81)
     CONFLICT = ("conflict", "the record is not in the state that the request takes for granted", 409, 73)
     EXISTS = ("exists", "it exists already, and differs", 409, 73)
     TOO_LARGE = ("too-large", "the request is too large", 413, 65)
