@@ -28,7 +28,7 @@ exit status:
   0 done   64 usage   65 unreadable input   66 no such disk or volume   70 a mistake in this program
   71 a program that was started failed   73 conflict   75 temporary: try again   76 broker not trusted
   77 not allowed, or this machine's certificate   78 revoked, or configuration   79 volume refused
-  80 no key opens the volume
+  80 no key opens the volume   81 to be destroyed, or destroyed: an operator can say which
 """
 
 _ENROL = """\

@@ -16,6 +16,7 @@ counts that is from before the database was set back, or from the future.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -29,6 +30,9 @@ REMINDERS: Final = (7, 3, 1)
 
 LAST_CALL: Final = timedelta(days=min(REMINDERS))
 """For so long the last reminder stands before anything is destroyed."""
+
+
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,12 @@ class Deletion:
 
 
 def read_time(fields: Fields, key: str) -> datetime:
-    """Read a time with its offset (RFC 3339; MALFORMED otherwise)."""
+    """Read a time as ``audit.rfc3339`` writes it (MALFORMED otherwise)."""
+    text = fields.text(key, match=_TIME)
     try:
-        found = datetime.fromisoformat(fields.text(key))
+        return datetime.fromisoformat(text)
     except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise fields.wrong(key, "must be a time like 2026-01-31T12:00:00Z")
-    return found
+        raise fields.wrong(key, "must be a time like 2026-01-31T12:00:00.000000Z") from None
 
 
 def schedule(

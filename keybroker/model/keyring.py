@@ -211,8 +211,14 @@ class Keyring:
         return replace(self, retired=rest, destroyed=tuple(sorted((*self.destroyed, version))))
 
     def destroy_all(self) -> Keyring:
-        """Give up every version for good, whatever its state: the volume itself is destroyed."""
-        if self.current is None and not self.retired:
+        """Give up every version for good, due or not: the volume itself is destroyed.
+
+        Raises:
+            KeybrokerError: CONFLICT unless all of them are retired (``end``).
+        """
+        if self.current is not None:
+            raise _conflict("keyring: only retired keys are destroyed")
+        if not self.retired:
             return self
         return Keyring(None, None, destroyed=tuple(sorted((*self.kept, *self.destroyed))))
 

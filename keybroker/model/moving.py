@@ -3,7 +3,7 @@
     holder ── Switch ──▶ former ── Erased ──▶ erased
     successor ── Switch ──▶ holder
         └── drop ──▶ former, or erased at once where nothing was written for it
-    any ── pend ──▶ the same, with a deletion ── destroyed ──▶ erased, and without any key
+    any ── pend ──▶ the same, with a deletion ── ending, destroyed ──▶ erased, and without any key
 
 Until Switch the holder has the data, afterwards its successor; there is no moment with two or none.
 """
@@ -161,25 +161,24 @@ def pend(volume: Volume, deletion: Deletion | None) -> Volume:
     return replace(volume, deletion=deletion, revision=volume.revision + 1)
 
 
-def destroyed(volume: Volume) -> Volume:
-    """Return what is left of a volume whose destruction was carried out: no key opens its disk any more.
-
-    Returns:
-        The very volume where that is so already.
-    """
-    keys = None if volume.keyring is None else volume.keyring.destroy_all()
-    if volume.stage == "erased" and keys is volume.keyring and volume.deletion is None:
-        return volume
-    return replace(
+def ending(volume: Volume, now: datetime) -> Volume:
+    """Return a volume that is being destroyed: erased, and with all of its keys retired."""
+    ended = replace(
         volume,
-        stage="erased",
         role="former" if volume.role == "successor" else volume.role,
-        order=None,
-        partner=None,
         deletion=None,
-        keyring=keys,
         revision=volume.revision + 1,
     )
+    return _ended(ended, now)
+
+
+def destroyed(volume: Volume) -> Volume:
+    """Return what is left of a volume that is ending: no key opens its disk any more.
+
+    Raises:
+        KeybrokerError: CONFLICT where it is not ending.
+    """
+    return volume if volume.keyring is None else replace(volume, keyring=volume.keyring.destroy_all())
 
 
 def _ended(volume: Volume, destroy_after: datetime) -> Volume:

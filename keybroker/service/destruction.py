@@ -147,8 +147,11 @@ def _destroy(
     before = row.volume
     versions = list(before.keyring.kept) if before.keyring is not None else []
     copies = len(writing.headers(before.id))
-    gone = moving.destroyed(before)
-    writing.change_volume(replace(row, volume=gone), before.revision, {}, now)
+    # first retired, then destroyed: the database lets no other key go
+    ending = moving.ending(before, now)
+    writing.change_volume(replace(row, volume=ending), before.revision, {}, now)
+    gone = moving.destroyed(ending)
+    writing.change_volume(replace(row, volume=gone), ending.revision, {}, now)
     writing.drop_headers(before.id, below=_ALL)
     for shown in writing.reveals(before.id):
         if shown.rotated is None:  # there is nothing left to rotate

@@ -13,12 +13,11 @@ from keybroker.service.directory import addon_named, addon_view, lasting_addon, 
 from keybroker.service.enrolment import token_hash
 from keybroker.service.keys import new_addon_key
 from keybroker.service.offline import entrust
+from keybroker.service.statements import AddonStatementView, StatementView
 from keybroker.service.views import (
-    AddonStatementView,
     AddonView,
     HostView,
     Invitation,
-    StatementView,
     VolumeSpec,
     VolumeView,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +12,9 @@ from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES, wrapped_by
 from keybroker.model import Volume
 from keybroker.service.broker import Broker
 from keybroker.service.keys import STATEMENT_KEY
+from keybroker.statement import public_pem
 from keybroker.store import Writing
-from keybroker.store.rows import SignerRow, StatementRow
+from keybroker.store.rows import AddonStatementRow, SignerRow, StatementRow
 from keybroker.wire.secret import Secret
 
 
@@ -109,3 +111,38 @@ def remains(volume: Volume, wiped: int | None = None, *, backups_until: datetime
         beyond = "" if wiped is None else f" beyond its first {wiped} bytes"
         words.append(f"on the disk{beyond}: what was ever written to it before it was encrypted by us")
     return words
+
+
+@dataclass(frozen=True, slots=True)
+class StatementView:
+    """A signed statement, with all that checking it takes."""
+
+    row: StatementRow
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form: the very text that was signed, the signature in hex, the key in PEM."""
+        return {
+            "volume": self.row.volume,
+            "number": self.row.number,
+            "at": rfc3339(self.row.at),
+            "document": self.row.document,
+            "signature": self.row.signature.hex(),
+            "signer": public_pem(self.row.public),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AddonStatementView:
+    """The signed statement about a whole add-on, with all that checking it takes."""
+
+    row: AddonStatementRow
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form, as that of ``StatementView``."""
+        return {
+            "addon": self.row.addon,
+            "at": rfc3339(self.row.at),
+            "document": self.row.document,
+            "signature": self.row.signature.hex(),
+            "signer": public_pem(self.row.public),
+        }

@@ -9,17 +9,14 @@ from typing import Any, Literal
 
 from keybroker.audit import rfc3339
 from keybroker.model import Deletion, Volume
-from keybroker.statement import public_pem
 from keybroker.store.recoveryrows import AheadRow
 from keybroker.store.rows import (
     AddonRow,
-    AddonStatementRow,
     HeaderRow,
     HostRow,
     OperatorRow,
     ProofRow,
     ReportRow,
-    StatementRow,
     VolumeRow,
 )
 from keybroker.terms import Terms
@@ -222,41 +219,6 @@ def _ahead(row: AheadRow | None) -> dict[str, Any] | None:
     if row is None or row.accepted is not None:
         return None
     return {"why": row.why, "at": rfc3339(row.at), "named": row.named, "ciphertext": row.ciphertext}
-
-
-@dataclass(frozen=True, slots=True)
-class StatementView:
-    """A signed statement, with all that checking it takes."""
-
-    row: StatementRow
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form: the very text that was signed, the signature in hex, the key in PEM."""
-        return {
-            "volume": self.row.volume,
-            "number": self.row.number,
-            "at": rfc3339(self.row.at),
-            "document": self.row.document,
-            "signature": self.row.signature.hex(),
-            "signer": public_pem(self.row.public),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class AddonStatementView:
-    """The signed statement about a whole add-on, with all that checking it takes."""
-
-    row: AddonStatementRow
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the wire form, as that of ``StatementView``."""
-        return {
-            "addon": self.row.addon,
-            "at": rfc3339(self.row.at),
-            "document": self.row.document,
-            "signature": self.row.signature.hex(),
-            "signer": public_pem(self.row.public),
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
 from keybroker.store.counted import CountingReading
+from keybroker.store.deleting import DeletingReading, DeletingWriting
 from keybroker.store.recovering import RecoveringReading, RecoveringWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
-    AddonStatementRow,
     AdmissionRow,
     CertificateRow,
     CheckpointRow,
@@ -42,7 +42,7 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(RecoveringReading, CountingReading, Protocol):
+class Reading(RecoveringReading, CountingReading, DeletingReading, Protocol):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:
@@ -109,10 +109,6 @@ class Reading(RecoveringReading, CountingReading, Protocol):
         """Return one volume."""
         ...
 
-    def withheld(self, addon: AddonName) -> frozenset[VolumeId]:
-        """Return the volumes of an add-on that are erased, or whose destruction is pending."""
-        ...
-
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
         ...
@@ -135,10 +131,6 @@ class Reading(RecoveringReading, CountingReading, Protocol):
 
     def statements(self, volume: VolumeId) -> list[StatementRow]:
         """Return the statements about a volume, the newest last."""
-        ...
-
-    def addon_statement(self, addon: AddonName) -> AddonStatementRow | None:
-        """Return the statement about an add-on that was destroyed; None where there is none."""
         ...
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
@@ -197,7 +189,7 @@ class Reading(RecoveringReading, CountingReading, Protocol):
         ...
 
 
-class Writing(Reading, RecoveringWriting, Protocol):
+class Writing(Reading, RecoveringWriting, DeletingWriting, Protocol):
     """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
 
     def put_installation(self, row: InstallationRow) -> None:
@@ -230,10 +222,6 @@ class Writing(Reading, RecoveringWriting, Protocol):
 
     def add_addon(self, row: AddonRow, key: AddonKeyRow) -> None:
         """Add an add-on with the first generation of its key."""
-        ...
-
-    def change_addon(self, row: AddonRow) -> None:
-        """Keep whether an add-on's destruction is pending, or when it was carried out."""
         ...
 
     def put_policy(self, addon: AddonName, terms: Terms, now: datetime) -> None:
@@ -281,10 +269,6 @@ class Writing(Reading, RecoveringWriting, Protocol):
 
     def add_statement(self, row: StatementRow) -> None:
         """Add a statement."""
-        ...
-
-    def add_addon_statement(self, row: AddonStatementRow) -> None:
-        """Add the statement about an add-on that is destroyed."""
         ...
 
     def add_checkpoint(self, row: CheckpointRow) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
+from keybroker.store.deletions import DeletionReading
 from keybroker.store.measures import MeasuringReading
 from keybroker.store.recoveries import WITH_KEYS
 from keybroker.store.recoverytables import RECOVERIES
@@ -15,7 +16,6 @@ from keybroker.store.restores import RestoreReading
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
-    AddonStatementRow,
     AdmissionRow,
     CertificateRow,
     CheckpointRow,
@@ -34,7 +34,6 @@ from keybroker.store.rows import (
 )
 from keybroker.store.tables import (
     ADDON_KEYS,
-    ADDON_STATEMENTS,
     ADDONS,
     AUDIT,
     CERTIFICATES,
@@ -120,11 +119,6 @@ _VOLUMES: Final = (
 _VOLUMES_OF: Final = _VOLUMES.where(VOLUMES.c.addon == bindparam("addon"))
 _VOLUME: Final = _VOLUMES.where(VOLUMES.c.id == bindparam("volume"))
 
-_WITHHELD: Final = select(VOLUMES.c.id).where(
-    VOLUMES.c.addon == bindparam("addon"),
-    VOLUMES.c.deletion.is_not(None) | (VOLUMES.c.stage == "erased"),
-)
-
 _HEADERS: Final = select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number)
 _HEADER: Final = (
     select(HEADERS).where(HEADERS.c.volume == bindparam("volume")).order_by(HEADERS.c.number.desc()).limit(1)
@@ -142,8 +136,6 @@ _SIGNER: Final = select(SIGNERS).order_by(SIGNERS.c.created.desc()).limit(1)
 _STATEMENTS: Final = (
     select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
 )
-
-_ADDON_STATEMENT: Final = select(ADDON_STATEMENTS).where(ADDON_STATEMENTS.c.addon == bindparam("addon"))
 
 _EXPIRES: Final = (
     select(func.max(CERTIFICATES.c.not_after))
@@ -203,7 +195,7 @@ _NEWEST_CHECKPOINT: Final = select(CHECKPOINTS).order_by(CHECKPOINTS.c.number.de
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
+class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:
@@ -256,12 +248,7 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
 
     def volume(self, volume: str) -> VolumeRow | None:
         """Return one volume."""
-        found = volumes_of(self._all(_VOLUME, volume=volume))
-        return found[0] if found else None
-
-    def withheld(self, addon: AddonName) -> frozenset[VolumeId]:
-        """Return the volumes of an add-on that are erased, or whose destruction is pending."""
-        return frozenset(VolumeId(row.id) for row in self._all(_WITHHELD, addon=addon))
+        return next(iter(volumes_of(self._all(_VOLUME, volume=volume))), None)
 
     def newest_header(self, volume: VolumeId) -> HeaderRow | None:
         """Return the newest header copy of a volume."""
@@ -298,11 +285,6 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading):
             StatementRow(volume, row.number, from_text(row.at), row.document, row.signature, row.public)
             for row in self._all(_STATEMENTS, volume=volume)
         ]
-
-    def addon_statement(self, addon: AddonName) -> AddonStatementRow | None:
-        """Return the statement about an add-on that was destroyed."""
-        row = self._one(_ADDON_STATEMENT, addon=addon)
-        return row and AddonStatementRow(addon, from_text(row.at), row.document, row.signature, row.public)
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
         """Return all hosts, or one add-on's, oldest first."""

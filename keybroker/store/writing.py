@@ -12,13 +12,13 @@ from sqlalchemy import Column, Connection, Table, bindparam, insert, select, upd
 from sqlalchemy import delete as sql_delete
 
 from keybroker.audit import AuditEvent, link
-from keybroker.model import Deletion, Volume
+from keybroker.model import Volume
+from keybroker.store.deletions import DeletionWriting, pending_text
 from keybroker.store.reading import SqlReading
 from keybroker.store.restores import RestoreWriting
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
-    AddonStatementRow,
     CertificateRow,
     CheckpointRow,
     EnrolmentRow,
@@ -35,7 +35,6 @@ from keybroker.store.rows import (
 )
 from keybroker.store.tables import (
     ADDON_KEYS,
-    ADDON_STATEMENTS,
     ADDONS,
     AUDIT,
     CERTIFICATES,
@@ -70,7 +69,7 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(WrappingWriting, RestoreWriting, SqlReading):
+class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, SqlReading):
     """``Writing`` on one connection.
 
     Attributes:
@@ -92,14 +91,6 @@ class SqlWriting(WrappingWriting, RestoreWriting, SqlReading):
         del columns["terms"]  # has a table of its own
         self._connection.execute(insert(ADDONS), columns)
         self._connection.execute(insert(ADDON_KEYS), _columns(key))
-
-    def change_addon(self, row: AddonRow) -> None:
-        """Keep whether an add-on's destruction is pending, or when it was carried out."""
-        self._connection.execute(
-            update(ADDONS)
-            .where(ADDONS.c.name == row.name)
-            .values(deletion=_pending(row.deletion), destroyed=row.destroyed and to_text(row.destroyed))
-        )
 
     def put_policy(self, addon: AddonName, terms: Terms, now: datetime) -> None:
         """Keep an add-on's policy, instead of the one before."""
@@ -223,10 +214,6 @@ class SqlWriting(WrappingWriting, RestoreWriting, SqlReading):
         """Add a statement."""
         self._connection.execute(insert(STATEMENTS), _columns(row))
 
-    def add_addon_statement(self, row: AddonStatementRow) -> None:
-        """Add the statement about an add-on that is destroyed."""
-        self._connection.execute(insert(ADDON_STATEMENTS), _columns(row))
-
     def add_checkpoint(self, row: CheckpointRow) -> None:
         """Add the checkpoint that follows the newest one."""
         self._connection.execute(insert(CHECKPOINTS), _columns(row))
@@ -344,12 +331,8 @@ def _changeable(volume: Volume) -> dict[str, Any]:
         "last_order": volume.last_order,
         "block_older": int(volume.block_older),
         "complete_from": volume.complete_from,
-        "deletion": _pending(volume.deletion),
+        "deletion": pending_text(volume.deletion),
     }
-
-
-def _pending(deletion: Deletion | None) -> str | None:
-    return None if deletion is None else json.dumps(deletion.as_json())
 
 
 def _states(volume: Volume) -> list[tuple[KeyVersion, str, str | None]]:

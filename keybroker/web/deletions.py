@@ -6,7 +6,8 @@ from flask import Blueprint, Response
 
 from keybroker.model.deletion import read_time
 from keybroker.service import deletions, inventory
-from keybroker.service.views import AddonStatementView, AddonView, VolumeView
+from keybroker.service.statements import AddonStatementView
+from keybroker.service.views import AddonView, VolumeView
 from keybroker.web.app import body, broker, peer, say
 from keybroker.web.telling import gives
 

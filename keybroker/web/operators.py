@@ -10,13 +10,13 @@ from flask import Blueprint, Response, current_app
 from keybroker.audit import FILTERED, AuditFilter
 from keybroker.proofreading import Note
 from keybroker.service import inventory, orders, policies, trail
+from keybroker.service.statements import StatementView
 from keybroker.service.views import (
     AddonView,
     HostView,
     Invitation,
     OrderSpec,
     Origin,
-    StatementView,
     VolumeSpec,
     VolumeView,
 )

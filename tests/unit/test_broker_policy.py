@@ -211,9 +211,12 @@ def test_an_operator_without_roles_may_nothing(verb: Verb) -> None:
 def test_only_the_role_operator_changes_anything() -> None:
     looks = {verb for verb in get_args(Verb) if verb.endswith(".read")}
     looks |= {"self.renew", "describe", "recovery.check"}
-    approvals = {"recovery.set", "recovery.import", "volume.reveal"}
+    approvals = {"recovery.set", "recovery.import", "volume.reveal", "volume.approve", "addon.approve"}
     assert {verb for verb in approvals if MAY[verb] != {"approver"}} == set()  # type: ignore[index]
-    changes = set(get_args(Verb)) - looks - HOSTS_VERBS - approvals
+    # whoever could have said no to a destruction can call it off
+    either = {"volume.undelete", "addon.undelete"}
+    assert {verb for verb in either if MAY[verb] != {"operator", "approver"}} == set()  # type: ignore[index]
+    changes = set(get_args(Verb)) - looks - HOSTS_VERBS - approvals - either
     assert {verb for verb in changes if MAY[verb] != {"operator"}} == set()
     assert {verb for verb in get_args(Verb) if "metrics" in MAY[verb]} == {
         "metrics.read",

@@ -220,6 +220,7 @@ def test_what_a_handler_reads_and_replies_is_what_the_document_says() -> None:
         "403",
         "404",
         "409",
+        "410",
         "413",
         "429",
         "500",
