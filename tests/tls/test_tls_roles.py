@@ -74,6 +74,7 @@ VOLUME = {
 CSR = signing_request(ec.generate_private_key(ec.SECP256R1()))
 RECIPIENT = "age1n7x7um8gucwduv28u440sc59mpcv52jekdft8lwst57erd5upvqq9dvr2c"
 BROUGHT = {"version": 2, "passphrase": "x" * 43}
+DUE = "2026-01-31T12:00:00.000000Z"
 CHECK = {"version": 1, "digest": DIGEST, "proof": "0" * 64}
 OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("addon.add", "PUT", "/v1/addons/mine", {"engine": "redis"}),
@@ -88,6 +89,13 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("volume.cancel", "DELETE", "/v1/addons/shop/volumes/data/order", None),
     ("volume.read", "GET", "/v1/addons/shop/volumes/data/statements", None),
     ("volume.reveal", "POST", "/v1/addons/shop/volumes/data/reveal", {"reason": "x"}),
+    ("volume.delete", "PUT", "/v1/addons/shop/volumes/data/deletion", {"reason": "x"}),
+    ("volume.approve", "PUT", "/v1/addons/shop/volumes/data/deletion/approval", {"due": DUE}),
+    ("volume.undelete", "DELETE", "/v1/addons/shop/volumes/data/deletion", None),
+    ("addon.delete", "PUT", "/v1/addons/shop/deletion", {"reason": "x"}),
+    ("addon.approve", "PUT", "/v1/addons/shop/deletion/approval", {"due": DUE}),
+    ("addon.undelete", "DELETE", "/v1/addons/shop/deletion", None),
+    ("addon.read", "GET", "/v1/addons/shop/statements", None),
     ("recovery.read", "GET", "/v1/recovery", None),
     ("recovery.read", "GET", "/v1/recovery/volumes", None),
     ("recovery.set", "PUT", "/v1/recovery", {"recipients": [RECIPIENT]}),

@@ -224,17 +224,17 @@ def test_sooner_takes_another_person_and_at_once_is_at_once(shop: Shop) -> None:
     assert shop.delete(0)
     due = shop.row().volume.deletion
     assert due is not None
-    assert due.sooner is not None
+    assert (sooner := due.sooner) is not None
     broker = shop.house.broker
     approve = deletions.approve_volume
-    assert problem(lambda: approve(broker, shop.alice, SHOP, "data", due.sooner)) is Problem.NOT_ALLOWED
+    assert problem(lambda: approve(broker, shop.alice, SHOP, "data", sooner)) is Problem.NOT_ALLOWED
     assert problem(lambda: approve(broker, shop.bob, SHOP, "data", due.due)) is Problem.CONFLICT
     assert problem(lambda: shop.delete(by=shop.bob)) is Problem.NOT_ALLOWED
     assert destruction.sweep(broker) == ()
     shop.house.clock.forward(hours=5)
-    assert approve(broker, shop.bob, SHOP, "data", due.sooner).record.stage == "erased"
+    assert approve(broker, shop.bob, SHOP, "data", sooner).record.stage == "erased"
     assert shop.row().wrapped == {}
-    assert approve(broker, shop.bob, SHOP, "data", due.sooner).record.stage == "erased"
+    assert approve(broker, shop.bob, SHOP, "data", sooner).record.stage == "erased"
     facts = json.loads(inventory.statements(broker, shop.alice, SHOP, "data")[0].row.document)
     assert (facts["asked_by"], facts["sooner_by"], facts["approved_by"]) == ("alice", "alice", "bob")
 
