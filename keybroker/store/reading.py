@@ -288,8 +288,7 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionRead
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
         """Return all hosts, or one add-on's, oldest first."""
-        rows = self._all(_HOSTS) if addon is None else self._all(_HOSTS_OF, addon=addon)
-        return [host_of(row) for row in rows]
+        return [host_of(row) for row in (self._all(_HOSTS_OF, addon=addon) if addon else self._all(_HOSTS))]
 
     def host(self, host: str) -> HostRow | None:
         """Return one host."""

@@ -231,7 +231,7 @@ ADDON_STATEMENTS: Final = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
 )
-"""Of an add-on that was destroyed; append-only by triggers (migration 0012)."""
+"""Of an add-on that was destroyed; append-only by triggers (migration 0013)."""
 
 CHECKPOINTS: Final = Table(
     "checkpoints",
