@@ -277,7 +277,7 @@ def _installation(
             retention=_days(lifetimes, "retired_key_days", 30),
             operator_lifetime=_days(lifetimes, "operator_days", 365),
             deletion_wait=_days(lifetimes, "deletion_days", 14),
-            backups_kept=_days_if_given(lifetimes, "backup_days"),
+            backups_kept=_days(lifetimes, "backup_days", 0) or None,
             default_deny=_denies(release),
             checkpoint_records=_number(audit, "checkpoint_records", 1000, most=1_000_000),
             checkpoint_interval=timedelta(seconds=_number(audit, "checkpoint_seconds", 60, most=86400)),
@@ -317,11 +317,6 @@ def _path(files: Fields, key: str, file: Path, name: str) -> Path:
 
 def _days(lifetimes: Fields | None, key: str, otherwise: int, *, least: int = 1) -> timedelta:
     return timedelta(days=_number(lifetimes, key, otherwise, least=least, most=3650))
-
-
-def _days_if_given(lifetimes: Fields | None, key: str) -> timedelta | None:
-    days = _number(lifetimes, key, 0, most=3650)
-    return timedelta(days=days) if days else None
 
 
 def _number(section: Fields | None, key: str, otherwise: int, *, least: int = 1, most: int) -> int:
