@@ -9,13 +9,16 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from keybroker.model import Deletion
-from keybroker.store.rows import AddonRow, AddonStatementRow, from_text, to_text
-from keybroker.store.tables import ADDON_STATEMENTS, ADDONS, VOLUMES
+from keybroker.store.rows import AddonRow, AddonStatementRow, StatementRow, from_text, to_text
+from keybroker.store.tables import ADDON_STATEMENTS, ADDONS, STATEMENTS, VOLUMES
 from keybroker.wire.names import AddonName, VolumeId
 
 _WITHHELD: Final = select(VOLUMES.c.id).where(
     VOLUMES.c.addon == bindparam("addon"),
     VOLUMES.c.deletion.is_not(None) | (VOLUMES.c.stage == "erased"),
+)
+_STATEMENTS: Final = (
+    select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
 )
 _ADDON_STATEMENT: Final = select(ADDON_STATEMENTS).where(ADDON_STATEMENTS.c.addon == bindparam("addon"))
 
@@ -28,6 +31,13 @@ class DeletionReading:
     def withheld(self, addon: AddonName) -> frozenset[VolumeId]:
         """Return the volumes of an add-on that are erased, or whose destruction is pending."""
         return frozenset(VolumeId(row.id) for row in self._connection.execute(_WITHHELD, {"addon": addon}))
+
+    def statements(self, volume: VolumeId) -> list[StatementRow]:
+        """Return the statements about a volume, the newest last."""
+        return [
+            StatementRow(volume, row.number, from_text(row.at), row.document, row.signature, row.public)
+            for row in self._connection.execute(_STATEMENTS, {"volume": volume})
+        ]
 
     def addon_statement(self, addon: AddonName) -> AddonStatementRow | None:
         """Return the statement about an add-on that was destroyed."""

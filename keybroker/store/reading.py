@@ -27,7 +27,6 @@ from keybroker.store.rows import (
     ProofRow,
     ReportRow,
     SignerRow,
-    StatementRow,
     VolumeRow,
     from_text,
     to_text,
@@ -48,7 +47,6 @@ from keybroker.store.tables import (
     PROOFS,
     REPORTS,
     SIGNERS,
-    STATEMENTS,
     VOLUMES,
 )
 from keybroker.store.values import (
@@ -133,9 +131,6 @@ _PROOFS_OF: Final = _PROOFS.join(VOLUMES, VOLUMES.c.id == PROOFS.c.volume).where
     VOLUMES.c.addon == bindparam("addon")
 )
 _SIGNER: Final = select(SIGNERS).order_by(SIGNERS.c.created.desc()).limit(1)
-_STATEMENTS: Final = (
-    select(STATEMENTS).where(STATEMENTS.c.volume == bindparam("volume")).order_by(STATEMENTS.c.number)
-)
 
 _EXPIRES: Final = (
     select(func.max(CERTIFICATES.c.not_after))
@@ -278,13 +273,6 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionRead
         """Return the newest key that signs statements."""
         row = self._one(_SIGNER)
         return row and SignerRow(row.public, row.wrapped, row.master, from_text(row.created), row.made_under)
-
-    def statements(self, volume: VolumeId) -> list[StatementRow]:
-        """Return the statements about a volume, the newest last."""
-        return [
-            StatementRow(volume, row.number, from_text(row.at), row.document, row.signature, row.public)
-            for row in self._all(_STATEMENTS, volume=volume)
-        ]
 
     def hosts(self, addon: str | None = None) -> list[HostRow]:
         """Return all hosts, or one add-on's, oldest first."""
