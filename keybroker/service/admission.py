@@ -86,10 +86,10 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
         caller = Caller(peer, verb, now, row.host, row.addon, row.roles, row.terms)
         standing = _standing(row)
     error = may(peer, verb, standing, broker.settings.trust_domain, now)
-    if error is None and row is not None and row.deletion is not None:
-        error = _leaving(caller, row.deletion)
     if error is None and caller.host is not None:
         error = outside(caller.terms, verb, peer.address, denied=broker.settings.default_deny)
+    if error is None and row is not None and row.deletion is not None:
+        error = _leaving(caller, row.deletion)
     if error is not None:
         raise Stopped(caller, "denied", error)
     return caller

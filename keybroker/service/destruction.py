@@ -189,6 +189,8 @@ def _destroy_addon(
         for each in rows
         if each.volume.stage != "erased" or each.wrapped or writing.headers(each.volume.id)
     ]
+    # first destroyed, then without a key: the database lets the newest key of no other add-on go
+    writing.change_addon(replace(row, deletion=None, destroyed=now))
     generations = writing.addon_keys(row.name)
     for key in generations:
         writing.drop_addon_key(key)  # which looks whether anything is still wrapped by it
@@ -213,7 +215,6 @@ def _destroy_addon(
     )
     signature = statement.sign(private, document)
     writing.add_addon_statement(AddonStatementRow(row.name, now, document, signature, public))
-    writing.change_addon(replace(row, deletion=None, destroyed=now))
     facts = {"generations": [key.generation for key in generations], "hosts": hosts}
     writing.append(_event("destroy", now, row.name, None, **facts, due=rfc3339(pending.due)))
 

@@ -60,7 +60,9 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
             for row in rows.values()
             if row.volume.stage != "erased" or row.volume.id in named
         )
-        is_busy = any(row.volume.order is not None or row.volume.rotating for row in rows.values())
+        # of what is to be destroyed nothing is wanted, whatever was ordered before
+        lasting = [row.volume for row in rows.values() if row.volume.deletion is None]
+        is_busy = any(volume.order is not None or volume.rotating for volume in lasting)
         return ReportReply(
             records, AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS, Receipt(*writing.audit_head())
         )

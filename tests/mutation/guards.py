@@ -38,6 +38,7 @@ MODEL: Final = (
     "tests/unit/test_broker_orders.py",
     "tests/unit/test_broker_rotation.py",
 )
+DELETION: Final = ("tests/unit/test_broker_deletion.py", "tests/unit/test_broker_destruction.py")
 POLICY: Final = ("tests/unit/test_broker_policy.py", "tests/unit/test_broker_policy_changes.py")
 ROSTER: Final = ("tests/unit/test_broker_roster.py",)
 HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
@@ -317,6 +318,41 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "    if row.revoked is not None:\n        raise KeybrokerError(\n            Problem.CONFLICT",
             "    if False:\n        raise KeybrokerError(\n            Problem.CONFLICT",
         ),
+    ),
+    *_guards(
+        "keybroker/model/deletion.py",
+        DELETION,
+        ("max(wanted, now + policy)", "wanted"),
+        ("        return made if wanted >= made.due else replace(", "        return replace("),
+        ("    if pending.sooner is not None and pending.sooner <= wanted:", "    if False:"),
+        ("    if pending.sooner is None or pending.sooner != due:", "    if pending.sooner is None:"),
+        ("    if by == pending.sooner_by:", "    if False:"),
+        ("    if now < pending.due:", "    if False:"),
+        ("approved is not None and pending.due < approved + LAST_CALL:", "approved is not None:"),
+        ("told is not None and told >= pending.due - LAST_CALL and", "told is not None and"),
+        (" and now >= told + LAST_CALL", ""),
+        ("moment is None or moment > now or", "moment is None or"),
+        (" or (since is not None and moment <= since):", ":"),
+        ("told is None or told < moment else None", "told is None or told < moment else days"),
+    ),
+    *_guards(
+        "keybroker/model/moving.py",
+        ("tests/unit/test_broker_deletions.py", "tests/unit/test_broker_destruction.py"),
+        ("    if volume.deletion == deletion:\n        return volume\n", ""),
+        ('role="former" if volume.role == "successor" else volume.role', "role=volume.role"),
+    ),
+    *_guards(
+        "keybroker/model/keyring.py",
+        DELETION,
+        (
+            '        if self.current is not None:\n            raise _conflict("keyring: only',
+            '        if False:\n            raise _conflict("keyring: only',
+        ),
+    ),
+    *_guards(
+        "keybroker/policy.py",
+        ("tests/unit/test_broker_deletions.py",),
+        ("    if volume.deletion is not None and not volume.is_swap:", "    if False:"),
     ),
     *_guards(
         "keybroker/policy.py",

@@ -25,6 +25,21 @@ _TRIGGERS = (
     BEGIN SELECT RAISE(ABORT, 'a destroyed add-on does not come back'); END
     """,
     """
+    CREATE TRIGGER addons_are_emptied_first BEFORE UPDATE ON addons
+    WHEN OLD.destroyed IS NULL AND NEW.destroyed IS NOT NULL AND EXISTS (
+        SELECT 1 FROM volumes LEFT JOIN keys ON keys.volume = volumes.id
+        WHERE volumes.addon = NEW.name AND (volumes.stage <> 'erased' OR keys.wrapped IS NOT NULL)
+    )
+    BEGIN SELECT RAISE(ABORT, 'an add-on with volumes or keys is not destroyed'); END
+    """,
+    "DROP TRIGGER addon_keys_keep_the_newest",
+    """
+    CREATE TRIGGER addon_keys_keep_the_newest BEFORE DELETE ON addon_keys
+    WHEN OLD.generation = (SELECT max(generation) FROM addon_keys WHERE addon = OLD.addon)
+    AND (SELECT destroyed FROM addons WHERE name = OLD.addon) IS NULL
+    BEGIN SELECT RAISE(ABORT, 'the newest key of an add-on is not deleted'); END
+    """,
+    """
     CREATE TRIGGER addons_stay_empty BEFORE INSERT ON addon_keys
     WHEN EXISTS (SELECT 1 FROM addons WHERE name = NEW.addon AND destroyed IS NOT NULL)
     BEGIN SELECT RAISE(ABORT, 'a destroyed add-on gets no key'); END
