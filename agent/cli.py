@@ -86,6 +86,8 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
             return _adopt(settings, options)
         case "restore-header":
             return _restore_header(settings, options)
+        case "forget":
+            return _forget(settings, options)
         case _:
             return _doctor(settings, as_json=options.json)
 
@@ -264,6 +266,15 @@ def _restore_header(settings: Config, options: argparse.Namespace) -> int:
     )
     for line in restoration.told(restoration.restore(bench, options.volume, sure=options.yes)):
         print(line)
+    return 0
+
+
+def _forget(settings: Config, options: argparse.Namespace) -> int:
+    from agent import layout
+
+    said = "forgotten" if options.yes else "would be forgotten (--yes to do it)"
+    for record in layout.forget(settings.state_directory, options.volume, sure=options.yes):
+        print(f"{record.name}: {record.volume}, {record.role}, on disk {record.serial}: {said}")
     return 0
 
 

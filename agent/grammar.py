@@ -134,6 +134,17 @@ in the state directory first. Without --yes nothing is written, and what would b
 """
 
 
+_FORGET = """\
+Forgets what this machine remembers of a volume, so that the next boot believes whatever the broker says of
+it. Needed only where unlock says that a volume had moved to another disk which the broker does not know any
+more, no newer backup of the broker's database can be had, and what is on that disk is given up: no key of it
+is left anywhere. The disk itself is not written to. Without --yes it is only said what would be forgotten.
+
+  keybroker-agent forget data
+  keybroker-agent forget data --yes && keybroker-agent unlock
+"""
+
+
 _COMPLETION = """\
 Prints the script that completes verbs and options in a shell.
 
@@ -230,6 +241,10 @@ def _headers(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     restore.add_argument("volume", metavar="VOLUME", help="its name")
     restore.add_argument("--yes", action="store_true", help="write")
     _deadline(restore, "how long to try to reach a broker; 60 by default")
+
+    forget = verb("forget", "believe a broker that lost a volume's newer disk", _FORGET)
+    forget.add_argument("volume", metavar="VOLUME", help="its name")
+    forget.add_argument("--yes", action="store_true", help="do it")
 
 
 def _deadline(parser: argparse.ArgumentParser, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from keybroker.wire.fields import Fields
-from keybroker.wire.problems import KeybrokerError
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from keybroker.wire.values import dataclass
 
@@ -77,6 +77,33 @@ def save(state: Path, records: tuple[Record, ...]) -> bool:
         pass  # not there, or not readable: what follows says so if it matters
     replace(path, text, mode=0o600)
     return True
+
+
+def forget(state: Path, name: str, *, sure: bool) -> tuple[Record, ...]:
+    """Take the volumes of one name out of the cache: what is known of them is given up.
+
+    Args:
+        sure: False writes nothing.
+
+    Returns:
+        What was, or would be, forgotten.
+
+    Raises:
+        KeybrokerError: NO_DEVICE where there is none of that name; CONFIGURATION where the cache cannot be
+            read or written.
+    """
+    known = load(state)
+    if known.warning:
+        raise KeybrokerError(Problem.CONFIGURATION, known.warning)
+    gone = tuple(record for record in known.records if record.name == name)
+    if not gone:
+        raise KeybrokerError(Problem.NO_DEVICE, f"{name}: this machine knows of no such volume")
+    if sure:
+        try:
+            save(state, tuple(record for record in known.records if record.name != name))
+        except OSError as error:
+            raise KeybrokerError(Problem.CONFIGURATION, f"{state / FILE}: {error.strerror}") from error
+    return gone
 
 
 def replace(path: Path, text: bytes, *, mode: int) -> None:

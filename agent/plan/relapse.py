@@ -4,7 +4,11 @@
 
 Who holds the data goes one way only. A broker whose database was restored from a backup of before may name
 the disk that was left: it lacks what was written since, and a move that began anew would write it over the
-disk that has everything. What was said before is in the layout that the last run kept; so it is kept on.
+disk that has everything. One of before the order does not even know the disk that has the data, and names
+another one under its name. What was said before is in the layout that the last run kept; so it is kept on.
+
+A volume that was erased, and another one made under its name, looks the same until the broker is asked about
+the first by its id: it speaks of what is erased to who names it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 
 _AGES = {"successor": 0, "holder": 1, "former": 2}
+_EMPTY = ("new", "claimed", "erased")
+"""Stages at which a volume has no data of anybody's."""
 
 
 def names(known: Iterable[Record], said: Iterable[Record]) -> frozenset[VolumeName]:
@@ -25,11 +31,33 @@ def names(known: Iterable[Record], said: Iterable[Record]) -> frozenset[VolumeNa
         known: as it said them before.
         said: as it says them now.
     """
+    known, said = tuple(known), tuple(said)
     before = {record.volume: record for record in known}
-    return frozenset(
+    backwards = {
         record.name
         for record in said
         if record.volume in before and _AGES[record.role] < _AGES[before[record.volume].role]
+    }
+    return frozenset(backwards | {record.name for record in replaced(known, said)})
+
+
+def replaced(known: Iterable[Record], said: Iterable[Record]) -> tuple[Record, ...]:
+    """Return the holders that the broker does not speak of, but of another volume under their name.
+
+    Args:
+        known, said: as for ``names``; what the broker says is erased may go.
+    """
+    said = tuple(said)
+    here = {record.volume for record in said}
+    taken = {record.name for record in said if record.role == "holder" and record.stage != "erased"}
+    return tuple(
+        record
+        for record in known
+        if record.role == "holder"
+        and record.stage not in _EMPTY
+        and not record.is_swap
+        and record.volume not in here
+        and record.name in taken
     )
 
 
@@ -48,5 +76,6 @@ def error(name: str) -> KeybrokerError:
     return KeybrokerError(
         Problem.CONFLICT,
         f"{name}: had moved to another disk, and the broker does not know that any more; nothing was changed",
-        hint="the broker's database was restored from an older backup: restore a newer one",
+        hint="the broker's database was restored from an older backup: restore a newer one;"
+        f" only where the newer disk is given up: keybroker-agent forget {name}",
     )

@@ -48,9 +48,10 @@ class _Forgetful(MemoryBroker):
             ),
         )
 
-    def said(self) -> tuple[Record, ...]:
-        """Return what a report is answered with."""
-        return tuple(each for each in self.records.values() if each.stage != "erased")
+    def said(self, known: tuple[Record, ...]) -> tuple[Record, ...]:
+        """Return what a report that names some volumes is answered with."""
+        named = {each.volume for each in known}
+        return tuple(each for each in self.records.values() if each.stage != "erased" or each.volume in named)
 
 
 class MovedSite(MemoryWorld):
@@ -154,7 +155,7 @@ class MovedSite(MemoryWorld):
         """Do what ``agent.change.settlement`` does: hear, keep, take each course, move disks, hear, keep."""
         mortal = Mortal(self.workshop(), self, death)
         known = self.layout
-        said = self.broker.said()
+        said = self.broker.said(known)
         self.keep(relapse.kept(known, said))
         if fallen := relapse.names(known, said):
             return relapse.error(min(fallen))
@@ -175,7 +176,7 @@ class MovedSite(MemoryWorld):
         finally:
             counts["steps"] += len(mortal.journey)
             self.held.add(self.holder.volume)
-        self.keep(relapse.kept(known, self.broker.said()))
+        self.keep(relapse.kept(known, self.broker.said(known)))
         return next((each.error for each in done.values() if each.error), None)
 
     def remember(self, records: tuple[Record, ...]) -> None:

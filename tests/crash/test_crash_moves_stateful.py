@@ -225,6 +225,21 @@ class Moves(RuleBasedStateMachine):
         self.backups.append(self.site.save())
 
 
+def test_a_broker_of_before_a_move_and_a_disk_of_before_it_are_not_served_silently() -> None:
+    """What Hypothesis found: the newer disk is forgotten, and the older one, wiped since, is given back."""
+    moves = Moves()
+    moves.first_boot()
+    moves.site.migrate(offline=False)
+    moves.reboot(None, "before")
+    moves.settle()
+    moves.reboot(None, "before")
+    moves.restore_a_snapshot(0, 1)
+    moves.settle()
+    moves.reboot(None, "before")
+    moves.set_the_broker_back(3)
+    moves.reboot(1, "before")
+
+
 @pytest.mark.limit(7200)
 def test_no_order_of_moves_cuts_and_rollbacks_costs_the_data() -> None:
     counts.clear()

@@ -46,6 +46,7 @@ ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named
 MIDWAY: Final = ("tests/header/test_header_midway.py",)
 INPLACE: Final = ("tests/header/test_header_inplace.py",)
 ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
+RELAPSE: Final = ("tests/unit/test_plan_relapse.py",)
 SHELF: Final = ("tests/crash/test_crash_shelf.py",)
 
 
@@ -54,6 +55,18 @@ def _guards(file: str, tests: tuple[str, ...], *breaks: tuple[str, str]) -> tupl
 
 
 GUARDS: Final[tuple[Guard, ...]] = (
+    *_guards(
+        "agent/plan/relapse.py",
+        RELAPSE,
+        ("_AGES[record.role] < _AGES", "_AGES[record.role] > _AGES"),
+        (" | {record.name for record in replaced(known, said)}", ""),
+        (' and record.stage != "erased"}', "}"),
+        ("        and record.stage not in _EMPTY\n", ""),
+        ("        and not record.is_swap\n", ""),
+        ("        and record.volume not in here\n", ""),
+        ("        and record.name in taken\n", ""),
+        ("for record in said if record.name not in fallen", "for record in said"),
+    ),
     *_guards(
         "agent/plan/rotation.py",
         ROTATION,

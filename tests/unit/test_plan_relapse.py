@@ -35,3 +35,38 @@ def test_a_move_that_goes_on_is_believed(known: list[Record], said: list[Record]
 def test_a_move_that_went_back_is_not_and_what_was_known_is_remembered(known: list[Record]) -> None:
     assert relapse.names(known, BEFORE) == {DATA}
     assert relapse.kept(known, BEFORE) == (OTHER, *(each for each in known if each.name == DATA))
+
+
+def test_another_volume_under_the_name_of_the_one_that_has_the_data_is_not_believed() -> None:
+    known = [replace(NEW, role="holder", stage="ready"), OTHER]
+    said = [replace(OLD, stage="ready"), OTHER]
+    assert relapse.replaced(known, said) == (known[0],)
+    assert relapse.names(known, said) == {DATA}
+    assert relapse.kept(known, said) == (OTHER, known[0])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (replace(NEW, stage="new"), ()),
+        (replace(NEW, stage="claimed"), ()),
+        (replace(NEW, stage="ready"), (replace(NEW, stage="erased"),)),
+        (replace(NEW, stage="ready", role="former"), ()),
+        (replace(NEW, stage="ready", filesystem="swap"), ()),
+    ],
+    ids=["never had any", "only claimed", "erased, says the broker", "left behind", "swap"],
+)
+def test_another_volume_under_the_name_of_one_without_data_is(
+    before: Record, after: tuple[Record, ...]
+) -> None:
+    said = [*after, replace(OLD, stage="new")]
+    assert relapse.names([before], said) == frozenset()
+
+
+def test_a_volume_that_the_broker_forgot_and_put_nothing_in_the_place_of_is_nobodys_relapse() -> None:
+    assert relapse.names([replace(NEW, stage="ready"), OTHER], [OTHER]) == frozenset()
+
+
+def test_an_erased_volume_is_in_nobodys_place() -> None:
+    gone = replace(OLD, stage="erased")
+    assert relapse.names([replace(NEW, stage="ready")], [gone]) == frozenset()

@@ -21,7 +21,7 @@ HEADING = "## Every command\n"
 BROKER = tuple(name.partition(" ")[2] for name, _command in pages(program, "keybroker"))
 AGENT = (
     "", "enrol", "unlock", "lock", "status", "doctor", "renew", "settle", "plan", "prove",
-    "adopt", "restore-header", "completion", "manual",
+    "adopt", "restore-header", "forget", "completion", "manual",
 )  # fmt: skip
 
 
