@@ -240,6 +240,20 @@ def test_a_broker_of_before_a_move_and_a_disk_of_before_it_are_not_served_silent
     moves.reboot(1, "before")
 
 
+def test_a_header_that_the_broker_forgot_is_not_raised_under_a_mirror() -> None:
+    """What Hypothesis found: the broker was set back to before the deposit, the mirror still stands."""
+    moves = Moves()
+    moves.first_boot()
+    moves.site.migrate(offline=False)
+    moves.settle_and_be_cut("", False, 0, "before")
+    moves.settle_and_be_cut("", False, 7, "before")
+    moves.set_the_broker_back(1)
+    moves.settle()
+    moves.give_the_newer_broker_back()
+    moves.settle()
+    assert moves.site.newest(moves.site.holder) == moves.site.last
+
+
 @pytest.mark.limit(7200)
 def test_no_order_of_moves_cuts_and_rollbacks_costs_the_data() -> None:
     counts.clear()

@@ -17,6 +17,16 @@ from tests.header.disks import Disk
 from tests.header.named import ATTACKS
 
 XTS: Final = first_profile("aes-xts-plain64")
+
+
+def test_more_keyslots_than_the_profile_has_are_refused(plain: Disk) -> None:
+    header = plain.header()
+    profile = replace(XTS, most_keyslots=len(header.keyslots))
+    accept(header, profile, None)
+    with pytest.raises(KeybrokerError, match="number of keyslots"):
+        accept(header, replace(profile, most_keyslots=len(header.keyslots) - 1), None)
+
+
 ARGON2: Final = replace(XTS, argon2_memory_kib=64)
 
 

@@ -262,6 +262,13 @@ def test_a_known_attack_in_the_middle_is_refused_for_its_reason(attack: str, cut
     assert said.startswith(reason), said
 
 
+def test_another_disks_header_in_the_middle_is_refused(cuts: dict[str, Cut]) -> None:
+    made = cuts["the first stretch is done"]
+    said = verdict(made.disk.with_field("uuid", b"5ca1ab1e-0000-4000-8000-000000000001"), made.pin)
+    assert said is not None
+    assert said.startswith("uuid: is 5ca1ab1e"), said
+
+
 _PLACE: Final = {"offset": "548864", "size": "4096"}
 OTHER_RESILIENCE: Final[dict[str, dict[str, Any]]] = {
     "none": {"type": "none"},

@@ -29,7 +29,7 @@ class Guard:
 ROTATION: Final = ("tests/unit/test_plan_rotation_rows.py",)
 RECOVERY: Final = ("tests/unit/test_plan_recovery.py",)
 SETBACK: Final = ("tests/unit/test_broker_setback.py",)
-REENCRYPTION: Final = ("tests/crash/test_crash_reencryption.py",)
+REENCRYPTION: Final = ("tests/unit/test_plan_reencryption.py", "tests/crash/test_crash_reencryption.py")
 PROVISION: Final = ("tests/unit/test_plan_provision.py",)
 MIGRATION: Final = ("tests/unit/test_plan_migration.py",)
 KEYRING: Final = ("tests/unit/test_broker_keyring.py", "tests/unit/test_broker_transitions.py")
