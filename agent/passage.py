@@ -27,6 +27,7 @@ from agent.plan.steps import (
     SwapOn,
 )
 from agent.world import Sighting, World
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
 from keybroker.wire.names import VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -57,6 +58,10 @@ class Boot:
     def request(self, seen: Sequence[Observation]) -> UnlockRequest:
         """Return the request that tells the broker what is seen."""
         return UnlockRequest(self.boot_id, self.machine_id, self.agent_version, tuple(seen))
+
+    def asking(self) -> AskingBoot:
+        """Return what a request for a single key says of this boot."""
+        return AskingBoot(self.boot_id, self.machine_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +221,8 @@ class Passage:
             case Ask():
                 tell(world, self._boot, [self])
             case Claim(device):
-                self.hear(
-                    world.broker.claim(record.volume, ClaimRequest(record.revision, device)), self._told
-                )
+                claim = ClaimRequest(record.revision, device, self._boot.asking())
+                self.hear(world.broker.claim(record.volume, claim), self._told)
             case Deposit(version):
                 made = world.disks.compose(record, self.grant.keys[version])
                 request = DepositRequest(record.revision, made.header, made.copy)

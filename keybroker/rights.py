@@ -5,7 +5,7 @@ An operator has one role or several, which the broker keeps and looks up on ever
 | role | may |
 |---|---|
 | operator | change things: add-ons, volumes, hosts, operators; and look at them |
-| approver | say yes to what takes a second person, have a key revealed, set the recovery key; and look |
+| approver | say yes to boots, and to what takes two people; have a key revealed, set the recovery key; look |
 | auditor | look at everything, and alone at the audit trail; change nothing |
 | metrics | read numbers, and nothing that names a volume's state or its owner |
 
@@ -74,6 +74,9 @@ Verb = Literal[
     "host.invite",
     "host.read",
     "host.revoke",
+    "boot.read",
+    "boot.approve",
+    "boot.deny",
     "operator.add",
     "operator.read",
     "operator.roles",
@@ -140,6 +143,9 @@ MAY: Final[Mapping[Verb, frozenset[Party]]] = {
     "host.invite": _CHANGE,
     "host.read": _LOOK,
     "host.revoke": _CHANGE,
+    "boot.read": _LOOK,
+    "boot.approve": _APPROVE,
+    "boot.deny": _APPROVE,
     "operator.add": _CHANGE,
     "operator.read": _LOOK,
     "operator.roles": _CHANGE,

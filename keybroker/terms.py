@@ -19,8 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from keybroker.model.boots import ON_CLONE, OnClone
 from keybroker.rights import Verb
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -42,12 +43,16 @@ class Terms:
         allow: networks in CIDR form that its hosts may ask from; empty where the installation decides.
         rate: requests of one host that hand something out, a minute; 0 for no limit.
         addon_rate: of all its hosts together.
+        hosts: most hosts of it that may be up at a time; 0 for no limit.
+        on_clone: what becomes of a boot beside another one of the same host, or beyond ``hosts``.
     """
 
     enabled: bool = True
     allow: tuple[str, ...] = ()
     rate: int = 60
     addon_rate: int = 600
+    hosts: int = 0
+    on_clone: OnClone = "pend"
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form, which is the stored one too."""
@@ -56,6 +61,8 @@ class Terms:
             "allow": list(self.allow),
             "rate": self.rate,
             "addon_rate": self.addon_rate,
+            "hosts": self.hosts,
+            "on_clone": self.on_clone,
         }
 
     def changed(self, change: Change) -> Terms:
@@ -76,6 +83,8 @@ class Change:
     allow: tuple[str, ...] | None = None
     rate: int | None = None
     addon_rate: int | None = None
+    hosts: int | None = None
+    on_clone: OnClone | None = None
 
     @classmethod
     def read(cls, body: Fields) -> Change:
@@ -89,6 +98,8 @@ class Change:
             allow=body.optional("allow", lambda key: networks(body.texts(key, most=MOST_NETWORKS))),
             rate=body.optional("rate", number),
             addon_rate=body.optional("addon_rate", number),
+            hosts=body.optional("hosts", number),
+            on_clone=cast(OnClone | None, body.optional("on_clone", lambda key: body.choice(key, ON_CLONE))),
         )
         body.end()
         return change

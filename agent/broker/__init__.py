@@ -25,6 +25,7 @@ from agent.backoff import Attempts, Failure, Stop, Try, Wait
 from agent.broker import connection, replies, verdicts
 from agent.broker.connection import Connection, Credentials, address
 from agent.broker.exchange import NotHttp
+from agent.broker.naming import naming_boot
 from agent.broker.replies import Reply
 from agent.receipts import Receipts
 from keybroker.wire.fields import Fields
@@ -242,7 +243,8 @@ class BrokerClient(_Caller):
 
     def claim(self, volume: VolumeId, request: ClaimRequest) -> Grant:
         """Tie a new volume to one blank device."""
-        return self._call("PUT", f"/v1/volumes/{volume}/device", request, Grant.read)
+        path = f"/v1/volumes/{volume}/device"
+        return naming_boot(request, lambda asked: self._call("PUT", path, asked, Grant.read))
 
     def deposit(self, volume: VolumeId, request: DepositRequest) -> Record:
         """Leave the header with the broker before it is on the disk."""

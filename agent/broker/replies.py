@@ -68,6 +68,8 @@ def _problem(reply: Reply, broker: str) -> KeybrokerError:
 def _by_status(status: int) -> Problem:
     if status in (408, 429):
         return Problem.BUSY
+    if status == 423:
+        return Problem.PENDING
     # to us, a broker's own trouble is a broker that cannot answer now
     return Problem.INTERNAL if 400 <= status < 500 else Problem.UNAVAILABLE
 

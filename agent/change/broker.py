@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials
+from agent.broker.naming import naming_boot
 from agent.receipts import Receipts
 from keybroker.wire.changes import (
     AdoptionRequest,
@@ -66,7 +67,8 @@ class ChangeClient(BrokerClient):
 
     def stage(self, volume: VolumeId, request: StageRequest) -> Grant:
         """Have the wanted key version minted; get it, and the current one."""
-        return self._call("PUT", f"/v1/volumes/{volume}/staged", request, Grant.read)
+        path = f"/v1/volumes/{volume}/staged"
+        return naming_boot(request, lambda asked: self._call("PUT", path, asked, Grant.read))
 
     def promote(self, volume: VolumeId, request: PromoteRequest) -> Record:
         """Have the staged version made current."""

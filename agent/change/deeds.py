@@ -54,7 +54,7 @@ def ask(course: Course, step: Ask) -> None:
 
 def stage(course: Course, step: Stage) -> None:
     """Have the wanted key version minted, and get it."""
-    request = StageRequest(course.record.revision)
+    request = StageRequest(course.record.revision, course.boot.asking())
     course.hear_grant(course.workshop.broker.stage(course.record.volume, request))
 
 

@@ -26,6 +26,9 @@ from keybroker.wire.values import dataclass, replace
 EVERY_SECONDS: Final = 3.0
 """Between interim reports; a rotation is over before the first."""
 
+HEARTBEAT_SECONDS: Final = 60.0
+"""After which a report goes out though there is no news: the broker is to know that this boot is up."""
+
 LONGEST_DETAIL: Final = 2000
 
 
@@ -135,7 +138,7 @@ class Reporter:
         broker: Broker | None = None
         last = time.monotonic()
         while not self._over.is_set():
-            self._news.wait()
+            self._news.wait(HEARTBEAT_SECONDS)
             self._over.wait(max(0.0, last + self._every - time.monotonic()))
             if self._over.is_set():
                 return

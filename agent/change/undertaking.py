@@ -204,7 +204,8 @@ class Undertaking:
             case steps.Ask():
                 self._ask(volume)
             case steps.Claim(device):
-                volume.grant = world.broker.claim(record.volume, ClaimRequest(record.revision, device))
+                claim = ClaimRequest(record.revision, device, self.boot.asking())
+                volume.grant = world.broker.claim(record.volume, claim)
             case steps.Deposit(version):
                 made = world.disks.compose(record, volume.grant.keys[version], self._sector_size)
                 request = DepositRequest(record.revision, made.header, made.copy)

@@ -19,6 +19,8 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 @click.option("--enable/--disable", default=None, help="Hand out keys, or none at all.")
 @click.option("--rate", type=click.IntRange(min=0), metavar="N", help="Most requests a minute of one host.")
 @click.option("--addon-rate", type=click.IntRange(min=0), metavar="N", help="Of all its hosts together.")
+@click.option("--hosts", type=click.IntRange(min=0), metavar="N", help="Most hosts that may be up at a time.")
+@click.option("--on-clone", type=click.Choice(["pend", "refuse"]), help="What a second boot gets; see above.")
 @operator_options
 def policy(
     name: str,
@@ -26,6 +28,8 @@ def policy(
     enable: bool | None,
     rate: int | None,
     addon_rate: int | None,
+    hosts: int | None,
+    on_clone: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -37,6 +41,9 @@ def policy(
     "any", or "default" for what the installation says of add-ons without a list (keybroker init --help).
     Rates count requests that hand something out; 0 is no limit.
 
+    A second machine with a host's identity, beside one that is up, waits for an approver (pend, the default:
+    keybroker boot --help) or is refused; so is a host beyond --hosts, where 0 is no limit.
+
     \b
       keybroker addon policy shop-db --allow 192.0.2.0/24 --allow 2001:db8:7::/48
       keybroker addon policy shop-db --disable
@@ -44,7 +51,8 @@ def policy(
     from keybroker.cli.client import Client
 
     client = Client(find_access(options, Path.home()))
-    named = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
+    named: dict[str, object] = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
+    named |= {"hosts": hosts, "on_clone": on_clone}
     change: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if allow:
         change["allow"] = _networks(allow)
@@ -73,6 +81,8 @@ def policy_facts(terms: dict[str, Any]) -> list[tuple[str, object]]:
         ("enabled", "yes" if terms["enabled"] else "no"),
         ("allowed from", "anywhere" if allow == _ANYWHERE else ", ".join(allow) or "installation's default"),
         ("requests a minute", f"{_most(terms['rate'])} of a host, {_most(terms['addon_rate'])} in all"),
+        ("hosts up at a time", _most(terms["hosts"])),
+        ("a second boot", "waits for an approver" if terms["on_clone"] == "pend" else "is refused"),
     ]
 
 

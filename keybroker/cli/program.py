@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "recovery": ("recovery", "the offline key that opens disks without a broker"),
     "master": ("master", "what the broker's stored keys are wrapped under"),
     "host": ("host", "hosts: the VMs that open them"),
+    "boot": ("boot", "boots: which of them get keys"),
     "operator": ("operator", "operators: who may do what here"),
     "audit": ("audit", "what was asked of the broker, and what came of it"),
     "completion": ("completion", "print what a shell needs to complete commands"),

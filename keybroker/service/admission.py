@@ -139,12 +139,20 @@ class Stopped(Exception):
 
     Attributes:
         unrecorded: whether the same is on record already.
+        instead: is run in a transaction of its own, and puts it on record as it sees fit.
     """
 
     def __init__(
-        self, caller: Caller, outcome: Outcome, error: KeybrokerError, *, unrecorded: bool = False
+        self,
+        caller: Caller,
+        outcome: Outcome,
+        error: KeybrokerError,
+        *,
+        unrecorded: bool = False,
+        instead: Callable[[Writing], None] | None = None,
     ) -> None:
         super().__init__(error.detail)
+        self.instead = instead
         self.unrecorded = unrecorded
         self.caller = caller
         self.outcome = outcome
@@ -161,9 +169,11 @@ def settle(broker: Broker, ask: Callable[[], T]) -> T:
         return ask()
     except Stopped as stopped:
         broker.tally.refused(stopped.caller.peer.identity.kind, stopped.error.problem)
-        error, stopped_quietly = stopped.error, stopped.unrecorded
+        error, stopped_quietly, instead = stopped.error, stopped.unrecorded, stopped.instead
         event = stopped.caller.event(stopped.outcome, problem=error.problem.slug, why=error.detail)
-    if not stopped_quietly and error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
+    if instead is not None:
+        broker.store.write(instead)
+    elif not stopped_quietly and error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
         broker.store.write(lambda writing: writing.append(event))
     raise error
 

@@ -9,13 +9,14 @@ from keybroker.audit import AuditEvent
 from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
-from keybroker.service import receipts
+from keybroker.service import boots, receipts
 from keybroker.service.admission import Caller, admit, limit, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import VolumeRow
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.messages import UnlockReply, UnlockRequest
 from keybroker.wire.names import AddonName, HostId, VolumeId
 from keybroker.wire.problems import Problem
@@ -53,7 +54,8 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     Raises:
         KeybrokerError: NOT_ALLOWED for an operator; NO_IDENTITY, REVOKED or CERTIFICATE for a host that this
             broker does not know, has revoked, or whose certificate is over; WRONG_ADDRESS, DISABLED or BUSY
-            by the add-on's policy; UNAVAILABLE where the record cannot be written, and then no key leaves.
+            by the add-on's policy; PENDING, SECOND_BOOT or BOOT_DENIED for a boot that may have none (yet);
+            UNAVAILABLE where the record cannot be written, and then no key leaves.
     """
     now = broker.clock()
 
@@ -67,6 +69,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     def note(writing: Writing) -> _Decided:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
+        boots.check(writing, caller, AskingBoot(request.boot_id, request.machine_id))
         final = decided
         withheld = writing.withheld(decided.addon)
         if any(grant.keys and grant.record.volume in withheld for grant, _notes in decided.grants):

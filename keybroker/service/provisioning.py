@@ -9,6 +9,7 @@ from functools import partial
 
 from keybroker.model import orders
 from keybroker.policy import Peer
+from keybroker.service import boots
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_copy, done, keep_header, own, save, unwrap
@@ -34,6 +35,7 @@ def claim(broker: Broker, peer: Peer, volume: VolumeId, request: ClaimRequest) -
     """
 
     def work(writing: Writing, caller: Caller) -> Grant:
+        boots.check(writing, caller, request.boot)
         row = own(writing, caller, volume)
         changed = row.volume.claim(request.revision, request.device)
         save(writing, caller, row, changed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from keybroker.policy import Peer
-from keybroker.service import receipts, setback
+from keybroker.service import boots, receipts, setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_proof, note_proof
 from keybroker.store import Writing
 from keybroker.store.rows import ReportRow, VolumeRow
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.receipt import Receipt
 from keybroker.wire.reports import ReportReply, ReportRequest, VolumeReport
@@ -36,6 +37,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
 
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
+        boots.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
         receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}
         before = writing.reports(addon)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from keybroker.model import rotation
 from keybroker.policy import Peer
-from keybroker.service import setback
+from keybroker.service import boots, setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import (
@@ -46,6 +46,7 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
     """
 
     def work(writing: Writing, caller: Caller) -> Grant:
+        boots.check(writing, caller, request.boot)
         row = own(writing, caller, volume)
         changed = rotation.stage(row.volume, request.revision)
         if changed is not row.volume:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
+from keybroker.store.booting import BootingReading, BootingWriting
 from keybroker.store.counted import CountingReading
 from keybroker.store.deleting import DeletingReading, DeletingWriting
 from keybroker.store.recovering import RecoveringReading, RecoveringWriting
@@ -42,7 +43,7 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(RecoveringReading, CountingReading, DeletingReading, Protocol):
+class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReading, Protocol):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:
@@ -189,7 +190,7 @@ class Reading(RecoveringReading, CountingReading, DeletingReading, Protocol):
         ...
 
 
-class Writing(Reading, RecoveringWriting, DeletingWriting, Protocol):
+class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, Protocol):
     """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
 
     def put_installation(self, row: InstallationRow) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
 from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
+from keybroker.store.boots import BootReading
 from keybroker.store.deletions import DeletionReading
 from keybroker.store.measures import MeasuringReading
 from keybroker.store.recoveries import WITH_KEYS
@@ -190,7 +191,7 @@ _NEWEST_CHECKPOINT: Final = select(CHECKPOINTS).order_by(CHECKPOINTS.c.number.de
 _AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
 
-class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionReading):
+class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionReading, BootReading):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
     def __init__(self, connection: Connection) -> None:
@@ -237,9 +238,7 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionRead
 
     def volumes(self, addon: str | None = None) -> list[VolumeRow]:
         """Return all volumes, or one add-on's, by add-on and name."""
-        if addon is None:
-            return volumes_of(self._all(_VOLUMES))
-        return volumes_of(self._all(_VOLUMES_OF, addon=addon))
+        return volumes_of(self._all(_VOLUMES) if addon is None else self._all(_VOLUMES_OF, addon=addon))
 
     def volume(self, volume: str) -> VolumeRow | None:
         """Return one volume."""

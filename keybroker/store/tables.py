@@ -256,6 +256,25 @@ HOSTS: Final = Table(
     CheckConstraint("(revoked IS NULL) = (reason IS NULL)", name="reason"),
 )
 
+BOOTS: Final = Table(
+    "boots",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, ForeignKey("hosts.id"), nullable=False, index=True),
+    Column("boot_id", Text, nullable=False),
+    Column("machine_id", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("why", Text),
+    Column("first", Text, nullable=False),
+    Column("last", Text, nullable=False),
+    CheckConstraint(
+        "state IN ('up', 'admitted', 'approved', 'waiting', 'refused', 'contested', 'denied', 'replaced')",
+        name="state",
+    ),
+)
+"""What ``model.boots`` decides on; ``first`` and ``last`` say when each was heard of."""
+
 OPERATORS: Final = Table(
     "operators",
     METADATA,

@@ -13,6 +13,7 @@ from sqlalchemy import delete as sql_delete
 
 from keybroker.audit import AuditEvent, link
 from keybroker.model import Volume
+from keybroker.store.boots import BootWriting
 from keybroker.store.deletions import DeletionWriting, pending_text
 from keybroker.store.reading import SqlReading
 from keybroker.store.restores import RestoreWriting
@@ -69,7 +70,7 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, SqlReading):
+class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, SqlReading):
     """``Writing`` on one connection.
 
     Attributes:

@@ -11,6 +11,7 @@ from keybroker.config import LARGEST_BODY, LARGEST_DEPOSIT
 from keybroker.service import boot, enrolment, moving, orders, provisioning, reports, rotation
 from keybroker.service.broker import Broker
 from keybroker.web.app import body, broker, create_app, peer, say
+from keybroker.web.boots import gatekeeping
 from keybroker.web.deletions import endings
 from keybroker.web.described import described
 from keybroker.web.masters import ring
@@ -62,6 +63,7 @@ def create_main_app(broker: Broker, enrolment_url: str) -> Flask:
     app.register_blueprint(operators)
     app.register_blueprint(people)
     app.register_blueprint(ring)
+    app.register_blueprint(gatekeeping)
     app.register_blueprint(recoveries)
     app.register_blueprint(endings)
     app.register_blueprint(described)

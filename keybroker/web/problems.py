@@ -41,7 +41,7 @@ def headers(content_type: str) -> tuple[tuple[str, str], ...]:
 
 
 def reply_for(error: KeybrokerError) -> Reply:
-    """Return the problem document of one error; 429 and 503 say when to come back (RFC 9110, 10.2.3)."""
+    """Return the problem document of one error; 423, 429 and 503 say when to come back (RFC 9110, 10.2.3)."""
     problem = error.problem
     document: dict[str, str | int] = {
         "type": problem.slug,
@@ -52,7 +52,7 @@ def reply_for(error: KeybrokerError) -> Reply:
     if error.hint:
         document["hint"] = error.hint
     fields = headers(PROBLEM_TYPE)
-    if int(problem.http_status) in (429, 503):
+    if int(problem.http_status) in (423, 429, 503):
         seconds = RETRY_AFTER_SECONDS if error.retry_after is None else max(1, math.ceil(error.retry_after))
         fields = (*fields, ("Retry-After", str(seconds)))
     return Reply(int(problem.http_status), fields, json.dumps(document).encode())

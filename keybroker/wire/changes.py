@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from keybroker.wire.askingboot import AskingBoot, asking_boot, named_boot
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import read_copy
 from keybroker.wire.profile import DIGEST
@@ -30,18 +31,19 @@ from keybroker.wire.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """Mint the wanted key version, or hand out again the one that is staged already."""
+    """Mint the wanted key version, or hand out the one that is staged; ``boot`` as of ``ClaimRequest``."""
 
     revision: int
+    boot: AskingBoot | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
-        return {"revision": self.revision}
+        return {"revision": self.revision, **named_boot(self.boot)}
 
     @classmethod
     def read(cls, fields: Fields) -> StageRequest:
         """Read the wire form (MALFORMED otherwise)."""
-        request = cls(fields.number("revision", least=1))
+        request = cls(fields.number("revision", least=1), asking_boot(fields))
         fields.end()
         return request
 

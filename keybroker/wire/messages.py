@@ -23,6 +23,7 @@ import re
 from typing import Any, Final
 
 from keybroker.wire import names
+from keybroker.wire.askingboot import AskingBoot, asking_boot, named_boot
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.proof import GivenProof
@@ -121,19 +122,25 @@ class UnlockReply:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Ask that this blank device become the volume's; repeated for the same device it changes nothing."""
+    """Ask that this blank device become the volume's; repeated for the same device it changes nothing.
+
+    Attributes:
+        boot: which boot asks; None from an agent that does not say.
+    """
 
     revision: int
     device: Device
+    boot: AskingBoot | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
-        return {"revision": self.revision, "device": self.device.as_json()}
+        return {"revision": self.revision, "device": self.device.as_json(), **named_boot(self.boot)}
 
     @classmethod
     def read(cls, fields: Fields) -> ClaimRequest:
         """Read the wire form (MALFORMED otherwise)."""
-        request = cls(fields.number("revision", least=1), Device.read(fields.object("device")))
+        device = Device.read(fields.object("device"))
+        request = cls(fields.number("revision", least=1), device, asking_boot(fields))
         fields.end()
         return request
 

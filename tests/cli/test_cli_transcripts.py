@@ -11,7 +11,7 @@ from pathlib import Path
 from keybroker.cli.manual import pages
 from keybroker.cli.program import program
 from tests.cli.transcript import Transcript
-from tests.tls.running import Broker, run_cli, running
+from tests.tls.running import Broker, run_cli, running, unlock_request
 
 VERBS = [tuple(name.split()[1:]) for name, _command in pages(program, "keybroker")][1:]
 """Every group and every verb."""
@@ -63,6 +63,8 @@ def test_addon(transcript: Transcript, tmp_path: Path) -> None:
         transcript.run("addon", "policy", "cache", "--allow", "192.0.2.0/24", "--allow", "2001:db8::7")
         transcript.run("addon", "policy", "cache", "--allow", "192.0.2.1/24")
         transcript.run("addon", "policy", "cache", "--allow", "any", "--rate", "0", "--disable")
+        transcript.run("addon", "policy", "cache", "--hosts", "3", "--on-clone", "refuse")
+        transcript.run("addon", "policy", "cache", "--on-clone", "ignore")
         transcript.run("addon", "policy", "cache", "--allow", "default", "--enable", "--json")
 
 
@@ -273,6 +275,23 @@ def test_host(transcript: Transcript, broker: Broker) -> None:
     transcript.run("host", "revoke", host.id, "--reason", "once more")
     transcript.run("host", "revoke", host.id, "--reason", "once more", "--json")
     transcript.run("host", "show", host.id, "--json")
+
+
+def test_boot(transcript: Transcript, broker: Broker) -> None:
+    """A VM runs, and a copy of it with another machine id starts."""
+    broker.add_addon("copied")
+    transcript.run("boot", "list", "copied")
+    host = broker.enrol("copied")
+    broker.ask("POST", "/v1/unlock", unlock_request(), who=host.files)
+    copy = unlock_request(machine="1" * 32)
+    assert broker.ask("POST", "/v1/unlock", copy, who=host.files).problem == "pending"
+    transcript.run("boot", "list", "copied")
+    waiting = json.loads(transcript.run("boot", "list", "copied", "--waiting", "--json"))["boots"]
+    transcript.run("boot", "deny", waiting[0]["boot"])
+    transcript.run("boot", "approve", waiting[0]["boot"])
+    transcript.run("boot", "approve", waiting[0]["boot"], "--json")
+    transcript.run("boot", "approve", "kbb-000000000000")
+    transcript.run("boot", "list", "copied")
 
 
 def test_operator(transcript: Transcript, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ NORMAL: Final = (
     (re.compile(r"serial=[0-9a-f]{20,40}\b"), "serial=NUMBER"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "UUID"),
     (re.compile(r"\b(kb[vh])-[a-z2-7]{12}\b"), r"\1-aaaabbbbcccc"),
+    (re.compile(r"\bkbb-[0-9a-f]{12}\b"), "kbb-aaaabbbbcccc"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ"), "2026-01-31 12:00:00Z"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"), "2026-01-31T12:00:00.000000Z"),
     (re.compile(r"\b20\d\d-\d\d-\d\d\b(?! 12:00:00Z|T12:00)"), "2026-01-31"),

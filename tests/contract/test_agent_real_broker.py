@@ -16,10 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from agent import contact, identity, layout
+from agent import contact, identity, layout, unlocking
 from agent.broker import BrokerClient, Limits
 from agent.receipts import Receipts
-from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest, UnlockRequest
+from keybroker.wire.messages import ClaimRequest, DepositRequest, ReadyRequest
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Observation, Record, SeenHeader
@@ -28,7 +28,7 @@ from tests.tls.ended import ended
 from tests.tls.running import Broker, free_ports, running
 
 PROGRAM = Path(sys.executable).parent / "keybroker-agent"
-BOOT = UnlockRequest("01234567-89ab-cdef-0123-456789abcdef", "0" * 32, "0.1.0", ())
+BOOT = unlocking.boot().request(())
 
 
 @pytest.fixture(scope="module")

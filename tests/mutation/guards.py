@@ -40,6 +40,8 @@ MODEL: Final = (
 )
 DELETION: Final = ("tests/unit/test_broker_deletion.py", "tests/unit/test_broker_destruction.py")
 POLICY: Final = ("tests/unit/test_broker_policy.py", "tests/unit/test_broker_policy_changes.py")
+BOOTS: Final = ("tests/unit/test_broker_boots.py",)
+TERMS: Final = ("tests/unit/test_broker_terms.py",)
 ROSTER: Final = ("tests/unit/test_broker_roster.py",)
 HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
 ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
@@ -66,6 +68,30 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("        and record.volume not in here\n", ""),
         ("        and record.name in taken\n", ""),
         ("for record in said if record.name not in fallen", "for record in said"),
+        "keybroker/terms.py",
+        TERMS,
+        ("    if not _within(terms.allow, address, denied=denied):", "    if False:"),
+        ("    if not terms.enabled and verb not in _EVEN_DISABLED:", "    if False:"),
+        ("        return not denied\n", "        return True\n"),
+        ("    except ValueError:\n        return False\n", "    except ValueError:\n        return True\n"),
+        ("network.version == address.version and address in network", "True"),
+        ("    added = max(0.0, now - before.at) * rate / 60", "    added = abs(now - before.at) * rate / 60"),
+        ("    tokens = min(float(rate), before.tokens + added)", "    tokens = before.tokens + added"),
+    ),
+    *_guards(
+        "keybroker/model/boots.py",
+        BOOTS,
+        ('    if own.state == "denied":', "    if False:"),
+        ('    if own.state == "contested":', "    if False:"),
+        ("        if any(boot.live(now) for boot in twins):", "        if False:"),
+        ('        if boot.state == "denied" or _family', "        if _family"),
+        ("    if unsettled is not None:", "    if False:"),
+        ("    if rival is not None:", "    if False:"),
+        ("        if boot.machine_id == sight.machine_id and boot", "        if boot"),
+        (" and boot.address == sight.address\n", "\n"),
+        ("    if rules.hosts and rules.others >= rules.hosts:", "    if False:"),
+        ('        elif other.state == "contested" or other.live(now):', "        elif False:"),
+        ('frozenset({"replaced", "waiting", "refused"})', 'frozenset({"replaced", "denied", "waiting"})'),
     ),
     *_guards(
         "agent/plan/rotation.py",

@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -272,6 +271,10 @@ class Broker:
         files.key.write_bytes(private_pem(key))
         return Host(document["host"], files)
 
+    def change_policy(self, addon: str, **policy: Any) -> None:
+        reply = self.ask("PUT", f"/v1/addons/{addon}/policy", policy, who=self.operator)
+        assert reply.status == 200, reply.body
+
     def claim(self, host: Host, volume: dict[str, Any]) -> str:
         """Claim a blank disk for a new volume and return the passphrase that comes with it."""
         body = {"revision": volume["revision"], "device": device(volume)}
@@ -313,11 +316,15 @@ def device(volume: dict[str, Any]) -> dict[str, Any]:
     return {"serial": volume["serial"], "size_bytes": GIB}
 
 
-def unlock_request(*volumes: dict[str, Any]) -> dict[str, Any]:
+BOOT: Final = "00000000-0000-4000-8000-000000000000"
+MACHINE: Final = "0" * 32
+
+
+def unlock_request(*volumes: dict[str, Any], boot: str = BOOT, machine: str = MACHINE) -> dict[str, Any]:
     """Return a boot's request, in which all volumes' disks are blank."""
     return {
-        "boot_id": str(uuid.uuid4()),
-        "machine_id": uuid.uuid4().hex,
+        "boot_id": boot,
+        "machine_id": machine,
         "agent_version": "0.1.0",
         "observations": [
             {

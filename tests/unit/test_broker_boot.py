@@ -120,8 +120,8 @@ def test_a_boot_takes_the_same_few_statements_whatever_the_number_of_volumes(hou
         house.unlock(peer, *(luks2(record) for record in ready))
     finally:
         event.remove(Engine, "before_cursor_execute", note)
-    assert said.count("SELECT") == 6
-    assert said.count("INSERT") == 1
+    assert said.count("SELECT") == 7
+    assert said.count("INSERT") == 2
     assert said.count("COMMIT") == 1
 
 

@@ -40,7 +40,7 @@ def test_every_problem_has_its_document(problem: Problem) -> None:
         "detail": "thing: what is wrong",
         "hint": "do this",
     }
-    assert ("Retry-After" in reply.headers) == (problem.http_status in (429, 503))
+    assert ("Retry-After" in reply.headers) == (problem.http_status in (423, 429, 503))
 
 
 def test_a_client_is_told_when_to_come_back() -> None:

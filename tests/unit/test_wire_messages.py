@@ -211,6 +211,8 @@ def test_problem_slugs_are_unique_and_an_unknown_one_is_internal() -> None:
     assert {problem for problem in Problem if problem.temporary} == {
         Problem.UNAVAILABLE,
         Problem.UNREACHABLE,
+        Problem.PENDING,
+        Problem.SECOND_BOOT,
         Problem.BUSY,
         Problem.TOO_SLOW,
     }

@@ -20,6 +20,7 @@ from flask import Flask
 
 from keybroker import __version__
 from keybroker.rights import MAY, Verb
+from keybroker.terms import HANDS_OUT
 from keybroker.web.app import INCOMING
 from keybroker.web.openapi.choosing import Choices, each_once
 from keybroker.web.openapi.links import add_links
@@ -262,6 +263,7 @@ def _may_fail_with(route: Route, look: _Look) -> list[int]:
         and (status != 404 or route.parameters or look.parameters or look.body is not None)
         and (status != 409 or route.method != "GET" or route.parameters)
         and (status != 413 or look.body is not None)
+        and (status != 423 or look.witness.verb in HANDS_OUT)
     ]
 
 
@@ -287,7 +289,7 @@ def _problem_response(status: int) -> dict[str, Any]:
         "description": told,
         "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    if status in (429, 503):
+    if status in (423, 429, 503):
         wait = {"description": "In seconds.", "schema": {"type": "integer", "minimum": 1}, "required": True}
         response["headers"] = {"Retry-After": wait}
     return response

@@ -1,0 +1,119 @@
+"""``keybroker boot``: which boots of hosts get keys, and which wait for an approver."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from keybroker.cli.access import operator_options
+from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
+from keybroker.cli.selection import connect
+
+_COLUMNS: Final = ("BOOT", "HOST", "ADDON", "STATE", "UP", "ADDRESS", "LAST HEARD OF")
+
+_WHY: Final = {
+    "denied": "an approver said no",
+    "contested": "two machines use one identity",
+    "second": "another boot of the host is up",
+    "crowded": "the add-on has its most hosts up",
+    "approval": "each boot needs an approver",
+}
+
+
+@click.group()
+def boot() -> None:
+    """Boots: the machines that show a host's certificate, each time that they start.
+
+    An ordinary reboot gets its keys at once. A second machine beside one that is up, as of a cloned VM or a
+    snapshot that was started elsewhere, waits for an approver, or is refused (keybroker addon policy --help).
+
+    \b
+      keybroker boot list
+      keybroker boot approve kbb-0a1b2c3d4e5f
+    """
+
+
+@boot.command("list")
+@click.argument("addon", required=False)
+@click.option("--waiting", is_flag=True, help="Only those that an approver is to decide on.")
+@operator_options
+def list_boots(addon: str | None, waiting: bool, as_json: bool, **options: Any) -> None:
+    """List the boots of all hosts, or of ADDON's; those of revoked hosts apart.
+
+    A boot is up while it was heard of in the last three minutes.
+
+    \b
+      keybroker boot list shop-db
+      keybroker boot list --waiting
+    """
+    document = connect(options).get("boots", **({} if addon is None else {"addon": addon}))
+    if waiting:
+        document["boots"] = [one for one in document["boots"] if one["state"] in ("waiting", "contested")]
+    if as_json:
+        print_json(document)
+        return
+    print_table(
+        _COLUMNS,
+        [
+            (
+                one["boot"],
+                one["host"],
+                one["addon"],
+                one["state"],
+                "yes" if one["live"] else "no",
+                one["address"],
+                moment(one["last"]),
+            )
+            for one in document["boots"]
+        ],
+    )
+
+
+@boot.command()
+@click.argument("boot_id", metavar="BOOT")
+@operator_options
+def approve(boot_id: str, as_json: bool, **options: Any) -> None:
+    """Say yes to BOOT: it gets keys when it asks again, within seconds; done again, it changes nothing.
+
+    Other boots of its host that are up are denied: one identity is one machine's. It takes the role approver.
+
+    \b
+      keybroker boot approve kbb-0a1b2c3d4e5f
+    """
+    _print(connect(options).put("boots", boot_id, "approval").document, as_json)
+
+
+@boot.command()
+@click.argument("boot_id", metavar="BOOT")
+@operator_options
+def deny(boot_id: str, as_json: bool, **options: Any) -> None:
+    """Say no to BOOT: it gets no key; done again, it changes nothing.
+
+    It holds for this boot; what it has open stays open, and its next boot is looked at anew. Turn away a host
+    whose certificate was stolen with keybroker host revoke. It takes the role approver.
+
+    \b
+      keybroker boot deny kbb-0a1b2c3d4e5f
+    """
+    _print(connect(options).put("boots", boot_id, "denial").document, as_json)
+
+
+def _print(one: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(one)
+        return
+    note(f"boot {one['boot']}: {one['state']}")
+    print_facts(
+        [
+            ("host", one["host"]),
+            ("add-on", one["addon"]),
+            ("state", one["state"] if one["why"] is None else f"{one['state']}: {_WHY[one['why']]}"),
+            ("up", "yes" if one["live"] else "no"),
+            ("address", one["address"]),
+            ("boot id", one["boot_id"]),
+            ("machine id", one["machine_id"]),
+            ("first heard of", moment(one["first"])),
+            ("last heard of", moment(one["last"])),
+        ]
+    )

@@ -1,0 +1,35 @@
+"""What operators call about boots."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from keybroker.service import boots
+from keybroker.service.boots import BootView
+from keybroker.web.app import body, broker, peer, query, say
+from keybroker.web.telling import gives
+
+gatekeeping = Blueprint("gatekeeping", __name__)
+
+
+@gatekeeping.get("/v1/boots")
+@gives({"boots": [BootView]})
+def _boots() -> Response:
+    who, addon = peer(), query("addon").get("addon")
+    return say({"boots": [view.as_json() for view in boots.listing(broker(), who, addon)]})
+
+
+@gatekeeping.put("/v1/boots/<boot>/approval")
+@gives(BootView)
+def _approve(boot: str) -> Response:
+    who = peer()
+    body().end()
+    return say(boots.approve(broker(), who, boot).as_json())
+
+
+@gatekeeping.put("/v1/boots/<boot>/denial")
+@gives(BootView)
+def _deny(boot: str) -> Response:
+    who = peer()
+    body().end()
+    return say(boots.deny(broker(), who, boot).as_json())
