@@ -68,6 +68,8 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("        and record.volume not in here\n", ""),
         ("        and record.name in taken\n", ""),
         ("for record in said if record.name not in fallen", "for record in said"),
+    ),
+    *_guards(
         "keybroker/terms.py",
         TERMS,
         ("    if not _within(terms.allow, address, denied=denied):", "    if False:"),
