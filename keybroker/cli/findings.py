@@ -17,6 +17,7 @@ from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.masterkey import credentials_of
 from keybroker.proofreading import Verdict
 from keybroker.service import trail
+from keybroker.service.destruction import pending
 from keybroker.service.installation import Installation, open_broker
 from keybroker.service.roster import managers
 from keybroker.service.setback import Standing, standing
@@ -92,6 +93,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
             Finding(check, "good", "modes, owners, master key and schema are right"),
             _tried("audit trail", lambda: _trail(trail.proofread(broker.store))),
             *_restored(broker.store.read(standing)),
+            *_pending(broker.store.read(pending)),
             _managers(broker.store.read(lambda reading: managers(reading, now))),
         )
     finally:
@@ -106,6 +108,16 @@ def _restored(found: Standing) -> tuple[Finding, ...]:
     since = f"restored {row.at:%F %T}Z" if row is not None and row.finished is None else "behind its hosts"
     what = f"{since}; volumes of which nothing is minted or destroyed: {len(found.left)}"
     return (Finding("restore", "warning", what, "keybroker restore --check"),)
+
+
+def _pending(found: dict[str, datetime]) -> tuple[Finding, ...]:
+    """Say what is to be destroyed, and when, the next one first: here somebody may see it in time."""
+    if not found:
+        return ()
+    words = [f"{what} after {due:%F %T}Z" for what, due in sorted(found.items(), key=lambda one: one[1])]
+    more = f", and {len(words) - 5} more" if len(words) > 5 else ""
+    told = f"to be destroyed: {', '.join(words[:5])}{more}"
+    return (Finding("deletions", "warning", told, "keybroker volume undelete, keybroker addon undelete"),)
 
 
 def in_unit(installation: Installation, verb: str) -> str | None:

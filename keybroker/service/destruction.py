@@ -32,6 +32,15 @@ def named(reading: Reading, addon: AddonName, name: VolumeName) -> list[VolumeRo
     return [row for row in rows if row.volume.name == name and row.volume.stage != "erased"]
 
 
+def pending(reading: Reading) -> dict[str, datetime]:
+    """Return when each add-on, ``addon``, and each volume, ``addon/volume``, is to be destroyed."""
+    addons = {str(row.name): row.deletion.due for row in reading.addons() if row.deletion is not None}
+    volumes = [row.volume for row in reading.volumes() if row.volume.deletion is not None]
+    return addons | {
+        f"{volume.addon}/{volume.name}": volume.deletion.due for volume in volumes if volume.deletion
+    }
+
+
 def check_free(reading: Reading, rows: Iterable[VolumeRow]) -> None:
     """Check that none of some volumes is held (CONFLICT otherwise, as ``setback.check_free``)."""
     for row in rows:

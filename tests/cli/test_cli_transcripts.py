@@ -147,6 +147,52 @@ def test_volume_reveal(transcript: Transcript, broker: Broker, tmp_path: Path) -
     assert place.read_text() not in broker.log.read_text()
 
 
+def test_deletion(transcript: Transcript, tmp_path: Path) -> None:
+    laptop = str(tmp_path / "laptop")
+    papers = f"{laptop}/.config/keybroker"
+    with running(tmp_path) as own:
+        transcript.broker = own
+        config = ("--config", str(own.config))
+        own.add_addon("shop-db")
+        own.make_ready(own.enrol("shop-db"), own.add_volume("shop-db", "data"))
+        delete = ("volume", "delete", "shop-db", "data")
+        transcript.run(*delete, "--yes")
+        transcript.run(*delete, "--approve", "--now")
+        transcript.run(*delete, "--reason", "TICKET-12", "--now", "--wait-days", "3")
+        transcript.run(*delete, "--approve", "--yes")
+        transcript.run("volume", "undelete", "shop-db", "data")
+        transcript.run(*delete, "--reason", "TICKET-12: shop closed", "--yes")
+        transcript.run(*delete, "--reason", "TICKET-12: shop closed", "--yes")
+        transcript.run("volume", "list")
+        transcript.run("volume", "show", "shop-db", "data")
+        transcript.run("volume", "rotate", "shop-db", "data")
+        transcript.run("check")
+        transcript.run("volume", "undelete", "shop-db", "data")
+        transcript.run(*delete, "--reason", "TICKET-13", "--now", "--yes")
+        transcript.run(*delete, "--approve", "--yes")
+        run_cli("operator", "request", "bob", HOME=laptop)
+        bob = ("operator", "add", "bob", "--role", "approver", "--csr", f"{papers}/bob.csr", "--to", papers)
+        run_cli(*bob, *config)
+        transcript.run(*delete, "--approve", "--yes", local=False, HOME=laptop)
+        transcript.run("volume", "record", "shop-db", "data")
+        transcript.run(*delete, "--reason", "TICKET-13", "--yes")
+        transcript.run("addon", "delete", "shop-db", "--reason", "TICKET-14", "--wait-days", "0", "--yes")
+        transcript.run("addon", "list")
+        transcript.run("addon", "show", "shop-db")
+        transcript.run("addon", "record", "shop-db")
+        transcript.run("addon", "delete", "shop-db", "--approve", "--yes", local=False, HOME=laptop)
+        transcript.run("addon", "list", "--all")
+        transcript.run("addon", "undelete", "shop-db")
+        transcript.run("addon", "record", "shop-db")
+        kept = tmp_path / "kept"
+        run_cli("addon", "record", "shop-db", "--to", str(kept), *config)
+        record = own.directory / "addon.record"
+        record.write_text((kept / "shop-db-destroyed.record").read_text())
+        transcript.run("volume", "record", "--verify", str(record))
+        transcript.run("addon", "add", "shop-db", "--engine", "postgresql")
+        transcript.run("audit", "search", "--verb", "destroy")
+
+
 def test_volume_of_others(transcript: Transcript, broker: Broker) -> None:
     broker.add_addon("lent")
     transcript.run("volume", "add", "lent", "old", "--plain", "--size", "1G", "--mount", "/srv/old",

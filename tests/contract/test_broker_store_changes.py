@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from alembic import command
 
-from keybroker.model import Keyring, Volume
+from keybroker.model import Deletion, Keyring, Volume
 from keybroker.store import Store, Writing, schema
 from keybroker.store.rows import (
+    AddonStatementRow,
     HeaderRow,
     ProofRow,
     ReportRow,
@@ -23,12 +24,13 @@ from keybroker.store.rows import (
     VolumeRow,
 )
 from keybroker.store.sqlite import SqliteStore
-from keybroker.wire.names import VolumeId
+from keybroker.wire.names import AddonName, VolumeId
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import Problem
 from keybroker.wire.records import Device, Refusal
 from keybroker.wire.reports import Activity, Progress, VolumeReport
 from tests.contract.test_broker_store import (
+    ADDON,
     ENROLMENT,
     HOST,
     LATER,
@@ -230,3 +232,68 @@ def test_a_filled_database_of_the_first_revision_is_migrated_with_all_that_is_in
         raw.execute("PRAGMA foreign_keys = ON")
         with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
             raw.execute("DELETE FROM volumes")
+
+
+PENDING = Deletion("alice", NOW, LATER, "TICKET-1", told=NOW, sooner=NOW, sooner_by="bob")
+
+
+def test_what_is_pending_comes_back_whole_and_goes_again(filled: Store) -> None:
+    assert filled.read(lambda reading: reading.withheld(SHOP)) == frozenset()
+    change(filled, replace(VOLUME, deletion=PENDING, revision=2))
+    assert volume(filled).volume.deletion == PENDING
+    assert filled.read(lambda reading: reading.withheld(SHOP)) == {VOLUME.id}
+    assert filled.read(lambda reading: reading.withheld(AddonName("other"))) == frozenset()
+    filled.write(lambda writing: writing.change_addon(replace(ADDON, deletion=PENDING)))
+    assert filled.read(lambda reading: reading.addon(SHOP)) == replace(ADDON, deletion=PENDING)
+    filled.write(lambda writing: writing.change_addon(ADDON))
+    assert filled.read(lambda reading: reading.addons()) == [ADDON]
+
+
+def end(store: Store) -> None:
+    """Destroy the volume of a filled store."""
+    ended = replace(VOLUME, stage="erased", keyring=Keyring.first().end(NOW), revision=2)
+    change(store, ended)
+    assert ended.keyring is not None
+    change(store, replace(ended, keyring=ended.keyring.destroy_all(), revision=3))
+
+
+def test_an_add_on_is_destroyed_once_it_is_empty_and_does_not_come_back(
+    filled: Store, database: Path
+) -> None:
+    gone = replace(ADDON, destroyed=LATER)
+    (key,) = filled.read(lambda reading: reading.addon_keys(SHOP))
+    assert problem(lambda: filled.write(lambda writing: writing.change_addon(gone))) is Problem.CONFLICT
+    end(filled)
+    assert filled.read(lambda reading: reading.withheld(SHOP)) == {VOLUME.id}
+    assert problem(lambda: filled.write(lambda writing: writing.drop_addon_key(key))) is Problem.CONFLICT
+
+    def destroy(writing: Writing) -> None:
+        writing.change_addon(gone)
+        writing.drop_addon_key(key)
+
+    filled.write(destroy)
+    assert filled.read(lambda reading: (reading.addon(SHOP), reading.addon_keys(SHOP))) == (
+        gone,
+        [],
+    )
+    assert problem(lambda: filled.write(lambda writing: writing.change_addon(ADDON))) is Problem.CONFLICT
+    assert problem(lambda: filled.write(lambda writing: writing.add_addon_key(key))) is Problem.CONFLICT
+
+
+def test_the_statement_about_an_add_on_is_kept_and_never_changed(filled: Store, database: Path) -> None:
+    assert filled.read(lambda reading: reading.addon_statement(SHOP)) is None
+    (master,) = filled.read(lambda reading: reading.master_keys())
+    signer = SignerRow(b"p" * 32, b"wrapped", master.identity, NOW, master.identity)
+    row = AddonStatementRow(SHOP, NOW, "{}", b"signature", signer.public)
+
+    def state(writing: Writing) -> None:
+        writing.add_signer(signer)
+        writing.add_addon_statement(row)
+
+    filled.write(state)
+    assert filled.read(lambda reading: reading.addon_statement(SHOP)) == row
+    again = lambda: filled.write(lambda writing: writing.add_addon_statement(row))  # noqa: E731
+    assert problem(again) is Problem.CONFLICT
+    for change_it in ("UPDATE addon_statements SET document = 'x'", "DELETE FROM addon_statements"):
+        with closing(sqlite3.connect(database)) as raw, pytest.raises(sqlite3.IntegrityError):
+            raw.execute(change_it)

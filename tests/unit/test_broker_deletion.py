@@ -140,6 +140,12 @@ def test_at_once_by_two_people_needs_no_reminder_but_an_approval_that_counts() -
     assert not deletion.ripe(days, NOW + 3 * DAY, None), "there was time to remind of that"
 
 
+def test_what_two_people_want_within_the_day_waits_until_then_and_is_not_reminded_of() -> None:
+    made = deletion.approve(scheduled(days=1), by="bob", due=NOW + DAY, now=NOW + DAY / 2)
+    assert not deletion.ripe(made, NOW + DAY - timedelta(seconds=1), None)
+    assert deletion.ripe(made, NOW + DAY, None)
+
+
 def test_what_was_told_before_the_database_was_set_back_does_not_count() -> None:
     pending = scheduled()
     told = deletion.remind(pending, pending.due - DAY)
