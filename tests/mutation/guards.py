@@ -73,7 +73,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         "keybroker/terms.py",
         TERMS,
         ("    if not _within(terms.allow, address, denied=denied):", "    if False:"),
-        ("    if not terms.enabled and verb not in _EVEN_DISABLED:", "    if False:"),
+        ("    if not terms.enabled and verb not in EVEN_DISABLED:", "    if False:"),
         ("        return not denied\n", "        return True\n"),
         ("    except ValueError:\n        return False\n", "    except ValueError:\n        return True\n"),
         ("network.version == address.version and address in network", "True"),
