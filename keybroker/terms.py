@@ -45,6 +45,7 @@ class Terms:
         addon_rate: of all its hosts together.
         hosts: most hosts of it that may be up at a time; 0 for no limit.
         on_clone: what becomes of a boot beside another one of the same host, or beyond ``hosts``.
+        approve_boots: whether an approver has to say yes to each boot, unless boots are expected then.
     """
 
     enabled: bool = True
@@ -53,6 +54,7 @@ class Terms:
     addon_rate: int = 600
     hosts: int = 0
     on_clone: OnClone = "pend"
+    approve_boots: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form, which is the stored one too."""
@@ -63,6 +65,7 @@ class Terms:
             "addon_rate": self.addon_rate,
             "hosts": self.hosts,
             "on_clone": self.on_clone,
+            "approve_boots": self.approve_boots,
         }
 
     def changed(self, change: Change) -> Terms:
@@ -85,6 +88,7 @@ class Change:
     addon_rate: int | None = None
     hosts: int | None = None
     on_clone: OnClone | None = None
+    approve_boots: bool | None = None
 
     @classmethod
     def read(cls, body: Fields) -> Change:
@@ -100,9 +104,15 @@ class Change:
             addon_rate=body.optional("addon_rate", number),
             hosts=body.optional("hosts", number),
             on_clone=cast(OnClone | None, body.optional("on_clone", lambda key: body.choice(key, ON_CLONE))),
+            approve_boots=body.optional("approve_boots", body.flag),
         )
         body.end()
         return change
+
+
+def loosens(terms: Terms, change: Change) -> bool:
+    """Say whether a change takes a decision away from approvers, which nobody else may do."""
+    return terms.approve_boots and change.approve_boots is False
 
 
 @lru_cache(maxsize=1024)

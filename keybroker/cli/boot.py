@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from keybroker.cli.access import operator_options
+from keybroker.cli.quantities import parse_duration
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.cli.selection import connect
 
@@ -53,6 +54,8 @@ def list_boots(addon: str | None, waiting: bool, as_json: bool, **options: Any) 
     if as_json:
         print_json(document)
         return
+    for one in document["expected"]:
+        note(f"add-on {one['addon']}: boots are expected until {moment(one['until'])}")
     print_table(
         _COLUMNS,
         [
@@ -97,6 +100,33 @@ def deny(boot_id: str, as_json: bool, **options: Any) -> None:
       keybroker boot deny kbb-0a1b2c3d4e5f
     """
     _print(connect(options).put("boots", boot_id, "denial").document, as_json)
+
+
+@boot.command()
+@click.argument("addon")
+@click.option("--for", "span", metavar="TIME", help="How long from now on: 30m, 2h, 7d at most.")
+@click.option("--end", is_flag=True, help="They are expected no longer.")
+@operator_options
+def expect(addon: str, span: str | None, end: bool, as_json: bool, **options: Any) -> None:
+    """Say in advance that ADDON's hosts will reboot: no boot of them needs an approver in that time.
+
+    It matters where each boot needs one (keybroker addon policy --approve-boots). A second boot beside one
+    that is up waits all the same. It takes the role approver.
+
+    \b
+      keybroker boot expect shop-db --for 2h
+      keybroker boot expect shop-db --end
+    """
+    if (span is None) != end:
+        raise click.UsageError("say either --for TIME or --end")
+    seconds = 0 if span is None else parse_duration(span)
+    document = connect(options).put("addons", addon, "expected", seconds=seconds).document
+    if as_json:
+        print_json(document)
+    elif end:
+        note(f"add-on {addon}: boots are not expected any more")
+    else:
+        note(f"add-on {addon}: boots are expected until {moment(document['until'])}")
 
 
 def _print(one: dict[str, Any], as_json: bool) -> None:

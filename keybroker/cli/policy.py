@@ -21,6 +21,7 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 @click.option("--addon-rate", type=click.IntRange(min=0), metavar="N", help="Of all its hosts together.")
 @click.option("--hosts", type=click.IntRange(min=0), metavar="N", help="Most hosts that may be up at a time.")
 @click.option("--on-clone", type=click.Choice(["pend", "refuse"]), help="What a second boot gets; see above.")
+@click.option("--approve-boots/--no-approve-boots", default=None, help="Have each boot wait for an approver.")
 @operator_options
 def policy(
     name: str,
@@ -30,6 +31,7 @@ def policy(
     addon_rate: int | None,
     hosts: int | None,
     on_clone: str | None,
+    approve_boots: bool | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -44,6 +46,9 @@ def policy(
     A second machine with a host's identity, beside one that is up, waits for an approver (pend, the default:
     keybroker boot --help) or is refused; so is a host beyond --hosts, where 0 is no limit.
 
+    With --approve-boots every boot waits for an approver, unless boots are expected (keybroker boot expect);
+    to end that takes the role approver.
+
     \b
       keybroker addon policy shop-db --allow 192.0.2.0/24 --allow 2001:db8:7::/48
       keybroker addon policy shop-db --disable
@@ -52,7 +57,7 @@ def policy(
 
     client = Client(find_access(options, Path.home()))
     named: dict[str, object] = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
-    named |= {"hosts": hosts, "on_clone": on_clone}
+    named |= {"hosts": hosts, "on_clone": on_clone, "approve_boots": approve_boots}
     change: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if allow:
         change["allow"] = _networks(allow)
@@ -83,6 +88,7 @@ def policy_facts(terms: dict[str, Any]) -> list[tuple[str, object]]:
         ("requests a minute", f"{_most(terms['rate'])} of a host, {_most(terms['addon_rate'])} in all"),
         ("hosts up at a time", _most(terms["hosts"])),
         ("a second boot", "waits for an approver" if terms["on_clone"] == "pend" else "is refused"),
+        ("each boot", "waits for an approver" if terms["approve_boots"] else "goes on"),
     ]
 
 

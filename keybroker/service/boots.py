@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from keybroker.audit import rfc3339
@@ -16,6 +17,8 @@ from keybroker.store import Reading, Writing
 from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.problems import KeybrokerError, Problem
+
+LONGEST_EXPECTED_SECONDS: Final = 7 * 86400
 
 AGAIN_SECONDS: Final = 10.0
 """When a boot that waits is to ask again; an approver's yes takes no longer to reach it."""
@@ -100,7 +103,8 @@ def _judge(reading: Reading, caller: Caller, asking: AskingBoot, *, asks: bool) 
             if boot.host != host and boot.state in STANDING and boot.live(caller.now)
         }
         others = len(up)
-    rules = Rules(caller.terms.on_clone, caller.terms.hosts, others)
+    approval = caller.terms.approve_boots and addon not in reading.expected(caller.now)
+    rules = Rules(caller.terms.on_clone, caller.terms.hosts, others, approval)
     known = reading.boots(host)
     return known, boots.judge(host, known, sight, rules, caller.now, asks=asks)
 
@@ -155,7 +159,7 @@ def _check_unnamed(reading: Reading, caller: Caller) -> None:
         KeybrokerError: NOT_ALLOWED, PENDING.
     """
     host, _addon = caller.as_host()
-    if caller.terms.hosts:
+    if caller.terms.hosts or caller.terms.approve_boots:
         raise KeybrokerError(
             Problem.NOT_ALLOWED,
             "boot: this add-on's policy wants to know which boot asks",
@@ -168,6 +172,45 @@ def _check_unnamed(reading: Reading, caller: Caller) -> None:
         raise KeybrokerError(
             Problem.PENDING, "boot: another boot of this host is up", retry_after=AGAIN_SECONDS
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedView:
+    """Until when an add-on's boots need nobody's yes."""
+
+    addon: AddonName
+    until: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form; times are RFC 3339 in UTC."""
+        return {"addon": self.addon, "until": rfc3339(self.until)}
+
+
+def expect(broker: Broker, peer: Peer, addon: str, seconds: int) -> ExpectedView:
+    """Let an add-on's boots need nobody's yes for a while; a second boot beside another one still does.
+
+    Args:
+        seconds: from now on; 0 ends it.
+
+    Raises:
+        KeybrokerError: as ``listing`` for the peer; UNKNOWN add-on.
+    """
+
+    def work(writing: Writing, caller: Caller) -> ExpectedView:
+        owner = addon_named(writing, addon).name
+        until = caller.now + timedelta(seconds=seconds)
+        writing.expect(owner, until, peer.identity.uri)
+        writing.append(caller.about("done", addon=owner, until=rfc3339(until)))
+        return ExpectedView(owner, until)
+
+    return perform(broker, peer, "boot.expect", work)
+
+
+def expected(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[ExpectedView, ...]:
+    """Return the add-ons whose boots are expected now, by name (Raises: as ``listing``)."""
+    now = broker.clock()
+    found = consult(broker, peer, "boot.read", lambda reading: reading.expected(now))
+    return tuple(ExpectedView(name, found[name]) for name in sorted(found) if addon in (None, name))
 
 
 def listing(broker: Broker, peer: Peer, addon: str | None = None) -> tuple[BootView, ...]:

@@ -8,18 +8,26 @@ from keybroker.service.broker import Broker
 from keybroker.service.directory import addon_named, lasting_addon
 from keybroker.service.views import AddonView
 from keybroker.store import Writing
-from keybroker.terms import Change
+from keybroker.terms import Change, loosens
+from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def change(broker: Broker, peer: Peer, name: str, changes: Change) -> AddonView:
     """Change what is named of an add-on's policy; it holds from the next request on.
 
     Raises:
-        KeybrokerError: as ``inventory.put_addon`` for the peer; UNKNOWN.
+        KeybrokerError: as ``inventory.put_addon`` for the peer; UNKNOWN; NOT_ALLOWED for somebody who is no
+            approver and would have boots need none.
     """
 
     def work(writing: Writing, caller: Caller) -> AddonView:
         row = lasting_addon(writing, name)
+        if loosens(row.terms, changes) and "approver" not in caller.roles:
+            raise KeybrokerError(
+                Problem.NOT_ALLOWED,
+                f"add-on {name}: its boots are approved",
+                hint="that takes the role approver, too; yours: keybroker operator show",
+            )
         terms = row.terms.changed(changes)
         if terms != row.terms:
             writing.put_policy(row.name, terms, caller.now)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from keybroker.model.boots import Boot
-from keybroker.wire.names import HostId
+from keybroker.wire.names import AddonName, HostId
 
 
 class BootingReading(Protocol):
@@ -24,6 +25,10 @@ class BootingReading(Protocol):
         """Return one boot."""
         ...
 
+    def expected(self, now: datetime) -> dict[AddonName, datetime]:
+        """Return until when boots of add-ons are expected, where they are."""
+        ...
+
 
 class BootingWriting(BootingReading, Protocol):
     """What is written."""
@@ -34,4 +39,8 @@ class BootingWriting(BootingReading, Protocol):
 
     def forget_boots(self, boots: Sequence[str]) -> None:
         """Let go of boots."""
+        ...
+
+    def expect(self, addon: AddonName, until: datetime, said: str) -> None:
+        """Keep until when an add-on's boots are expected, and who said so, instead of what was before."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -10,8 +11,8 @@ from sqlalchemy import delete as sql_delete
 
 from keybroker.model.boots import Boot
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import BOOTS, HOSTS
-from keybroker.wire.names import HostId
+from keybroker.store.tables import BOOTS, EXPECTED, HOSTS
+from keybroker.wire.names import AddonName, HostId
 
 _OF_HOST: Final = (
     select(BOOTS).where(BOOTS.c.host == bindparam("of_host")).order_by(BOOTS.c.last.desc(), BOOTS.c.id)
@@ -22,6 +23,7 @@ _OF_HOSTS: Final = (
     .where(HOSTS.c.revoked.is_(None))
     .order_by(BOOTS.c.host, BOOTS.c.last.desc(), BOOTS.c.id)
 )
+_EXPECTED: Final = select(EXPECTED).where(EXPECTED.c.until > bindparam("now"))
 _ONE: Final = select(BOOTS).where(BOOTS.c.id == bindparam("named"))
 
 
@@ -43,6 +45,11 @@ class BootReading:
         """Return one boot."""
         row = self._connection.execute(_ONE, {"named": boot}).one_or_none()
         return None if row is None else _boot_of(row)
+
+    def expected(self, now: datetime) -> dict[AddonName, datetime]:
+        """Return until when boots of add-ons are expected, where they are."""
+        rows = self._connection.execute(_EXPECTED, {"now": to_text(now)})
+        return {AddonName(row.addon): from_text(row.until) for row in rows}
 
 
 class BootWriting(BootReading):
@@ -68,6 +75,13 @@ class BootWriting(BootReading):
         """Let go of boots."""
         if boots:
             self._connection.execute(sql_delete(BOOTS).where(BOOTS.c.id.in_(boots)))
+
+    def expect(self, addon: AddonName, until: datetime, said: str) -> None:
+        """Keep until when an add-on's boots are expected, instead of what was kept before."""
+        columns = {"until": to_text(until), "said": said}
+        changed = self._connection.execute(update(EXPECTED).where(EXPECTED.c.addon == addon).values(columns))
+        if changed.rowcount == 0:
+            self._connection.execute(insert(EXPECTED), {"addon": addon, **columns})
 
 
 def _boot_of(row: Row[Any]) -> Boot:

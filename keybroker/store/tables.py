@@ -275,6 +275,15 @@ BOOTS: Final = Table(
 )
 """What ``model.boots`` decides on; ``first`` and ``last`` say when each was heard of."""
 
+EXPECTED: Final = Table(
+    "expected",
+    METADATA,
+    Column("addon", Text, ForeignKey("addons.name"), primary_key=True),
+    Column("until", Text, nullable=False),
+    Column("said", Text, nullable=False),
+)
+"""Until when an add-on's boots need nobody's yes, and who said so."""
+
 OPERATORS: Final = Table(
     "operators",
     METADATA,

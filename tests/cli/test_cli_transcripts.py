@@ -65,6 +65,7 @@ def test_addon(transcript: Transcript, tmp_path: Path) -> None:
         transcript.run("addon", "policy", "cache", "--allow", "any", "--rate", "0", "--disable")
         transcript.run("addon", "policy", "cache", "--hosts", "3", "--on-clone", "refuse")
         transcript.run("addon", "policy", "cache", "--on-clone", "ignore")
+        transcript.run("addon", "policy", "cache", "--approve-boots")
         transcript.run("addon", "policy", "cache", "--allow", "default", "--enable", "--json")
 
 
@@ -337,6 +338,8 @@ def test_boot(transcript: Transcript, broker: Broker) -> None:
     transcript.run("boot", "approve", waiting[0]["boot"])
     transcript.run("boot", "approve", waiting[0]["boot"], "--json")
     transcript.run("boot", "approve", "kbb-000000000000")
+    transcript.run("boot", "expect", "copied")
+    transcript.run("boot", "expect", "copied", "--for", "2h")
     transcript.run("boot", "list", "copied")
 
 

@@ -87,6 +87,8 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('    if own.state == "contested":', "    if False:"),
         ("        if any(boot.live(now) for boot in twins):", "        if False:"),
         ('        if boot.state == "denied" or _family', "        if _family"),
+        ("        if asks and rules.approval:\n", "        if False:\n"),
+        ("    if asks and rules.approval:\n        return", "    if False:\n        return"),
         ("    if unsettled is not None:", "    if False:"),
         ("    if rival is not None:", "    if False:"),
         ("        if boot.machine_id == sight.machine_id and boot", "        if boot"),

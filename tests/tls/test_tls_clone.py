@@ -132,6 +132,26 @@ def test_an_add_on_has_so_many_hosts_and_no_more(broker: Broker, volume: dict[st
     assert broker.ask("POST", "/v1/unlock", unlock_request(), who=hosts[2].files).status == 200
 
 
+def test_with_approval_each_boot_waits_unless_boots_are_expected(
+    broker: Broker, vm: Host, volume: dict[str, Any]
+) -> None:
+    broker.change_policy("cloned", approve_boots=True)
+    only_operator = broker.appoint("alone", "operator")
+    try:
+        reply = boot(broker, vm.files, volume, boot=NEXT)
+        assert (reply.status, reply.problem, keys(reply)) == (423, "pending", False)
+        at = "/v1/addons/cloned/expected"
+        assert broker.ask("PUT", at, {"seconds": 60}, who=only_operator).problem == "not-allowed"
+        assert broker.ask("PUT", at, {"seconds": 60}, who=broker.operator).status == 200
+        assert keys(boot(broker, vm.files, volume, boot=NEXT))
+        assert broker.ask("PUT", at, {"seconds": 0}, who=broker.operator).status == 200
+        body = {"approve_boots": False}
+        refused = broker.ask("PUT", "/v1/addons/cloned/policy", body, who=only_operator)
+        assert (refused.status, refused.problem) == (403, "not-allowed")
+    finally:
+        broker.change_policy("cloned", approve_boots=False)
+
+
 def test_a_key_does_not_leave_by_a_claim_of_a_clone(broker: Broker, vm: Host, volume: dict[str, Any]) -> None:
     asked = {"revision": 2, "device": {"serial": volume["serial"], "size_bytes": 1 << 30}}
     asked["boot"] = {"boot_id": NEXT, "machine_id": CLONE}

@@ -14,7 +14,7 @@ from keybroker.model import boots as model
 from keybroker.model.boots import Boot, Judged, Rules, Sight, State
 from keybroker.policy import Peer
 from keybroker.service import boot, boots, inventory, orders, policies, provisioning, reports, rotation
-from keybroker.terms import Change
+from keybroker.terms import Change, Terms, loosens
 from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.changes import StageRequest
 from keybroker.wire.messages import ClaimRequest, UnlockReply, UnlockRequest
@@ -360,6 +360,49 @@ def test_an_agent_that_does_not_say_which_boot_it_is_is_turned_away_where_hosts_
     assert error.problem is Problem.NOT_ALLOWED
     named = replace(claim, boot=AskingBoot(OLD, MACHINE))
     assert provisioning.claim(house.broker, host, more.volume, named).keys
+
+
+def test_each_boot_waits_for_an_approver_where_the_add_on_says_so_but_not_when_boots_are_expected(
+    house: House, host: Peer, data: Record
+) -> None:
+    unlock(house, host, luks2(data))
+    change(house, Change(approve_boots=True))
+    assert unlock(house, host, luks2(data)).grants[0].keys, "it is up already"
+    assert problem(lambda: unlock(house, host, luks2(data), boot_id=NEW)).problem is Problem.PENDING
+    said = boots.expect(house.broker, house.operator, "shop-db", 7200)
+    assert boots.expected(house.broker, house.operator) == (said,)
+    assert unlock(house, host, luks2(data), boot_id=NEW).grants[0].keys
+    assert problem(lambda: unlock(house, clone_of(host), boot_id=OTHER)).problem is Problem.PENDING
+    house.clock.forward(seconds=7200)
+    assert boots.expected(house.broker, house.operator) == ()
+    assert problem(lambda: unlock(house, host, luks2(data), boot_id=OTHER)).problem is Problem.PENDING
+    (waiting,) = (one for one in boots.listing(house.broker, house.operator) if one.boot.boot_id == OTHER
+                  and one.boot.address == HERE)  # fmt: skip
+    boots.approve(house.broker, house.operator, waiting.boot.id)
+    assert unlock(house, host, luks2(data), boot_id=OTHER).grants[0].keys
+
+
+def test_a_boot_that_only_reports_is_up_but_asks_for_approval_like_any_other() -> None:
+    rules = Rules(approval=True)
+    assert judged(asks=False, rules=rules).boot.state == "up"
+    found = judged(known("up"), boot_id=OLD, rules=rules)
+    assert (found.boot.state, found.why) == ("waiting", "approval")
+    assert judged(known("admitted"), boot_id=OLD, rules=rules).why is None
+    assert judged(known("admitted"), rules=rules).why == "approval"
+
+
+def test_a_window_that_is_closed_is_closed_at_once(house: House, host: Peer) -> None:
+    change(house, Change(approve_boots=True))
+    boots.expect(house.broker, house.operator, "shop-db", 600)
+    boots.expect(house.broker, house.operator, "shop-db", 0)
+    assert problem(lambda: unlock(house, host)).problem is Problem.PENDING
+
+
+def test_only_an_approver_does_away_with_approval() -> None:
+    approving = Terms(approve_boots=True)
+    assert loosens(approving, Change(approve_boots=False))
+    assert not loosens(approving, Change(hosts=3))
+    assert not loosens(Terms(), Change(approve_boots=False))
 
 
 def test_nothing_is_known_of_a_boot_that_is_none(house: House) -> None:
