@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -31,6 +30,7 @@ from typing import Final
 
 from tornado.netutil import bind_sockets, bind_unix_socket
 
+from keybroker import hygiene
 from keybroker.clerk import Clerk
 from keybroker.config import Address, Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
@@ -51,8 +51,6 @@ _CURSOR: Final = "audit.copied"
 
 _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
-
-_PR_SET_DUMPABLE: Final = 4
 
 _log = logging.getLogger("keybroker.server")
 _tornado_log = logging.getLogger("tornado.general")
@@ -81,16 +79,10 @@ def serve(settings: Settings, broker: Broker) -> None:
 
 
 def _harden() -> None:
-    """Keep the memory that holds the master key from core files, and from other processes of our user.
-
-    A core file that goes to a program (core(5), "Piping core dumps to a program") has no limit of size that
-    would stop it; a process that is not dumpable leaves none, and its /proc/PID/mem is root's (prctl(2)).
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        _log.warning(
-            "prctl: other processes of this user can read this one: %s", os.strerror(ctypes.get_errno())
-        )
+    """Keep the memory that holds the master key to this process."""
+    why = hygiene.keep_memory_private()
+    if why is not None:
+        _log.warning("prctl: other processes of this user can read this one: %s", why)
 
 
 def _fit(limits: Limits) -> Limits:

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from keybroker import __version__
+from keybroker.hygiene import leave_no_core
 from keybroker.wire.problems import KeybrokerError, Problem, exit_statuses
 
 PROGRAM: Final = "keybroker"
@@ -88,6 +89,7 @@ def program() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and leave with its exit status (the table in ``keybroker.wire.problems``)."""
+    leave_no_core()
     try:
         status = _run(arguments)
     except Exception:
