@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from keybroker.envelope import Context, EnvelopeError, Failure
@@ -69,7 +70,11 @@ def open_token_key(uri: str, credentials_directory: Path | None) -> TokenMasterK
         KeybrokerError: CONFIGURATION for the URI, the module, the PIN or the key; UNAVAILABLE for the token.
     """
     named = TokenUri.parse(uri)
-    return TokenMasterKey(TokenKey(named, lambda: read_pin(named, credentials_directory)))
+    # In a thread of its own: a module that uses OpenSSL (SoftHSM2 does) may leave errors in this thread's
+    # queue of them, and the next read of a TLS connection takes those for its own (SSL_get_error(3)).
+    with ThreadPoolExecutor(1) as apart:
+        key = apart.submit(TokenKey, named, lambda: read_pin(named, credentials_directory)).result()
+    return TokenMasterKey(key)
 
 
 def read_pin(uri: TokenUri, credentials_directory: Path | None) -> Secret:
