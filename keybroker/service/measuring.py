@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from keybroker.model import Deletion
 from keybroker.policy import Peer
 from keybroker.service.admission import consult
 from keybroker.service.broker import Broker
@@ -20,6 +21,21 @@ KEY_BOUNDS: Final = tuple(timedelta(days=days) for days in (7, 30, 90, 180, 365,
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """What is to be destroyed.
+
+    Attributes:
+        count: how many.
+        sooner: of them, those of which a sooner time waits for a second person.
+        first: when the first is due; None where there is none.
+    """
+
+    count: int
+    sooner: int
+    first: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Everything that is counted in the database, as of one moment.
 
@@ -28,6 +44,7 @@ class Figures:
         stages: how many volumes there are in each stage.
         proofs, keys: by ``PROOF_BOUNDS`` and ``KEY_BOUNDS``.
         to_destroy, first_destroyed: retired keys that wait, and when the first is due.
+        volumes_pending, addons_pending: what is to be destroyed as a whole.
         hosts: enrolled, invited, revoked.
         ca, server: when their certificates end; None where nothing is served.
         rewrap: what is still to be rewrapped.
@@ -43,6 +60,8 @@ class Figures:
     keys: Ages
     to_destroy: int
     first_destroyed: datetime | None
+    volumes_pending: Pending
+    addons_pending: Pending
     hosts: tuple[int, int, int]
     hosts_end: Ends
     operators_end: Ends
@@ -89,6 +108,8 @@ def count(broker: Broker) -> Figures:
             keys=reading.key_ages(now, KEY_BOUNDS),
             to_destroy=to_destroy,
             first_destroyed=first,
+            volumes_pending=_pending(reading.pending_volumes()),
+            addons_pending=_pending(reading.pending_addons()),
             hosts=reading.count_hosts(),
             hosts_end=reading.hosts_ends(now),
             operators_end=reading.operators_ends(now),
@@ -103,3 +124,8 @@ def count(broker: Broker) -> Figures:
         )
 
     return broker.store.read(look)
+
+
+def _pending(deletions: list[Deletion]) -> Pending:
+    sooner = sum(each.sooner is not None for each in deletions)
+    return Pending(len(deletions), sooner, min((each.due for each in deletions), default=None))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from keybroker.model import Deletion
+
 
 @dataclass(frozen=True, slots=True)
 class Ages:
@@ -59,6 +61,14 @@ class CountingReading(Protocol):
 
     def keys_to_destroy(self) -> tuple[int, datetime | None]:
         """Return how many retired keys wait for their destruction, and when the first is due."""
+        ...
+
+    def pending_volumes(self) -> list[Deletion]:
+        """Return the destructions of volumes that are pending, in no order."""
+        ...
+
+    def pending_addons(self) -> list[Deletion]:
+        """Return the destructions of add-ons that are pending, in no order."""
         ...
 
     def hosts_ends(self, now: datetime) -> Ends:

@@ -1,7 +1,8 @@
 """Numbers about everything, each by one statement that an index answers, as a part of ``SqlReading``.
 
-A million volumes are counted here, so no row of theirs is read but what an index has of it
-(``ix_volumes_standing``, ``ix_keys_age``, ``ix_keys_destroy_after``, ``ix_certificates_newest``).
+A million volumes are counted here, so no row of theirs is read but what an index has of it:
+``ix_volumes_standing``, ``ix_volumes_deletion``, ``ix_keys_age``, ``ix_keys_destroy_after``,
+``ix_certificates_newest``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, case, func, literal_column, select
 
+from keybroker.model import Deletion
 from keybroker.store.counted import Ages, Ends
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import CERTIFICATES, HOSTS, KEYS, OPERATORS, PROOFS, VOLUMES
+from keybroker.store.tables import ADDONS, CERTIFICATES, HOSTS, KEYS, OPERATORS, PROOFS, VOLUMES
+from keybroker.wire.fields import Fields
 
 _PROVABLE: Final = (VOLUMES.c.stage == "ready", VOLUMES.c.role == "holder", VOLUMES.c.filesystem != "swap")
 
@@ -82,6 +85,18 @@ class MeasuringReading:
             select(func.count(), func.min(due)).where(due.is_not(None))
         ).one()
         return count, first and from_text(first)
+
+    def pending_volumes(self) -> list[Deletion]:
+        """Return the destructions of volumes that are pending, in no order."""
+        return self._pending(VOLUMES)
+
+    def pending_addons(self) -> list[Deletion]:
+        """Return the destructions of add-ons that are pending, in no order."""
+        return self._pending(ADDONS)
+
+    def _pending(self, table: Table) -> list[Deletion]:
+        asked = select(table.c.deletion).where(table.c.deletion.is_not(None))
+        return [Deletion.read(Fields.parse(row.deletion)) for row in self._connection.execute(asked)]
 
     def hosts_ends(self, now: datetime) -> Ends:
         """Return when the certificates end of the hosts that are not revoked, each host's newest."""

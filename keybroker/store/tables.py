@@ -140,6 +140,7 @@ VOLUMES: Final = Table(
     Index("ix_volumes_addon", "addon"),
     # covers what metrics count
     Index("ix_volumes_standing", "stage", "role", "filesystem", "id"),
+    Index("ix_volumes_deletion", "deletion", **where("deletion IS NOT NULL")),
     # two volumes that stand for the same data have its name and mount point; one of them is its holder
     Index("uq_volumes_addon", "addon", "name", unique=True, **where("role = 'holder' AND stage <> 'erased'")),
     Index(

@@ -69,6 +69,7 @@ class _Told(Collector):
         yield _one("figures_seconds", "How long that took.", figures.seconds)
         yield from _volumes(figures)
         yield from _keys(figures)
+        yield from _deletions(figures)
         yield from _certificates(figures)
         yield from _trail(figures)
         yield from _rewrapping(figures)
@@ -95,6 +96,16 @@ def _keys(figures: Figures) -> Iterator[Metric]:
     yield _one("newest_key_timestamp_seconds", "When the newest current key was made.", keys.newest)
     yield _one("keys_to_destroy", "Retired keys that wait for their destruction.", figures.to_destroy)
     yield _one("next_destruction_timestamp_seconds", "When the first is due.", figures.first_destroyed)
+
+
+def _deletions(figures: Figures) -> Iterator[Metric]:
+    pending = {"volumes": figures.volumes_pending, "addons": figures.addons_pending}
+    counts = {of: each.count for of, each in pending.items()}
+    yield _labelled("deletions_pending", "Volumes and add-ons that are to be destroyed.", "of", counts)
+    waiting = {of: each.sooner for of, each in pending.items()}
+    yield _labelled("deletions_to_approve", "Those that wait for a second person.", "of", waiting)
+    first = {of: each.first for of, each in pending.items() if each.first is not None}
+    yield _labelled("next_deletion_timestamp_seconds", "When the first is due.", "of", first)
 
 
 def _certificates(figures: Figures) -> Iterator[Metric]:

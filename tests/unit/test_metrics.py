@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event
 
-from keybroker.service import inventory, measuring, revealing
+from keybroker.service import deletions, inventory, measuring, revealing
 from keybroker.service.lately import LEAST_SECONDS, REST, Lately
 from keybroker.service.setback import enter
 from keybroker.store.recoveryrows import AheadRow
@@ -182,6 +182,27 @@ def test_the_certificate_that_ends_first_is_told_and_those_that_are_over_are_cou
     counted = seen(house)
     assert counted[end] == first + timedelta(days=30).total_seconds()
     assert counted['keybroker_certificates_expired{of="hosts"}'] == 1
+
+
+def test_what_is_to_be_destroyed_is_counted_with_when_the_first_is_due(house: House) -> None:
+    for addon in ("shop-db", "cache"):
+        house.addon(addon)
+    for name in ("a", "b", "c"):
+        house.volume(name=name)
+    assert seen(house)['keybroker_deletions_pending{of="volumes"}'] == 0
+    broker, operator, now = house.broker, house.operator, house.clock()
+    deletions.delete_volume(broker, operator, "shop-db", "a", "closed", 20)
+    deletions.delete_volume(broker, operator, "shop-db", "b", "closed", 30)
+    deletions.delete_volume(broker, operator, "shop-db", "b", "leaked", 0)
+    deletions.delete_addon(broker, operator, "cache", "closed", None)
+    counted = seen(house)
+    assert counted['keybroker_deletions_pending{of="volumes"}'] == 2
+    assert counted['keybroker_deletions_to_approve{of="volumes"}'] == 1
+    assert counted['keybroker_deletions_pending{of="addons"}'] == 1
+    due = (now + timedelta(days=20)).timestamp()
+    assert counted['keybroker_next_deletion_timestamp_seconds{of="volumes"}'] == due
+    deletions.undelete_volume(broker, operator, "shop-db", "a")
+    assert seen(house)['keybroker_deletions_pending{of="volumes"}'] == 1
 
 
 def test_a_database_that_was_set_back_is_told(house: House) -> None:
