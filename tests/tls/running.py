@@ -178,6 +178,17 @@ class Broker:
         if self._notify is not None:
             self._notify.close()
 
+    def abort(self) -> int:
+        """End the server as a failed assertion does (SIGABRT); return its status as wait(2) has it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGABRT)
+        _pid, status = os.waitpid(self.process.pid, 0)
+        self.process.returncode = -signal.SIGABRT
+        self.process = None
+        if self._notify is not None:
+            self._notify.close()
+        return status
+
     # asking
 
     def ask(
