@@ -499,6 +499,8 @@ def boots(site: Site) -> None:
         site.ask("PUT", f"/v1/boots/{boot}/{decision}", {})
     for verb in ("deny", "approve"):
         site.run("boot", verb, boot)
+    site.ask("PUT", "/v1/addons/shop/expected", {"seconds": 600})
+    site.run("boot", "expect", "shop", "--end")
     site.run("boot", "list", "--json")
 
 
