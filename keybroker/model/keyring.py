@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -221,6 +221,14 @@ class Keyring:
         if not self.retired:
             return self
         return Keyring(None, None, destroyed=tuple(sorted((*self.kept, *self.destroyed))))
+
+    def postponed(self, span: timedelta) -> Keyring:
+        """Keep every retired version for longer: for a time, no host could say that it needs one."""
+        rest = tuple(
+            old if old.destroy_after is None else Retired(old.version, old.destroy_after + span)
+            for old in self.retired
+        )
+        return self if rest == self.retired else replace(self, retired=rest)
 
     def due(self, now: datetime) -> tuple[KeyVersion, ...]:
         """Return the retired versions whose time has come."""

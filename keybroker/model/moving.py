@@ -11,7 +11,7 @@ Until Switch the holder has the data, afterwards its successor; there is no mome
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from keybroker.model.deletion import Deletion
@@ -145,8 +145,8 @@ def give_up(volume: Volume, destroy_after: datetime) -> Volume:
     return _ended(replace(volume, revision=volume.revision + 1), destroy_after)
 
 
-def pend(volume: Volume, deletion: Deletion | None) -> Volume:
-    """Let a volume's destruction be pending, or not be any more.
+def pend(volume: Volume, deletion: Deletion) -> Volume:
+    """Let a volume's destruction be pending.
 
     Returns:
         The very volume where that is so already.
@@ -159,6 +159,20 @@ def pend(volume: Volume, deletion: Deletion | None) -> Volume:
     if volume.stage == "erased":
         raise conflict(volume, "is erased")
     return replace(volume, deletion=deletion, revision=volume.revision + 1)
+
+
+def call_off(volume: Volume, since: datetime, now: datetime) -> Volume:
+    """Take back that a volume, or its add-on, is to be destroyed; retired keys wait for as long again.
+
+    Meanwhile a host could not show that an old snapshot of its disk needs one of them.
+
+    Args:
+        since: when that was asked for.
+    """
+    keys = None if volume.keyring is None else volume.keyring.postponed(max(now - since, timedelta(0)))
+    if keys is volume.keyring and volume.deletion is None:
+        return volume
+    return replace(volume, deletion=None, keyring=keys, revision=volume.revision + 1)
 
 
 def ending(volume: Volume, now: datetime) -> Volume:

@@ -79,10 +79,13 @@ def undelete_volume(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[
                 f"volume {addon}/{name}: is to be destroyed with its add-on",
                 hint=f"keybroker addon undelete {addon}",
             )
-        changed = _pend(writing, caller, row, None)
-        if changed:
-            writing.append(caller.about("done", addon=addon, volume=row.volume.id, name=name))
-        return view(writing, volume_named(writing, addon, name)), changed
+        pending = row.volume.deletion
+        if pending is None:
+            return view(writing, row), False
+        for each in destruction.named(writing, row.volume.addon, row.volume.name):
+            save(writing, caller, each, moving.call_off(each.volume, pending.at, caller.now))
+        writing.append(caller.about("done", addon=addon, volume=row.volume.id, name=name))
+        return view(writing, volume_named(writing, addon, name)), True
 
     return perform(broker, peer, "volume.undelete", work)
 
@@ -151,6 +154,9 @@ def undelete_addon(broker: Broker, peer: Peer, addon: str) -> tuple[AddonView, b
         row = _there(writing, addon)
         if row.deletion is None:
             return addon_view(writing, row), False
+        for each in writing.volumes(row.name):
+            if each.volume.deletion is None:  # that of others goes on, and so does their keys' wait
+                save(writing, caller, each, moving.call_off(each.volume, row.deletion.at, caller.now))
         writing.change_addon(replace(row, deletion=None))
         writing.append(caller.about("done", addon=addon))
         return addon_view(writing, addon_named(writing, addon)), True
@@ -209,8 +215,8 @@ def _approved(caller: Caller, pending: Deletion | None, due: datetime, what: str
     return deletion.approve(pending, by=caller.peer.identity.name, due=due, now=caller.now)
 
 
-def _pend(writing: Writing, caller: Caller, row: VolumeRow, made: Deletion | None) -> bool:
-    """Write a deletion, or that there is none, to all volumes of that name; say whether any was changed."""
+def _pend(writing: Writing, caller: Caller, row: VolumeRow, made: Deletion) -> bool:
+    """Write a deletion to all volumes of that name; say whether any was changed."""
     changed = False
     for each in destruction.named(writing, row.volume.addon, row.volume.name):
         volume = moving.pend(each.volume, made)

@@ -49,7 +49,8 @@ def lasting_volume(reading: Reading, addon: str, name: str) -> VolumeRow:
     """Return the volume of that name, that nobody wants to be destroyed.
 
     Raises:
-        KeybrokerError: UNKNOWN; CONFLICT where its destruction, or its add-on's, is pending.
+        KeybrokerError: UNKNOWN; CONFLICT where its destruction, or its add-on's, is pending; DELETED where
+            its add-on was destroyed.
     """
     row = volume_named(reading, addon, name)
     if row.volume.deletion is not None:
@@ -58,8 +59,7 @@ def lasting_volume(reading: Reading, addon: str, name: str) -> VolumeRow:
             f"volume {addon}/{name}: is to be destroyed after {rfc3339(row.volume.deletion.due)}",
             hint=f"keybroker volume undelete {addon} {name}",
         )
-    if row.volume.stage != "erased":
-        lasting_addon(reading, addon)
+    lasting_addon(reading, addon)
     return row
 
 

@@ -82,6 +82,8 @@ def _destroy(broker: Broker, writing: Writing, volume: VolumeId, now: datetime) 
     versions = () if keys is None else keys.due(now)
     if row is None or keys is None or not versions or setback.held(writing, [row]):
         return ()
+    if _is_pending(writing, row.volume):
+        return ()
     left: Keyring = keys
     for version in versions:
         left = left.destroy(version, now)
@@ -113,6 +115,12 @@ def _destroy(broker: Broker, writing: Writing, volume: VolumeId, now: datetime) 
         )
     )
     return versions
+
+
+def _is_pending(writing: Writing, volume: Volume) -> bool:
+    """Say whether a volume, or its add-on, is to be destroyed: no host can say that it needs a key."""
+    owner = writing.addon(volume.addon)
+    return volume.deletion is not None or (owner is not None and owner.deletion is not None)
 
 
 def _with(volume: Volume, keys: Keyring) -> Volume:

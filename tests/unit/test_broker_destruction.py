@@ -35,7 +35,7 @@ from keybroker.store.writing import SqlWriting
 from keybroker.terms import Change
 from keybroker.wire.changes import PhaseRequest, SwitchRequest
 from keybroker.wire.messages import EnrolmentRequest
-from keybroker.wire.names import AddonName, VolumeId
+from keybroker.wire.names import AddonName, KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.reports import ReportRequest, VolumeReport
 from tests.contract.broker_house import GIB, House, csr, luks2, request
@@ -346,6 +346,45 @@ def test_an_add_on_of_which_a_newer_database_knows_more_is_held(shop: Shop) -> N
     asked = ReportRequest("00000000-0000-4000-8000-000000000000", "0" * 32, "0.1.0", (said,))
     reports.report(shop.house.broker, shop.host, asked)
     assert shop.sweep_hours(FORTNIGHT * 2) == []
+
+
+# retired keys
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_retired_key_outlives_a_deletion_that_is_called_off_by_the_time_that_no_host_could_ask_for_it(
+    shop: Shop, whole: bool
+) -> None:
+    broker = shop.house.broker
+    shop.house.clock.forward(days=29)
+    if whole:
+        shop.delete_addon(20)
+    else:
+        shop.delete(20)
+    shop.house.clock.forward(days=10)
+    assert endings.sweep(broker) == ()
+    if whole:
+        deletions.undelete_addon(broker, shop.alice, SHOP)
+    else:
+        shop.undelete()
+    shop.house.clock.forward(hours=23)
+    assert endings.sweep(broker) == ()
+    older = luks2(shop.record, sequence=3)
+    assert sorted(shop.house.unlock(shop.host, older).grants[0].keys) == [1, 2]
+    shop.house.clock.forward(days=30)
+    assert endings.sweep(broker) == (), "an old snapshot needs it after all"
+
+
+def test_nothing_of_an_erased_volume_is_shown_while_its_add_on_is_to_be_destroyed(shop: Shop) -> None:
+    orders.order(shop.house.broker, shop.alice, SHOP, "data", OrderSpec("erase", disk_gone=True))
+
+    def ask() -> revealing.Revealed:
+        broker = shop.house.broker
+        return revealing.reveal(broker, shop.alice, SHOP, "data", "INC-1", version=KeyVersion(2))
+
+    assert ask().version == 2
+    shop.delete_addon()
+    assert problem(ask) is Problem.CONFLICT
 
 
 # clocks
