@@ -167,6 +167,26 @@ def test_a_new_volume_goes_its_way_and_then_gives_its_key_at_each_boot(vm: Vm, b
         assert grant.refused.problem is Problem.HEADER_REFUSED
 
 
+def test_what_is_to_be_destroyed_is_said_in_the_machines_journal_until_it_is_called_off(
+    vm: Vm, broker: Broker
+) -> None:
+    body, who = {"reason": "TICKET-1"}, broker.operator
+    for path, words in (
+        (
+            "/v1/addons/shop/volumes/data/deletion",
+            "the volume is to be destroyed after",
+        ),
+        ("/v1/addons/shop/deletion", "add-on shop: is to be destroyed after"),
+    ):
+        assert broker.ask("PUT", path, body, who=who).status == 201
+        done = vm.run("unlock", "--deadline", "0")
+        assert words in done.stderr
+        assert "undelete shop" in done.stderr
+        assert done.returncode == Problem.DELETED.exit_status
+        assert broker.ask("DELETE", path, who=who).status == 200
+    assert vm.run("unlock", "--deadline", "0").returncode == Problem.NO_DEVICE.exit_status
+
+
 def test_a_second_broker_answers_when_the_first_is_down(vm: Vm) -> None:
     [dead] = free_ports(1)
     with vm.client(f"https://127.0.0.1:{dead}") as client:
