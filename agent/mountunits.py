@@ -146,6 +146,12 @@ def _ours(directory: Path) -> Iterator[Path]:
                 yield path
 
 
+def stopping(records: Sequence[Record]) -> tuple[str, ...]:
+    """Name the units whose stop closes these volumes; mounts are ordered after the service, so end first."""
+    mounted = {unit_name(record.mount, "mount") for record in records if record.mount and not record.is_swap}
+    return (*sorted(mounted), TARGET, UNLOCK)
+
+
 def start(records: Sequence[Record], *, changed: bool) -> None:
     """Have systemd mount what was opened; it does so when the unlock service, which calls this, has ended.
 

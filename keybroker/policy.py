@@ -92,6 +92,7 @@ class Standing:
         revoked: when the host or operator was turned away, or this certificate of it replaced; None while it
             is welcome.
         roles: an operator's; a host has none.
+        lock: whether a host that was turned away is to close what it has open.
     """
 
     kind: Kind
@@ -100,6 +101,7 @@ class Standing:
     not_after: datetime
     revoked: datetime | None
     roles: frozenset[Role] = frozenset()
+    lock: bool = False
 
 
 def may(
@@ -121,6 +123,8 @@ def may(
         or (standing.kind, standing.name) != (who.kind, who.name)
     ):
         return KeybrokerError(Problem.NO_IDENTITY, f"{who.uri}: this certificate was not issued here")
+    if standing.lock and verb == "report":
+        return KeybrokerError(Problem.LOCK, f"{who.uri}: is revoked, and is to close its volumes")
     if standing.revoked is not None:
         return KeybrokerError(Problem.REVOKED, f"{who.uri}: is revoked")
     if not standing.not_before <= now < standing.not_after:

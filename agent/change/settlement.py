@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import layout, supervisor, unlocking
-from agent.change import outfit, reporting
+from agent.change import locking, outfit, reporting
 from agent.change.course import Course, CourseOutcome
 from agent.change.disks import undertake
 from agent.change.reporting import Reporter, Standing
@@ -58,6 +58,15 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     """
     if if_due and not is_due(config.runtime_directory):
         return 0
+    try:
+        return _settle(config, patience, tell)
+    except KeybrokerError as error:
+        if error.problem is not Problem.LOCK:
+            raise
+        return locking.close(config, layout.load(config.state_directory).records, error, tell)
+
+
+def _settle(config: Config, patience: float, tell: Tell) -> int:
     broker = outfit.client(config, patience=patience, tell=tell)
     shop, boot = outfit.workshop(config, broker, tell), unlocking.boot()
     runtime = config.runtime_directory

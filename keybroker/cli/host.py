@@ -114,18 +114,24 @@ def show(host_id: str, as_json: bool, **options: Any) -> None:
 @host.command()
 @click.argument("host_id", metavar="HOST")
 @click.option("--reason", required=True, help="Why; it stays in the audit trail.")
+@click.option("--lock", is_flag=True, help="Have it close its volumes at its next report.")
 @operator_options
-def revoke(host_id: str, reason: str, as_json: bool, **options: Any) -> None:
+def revoke(host_id: str, reason: str, lock: bool, as_json: bool, **options: Any) -> None:
     """Turn HOST away from its next request on, for good; done again, it changes nothing.
 
-    Volumes that it has open stay open until the VM stops. A new VM enrols as a new host.
+    Volumes that it has open stay open until the VM stops, or with --lock until its agent reports, within two
+    minutes: it stops their mount units, and what requires these, and closes them. Who has the VM can keep it
+    from that, and nothing says that it did. A new VM enrols as a new host.
 
     \b
       keybroker host revoke kbh-q3m5x7abcdef --reason "VM was cloned"
+      keybroker host revoke kbh-q3m5x7abcdef --reason "VM was stolen" --lock
     """
     from keybroker.cli.client import Client
 
-    answer = Client(find_access(options, Path.home())).put("hosts", host_id, "revocation", reason=reason)
+    answer = Client(find_access(options, Path.home())).put(
+        "hosts", host_id, "revocation", reason=reason, **({"lock": True} if lock else {})
+    )
     if as_json:
         print_json(answer.document)
         return
@@ -145,5 +151,6 @@ def _show(one: dict[str, Any]) -> None:
             ("certificate until", moment(one["expires"])),
             ("revoked", moment(one["revoked"])),
             ("reason", one["reason"]),
+            ("told to lock", "yes" if one["lock"] else None),
         ]
     )

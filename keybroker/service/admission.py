@@ -129,7 +129,7 @@ def _leaving(caller: Caller, pending: Deletion) -> KeybrokerError | None:
 
 def _standing(row: AdmissionRow) -> Standing:
     if row.host is not None:
-        return Standing("host", row.host, row.not_before, row.not_after, row.revoked)
+        return Standing("host", row.host, row.not_before, row.not_after, row.revoked, lock=row.lock)
     name = row.operator or ""
     return Standing("operator", name, row.not_before, row.not_after, row.revoked, row.roles)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
@@ -304,11 +304,12 @@ def _host(reading: Reading, host: str) -> HostRow:
     return row
 
 
-def revoke(broker: Broker, peer: Peer, host: str, reason: str) -> HostView:
+def revoke(broker: Broker, peer: Peer, host: str, reason: str, *, lock: bool = False) -> HostView:
     """Turn a host away from now on: no request of it that is decided after this returns gets a key.
 
     Args:
         reason: 1 to 500 characters, for the record; that of the first revocation stays.
+        lock: have it close, at its next report, what it has open; not taken back by a later revocation.
 
     Raises:
         KeybrokerError: as ``put_addon`` for the peer; UNKNOWN; MALFORMED reason.
@@ -318,8 +319,9 @@ def revoke(broker: Broker, peer: Peer, host: str, reason: str) -> HostView:
         if not 1 <= len(reason) <= 500 or not reason.isprintable():
             raise _malformed("reason", "must be 1 to 500 printable characters")
         row = _host(writing, host)
-        writing.revoke_host(row.id, reason, caller.now)
-        writing.append(caller.about("done", addon=row.addon, host=row.id, reason=reason))
+        writing.revoke_host(row.id, reason, caller.now, lock=lock)
+        facts: dict[str, Any] = {"reason": reason, **({"lock": True} if lock else {})}
+        writing.append(caller.about("done", addon=row.addon, host=row.id, **facts))
         return HostView.of(_host(writing, host))
 
     return perform(broker, peer, "host.revoke", work)

@@ -227,6 +227,7 @@ class HostView:
 
     Attributes:
         expires: when its newest certificate is over.
+        lock: whether it is told to close what it has open.
     """
 
     host: HostId
@@ -237,21 +238,14 @@ class HostView:
     expires: datetime | None
     revoked: datetime | None
     reason: str | None
+    lock: bool
 
     @classmethod
     def of(cls, row: HostRow) -> HostView:
         """Return the view of a row."""
-        state: HostState = "enrolled" if row.enrolled else "invited"
-        return cls(
-            host=row.id,
-            addon=row.addon,
-            state="revoked" if row.revoked else state,
-            invited=row.invited,
-            enrolled=row.enrolled,
-            expires=row.expires,
-            revoked=row.revoked,
-            reason=row.reason,
-        )
+        state: HostState = "revoked" if row.revoked else "enrolled" if row.enrolled else "invited"
+        times = row.invited, row.enrolled, row.expires, row.revoked
+        return cls(row.id, row.addon, state, *times, row.reason, row.lock)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -264,6 +258,7 @@ class HostView:
             "expires": self.expires and rfc3339(self.expires),
             "revoked": self.revoked and rfc3339(self.revoked),
             "reason": self.reason,
+            "lock": self.lock,
         }
 
 

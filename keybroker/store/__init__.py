@@ -304,7 +304,7 @@ class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, Proto
         """Turn an operator away; the first revocation's time and reason stay."""
         ...
 
-    def revoke_host(self, host: HostId, reason: str, now: datetime) -> None:
+    def revoke_host(self, host: HostId, reason: str, now: datetime, *, lock: bool = False) -> None:
         """Turn a host away; the first revocation's time and reason stay."""
         ...
 

@@ -72,6 +72,7 @@ _ADMISSION: Final = (
         CERTIFICATES.c.host,
         CERTIFICATES.c.operator,
         HOSTS.c.addon,
+        HOSTS.c.lock,
         POLICIES.c.policy,
         ADDONS.c.deletion,
         CERTIFICATES.c.not_before,
@@ -221,6 +222,7 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionRead
             roles=roles_of(row.roles),
             terms=terms_of(row.policy),
             deletion=deletion_of(row.deletion),
+            lock=bool(row.lock),
         )
 
     def addons(self) -> list[AddonRow]:

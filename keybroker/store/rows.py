@@ -236,6 +236,7 @@ class HostRow:
 
     Attributes:
         expires: when its newest certificate is over.
+        lock: whether it is to close what it has open, once it is revoked.
     """
 
     id: HostId
@@ -245,6 +246,7 @@ class HostRow:
     expires: datetime | None = None
     revoked: datetime | None = None
     reason: str | None = None
+    lock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +316,7 @@ class AdmissionRow:
         roles: the operator's; empty for a host.
         terms: the policy of the host's add-on.
         deletion: of the host's add-on, as far as that is pending.
+        lock: whether a host that was turned away is to close what it has open.
     """
 
     host: HostId | None
@@ -325,6 +328,7 @@ class AdmissionRow:
     roles: frozenset[Role] = frozenset()
     terms: Terms = UNCHANGED
     deletion: Deletion | None = None
+    lock: bool = False
 
 
 def to_text(time: datetime) -> str:

@@ -254,6 +254,7 @@ HOSTS: Final = Table(
     Column("enrolled", Text),
     Column("revoked", Text),
     Column("reason", Text),
+    Column("lock", Integer, nullable=False, server_default="0"),
     CheckConstraint("(revoked IS NULL) = (reason IS NULL)", name="reason"),
 )
 

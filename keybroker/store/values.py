@@ -80,6 +80,7 @@ def host_of(row: Row[Any]) -> HostRow:
         expires=row.expires and from_text(row.expires),
         revoked=row.revoked and from_text(row.revoked),
         reason=row.reason,
+        lock=bool(row.lock),
     )
 
 

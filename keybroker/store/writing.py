@@ -275,13 +275,15 @@ class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, 
             .values(revoked=to_text(now), reason=reason)
         )
 
-    def revoke_host(self, host: HostId, reason: str, now: datetime) -> None:
+    def revoke_host(self, host: HostId, reason: str, now: datetime, *, lock: bool = False) -> None:
         """Turn a host away; the first revocation's time and reason stay."""
         self._connection.execute(
             update(HOSTS)
             .where(HOSTS.c.id == host, HOSTS.c.revoked.is_(None))
             .values(revoked=to_text(now), reason=reason)
         )
+        if lock:
+            self._connection.execute(update(HOSTS).where(HOSTS.c.id == host).values(lock=1))
 
     def append(self, *events: AuditEvent) -> tuple[int, str]:
         """Add audit records to the chain; return the sequence number and hash of the last."""

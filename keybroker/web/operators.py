@@ -181,8 +181,9 @@ def _host(host: str) -> Response:
 def _revoke(host: str) -> Response:
     who, fields = peer(), body()
     reason = fields.text("reason", most=500)
+    lock = fields.optional("lock", fields.flag) or False
     fields.end()
-    return say(inventory.revoke(broker(), who, host, reason).as_json())
+    return say(inventory.revoke(broker(), who, host, reason, lock=lock).as_json())
 
 
 @operators.get("/v1/audit")

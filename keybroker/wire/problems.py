@@ -20,6 +20,7 @@ class Problem(Enum):
     NOT_ALLOWED = ("not-allowed", "this identity may not do that", 403, 77)
     NO_IDENTITY = ("no-identity", "the certificate names nobody this broker knows", 403, 77)
     REVOKED = ("revoked", "this identity is revoked", 403, 78)
+    LOCK = ("lock", "this identity is revoked, and what it has open is to be closed", 403, 78)
     WRONG_ADDRESS = ("wrong-address", "this identity may not ask from there", 403, 77)
     DISABLED = ("disabled", "the add-on is disabled", 403, 78)
     BOOT_DENIED = ("boot-denied", "an approver has said no to this boot", 403, 77)

@@ -321,6 +321,7 @@ def test_host(transcript: Transcript, broker: Broker) -> None:
     transcript.run("host", "revoke", host.id, "--reason", "its VM was cloned")
     transcript.run("host", "revoke", host.id, "--reason", "once more")
     transcript.run("host", "revoke", host.id, "--reason", "once more", "--json")
+    transcript.run("host", "revoke", host.id, "--reason", "its VM was stolen", "--lock")
     transcript.run("host", "show", host.id, "--json")
 
 

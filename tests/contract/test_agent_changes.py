@@ -33,7 +33,7 @@ from keybroker.wire.reports import ReportRequest, VolumeReport
 from keybroker.wire.secret import Secret
 from tests.contract.test_agent_broker import GRANT, RECORD, SEEN, UUID, VOLUME, Bench, bench, nobody
 from tests.contract.test_agent_cli_verbs import Machine, enrolled, machine, signer
-from tests.contract.tls_double import Asked, reply
+from tests.contract.tls_double import Asked, refusal, reply
 
 __all__ = ["bench", "enrolled", "machine", "signer"]  # fixtures
 
@@ -108,6 +108,13 @@ def test_settle_without_volumes_reports_once_and_is_content(enrolled: Machine) -
     done = enrolled.run("settle")
     assert (done.returncode, done.stderr) == (0, "")
     assert [report["volumes"] for report in enrolled.reports] == [[]]
+
+
+def test_settle_closes_everything_when_it_is_told_so(enrolled: Machine) -> None:
+    enrolled.refused = refusal(Problem.LOCK, "is revoked")
+    done = enrolled.run("settle")
+    assert done.returncode == Problem.LOCK.exit_status
+    assert "is revoked: closing all volumes" in done.stderr
 
 
 def test_settle_if_due_waits_for_the_time_that_the_broker_told(enrolled: Machine) -> None:
