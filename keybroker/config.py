@@ -44,7 +44,9 @@ LARGEST_DEPOSIT: Final = LARGEST_HEADER_COPY * 4 // 3 + 65536
 """Of a header deposit, in bytes: the copy in base64, and what surrounds it."""
 
 _URL: Final = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(:[0-9]{1,5})?")
-_MASTER_KEY: Final = re.compile(r"file:/.+|credential:[A-Za-z0-9._-]+|pkcs11:[!-~]+")
+_MASTER_KEY: Final = re.compile(
+    r"file:/.+|credential:[A-Za-z0-9._-]+|pkcs11:[!-~]+|shares:[0-9]+/[0-9]+/[0-9a-f]{32}"
+)
 _MOST_MASTER_KEYS: Final = 16
 _HEALTH: Final = re.compile(r"unix:(?P<path>/.+)|http://(?P<address>[^/]+)")
 

@@ -28,14 +28,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tornado.netutil import bind_sockets, bind_unix_socket
-
-from keybroker import hygiene
+from keybroker import hygiene, sockets, unsealer
 from keybroker.clerk import Clerk
-from keybroker.config import Address, Limits, Settings
+from keybroker.config import Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.rewrapper import rewrap_forever
-from keybroker.service import destruction, endings, recovery, revealing, setback
+from keybroker.service import destruction, endings, recovery, revealing, setback, unsealing
 from keybroker.service.broker import Broker
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
@@ -43,7 +41,6 @@ from keybroker.web.gate import Gate
 from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError, Problem
 
-_BACKLOG: Final = 2048
 _NOTIFY_SECONDS: Final = 2
 _SWEEP_SECONDS: Final = 3600
 _CURSOR: Final = "audit.copied"
@@ -103,6 +100,8 @@ class _Server:
         self._broker = broker
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._unsealed = asyncio.Event()
+        self._shares = settings.installation.unseal_socket
 
     async def run(self) -> None:
         limits = self._settings.limits
@@ -125,27 +124,71 @@ class _Server:
 
             loop.add_signal_handler(signal.SIGHUP, reload)
             await self._self_test(doors[0])
-            await _notify("READY=1\nSTATUS=serving")
+            at_shares = await self._take_shares(tasks)
+            # ready while it is sealed, too: a start that waits for people is none that hangs
+            await _notify(f"READY=1\nSTATUS={self._status()}")
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
-            tasks.add(loop.create_task(self._sweep()))
-            clerk = Clerk(
-                self._broker,
-                _journal(self._settings),
-                self._settings.installation.database.with_name(_CURSOR),
-            )
-            clerk.start()
-            tasks.add(loop.create_task(rewrap_forever(self._broker, self._stopping.is_set)))
-            await self._stopping.wait()
+            await self._until_unsealed()
+            clerk = None
+            if not self._stopping.is_set():
+                clerk = self._work(tasks)
+                await self._stopping.wait()
             await self._stop(doors)
-            await asyncio.to_thread(clerk.stop)
+            if at_shares is not None:
+                at_shares.close()
+                self._shares.unlink(missing_ok=True)
+            if clerk is not None:
+                await asyncio.to_thread(clerk.stop)
             _log.info("stopped")
             for task in tasks:
                 task.cancel()
 
+    def _work(self, tasks: set[asyncio.Task[None]]) -> Clerk:
+        """Begin what goes on beside the requests, and needs keys."""
+        loop = asyncio.get_running_loop()
+        tasks.add(loop.create_task(self._sweep()))
+        clerk = Clerk(
+            self._broker,
+            _journal(self._settings),
+            self._settings.installation.database.with_name(_CURSOR),
+        )
+        clerk.start()
+        tasks.add(loop.create_task(rewrap_forever(self._broker, self._stopping.is_set)))
+        return clerk
+
+    async def _take_shares(self, tasks: set[asyncio.Task[None]]) -> asyncio.Server | None:
+        """Open the local door for shares of master keys."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            task = loop.create_task(_notify(f"STATUS={self._status()}"))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            if unsealing.sealed(self._broker) is None:
+                self._unsealed.set()
+
+        return await unsealer.listen(self._broker, self._shares, changed)
+
+    async def _until_unsealed(self) -> None:
+        """Wait until nothing waits for shares, or the server is to stop."""
+        if unsealing.sealed(self._broker) is None:
+            return
+        _log.warning("%s: keybroker unseal", self._status())
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._unsealed, self._stopping)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if not self._stopping.is_set():
+            _log.info("unsealed: serving")
+
+    def _status(self) -> str:
+        sealed = unsealing.sealed(self._broker)
+        return "serving" if sealed is None else sealed.detail.removeprefix("broker: is ")
+
     def _doors(self, pool: ThreadPoolExecutor, probe: ThreadPoolExecutor) -> tuple[Door, ...]:
         """Prove the contexts, bind the sockets and begin to accept, in this order."""
         settings, broker = self._settings, self._broker
-        files, given = settings.installation, _given_sockets()
+        files, passed = settings.installation, sockets.given()
         plan = (
             (
                 "main",
@@ -170,14 +213,16 @@ class _Server:
         doors = []
         for name, app, largest, address, threads in plan:
             gate = Gate(app, threads, settings.limits, largest, name, methods_of(app), broker.tally.answered)
+            if name != "health":
+                gate.sealed = lambda: unsealing.sealed(broker)
             context = contexts.get(name)
             listener = Listener(gate, ssl_options=context() if context else None)
-            doors.append(Door(listener, gate, given.get(name) or _bound(address, name), context))
+            doors.append(Door(listener, gate, passed.get(name) or sockets.bound_to(address, name), context))
         broker.progress.served_until = tls.ends(files)
         for door in doors:
             door.listener.add_sockets(door.sockets)
             for bound in door.sockets:
-                _log.info("%s: listening on %s", door.gate.name, _shown(bound))
+                _log.info("%s: listening on %s", door.gate.name, sockets.shown(bound))
         return tuple(doors)
 
     async def _self_test(self, door: Door) -> None:
@@ -224,13 +269,13 @@ class _Server:
             except KeybrokerError as error:
                 for line in error.lines("reload"):
                     _log.error("%s", line)
-                await _notify("READY=1\nSTATUS=serving; the last reload was refused, see the log")
+                await _notify(f"READY=1\nSTATUS={self._status()}; the last reload was refused, see the log")
                 return
             for door, context in fresh:
                 door.listener.ssl_options = context
             self._broker.progress.served_until = tls.ends(self._settings.installation)
             _log.info("reload: certificates are read again")
-            await _notify("READY=1\nSTATUS=serving")
+            await _notify(f"READY=1\nSTATUS={self._status()}")
 
     async def _stop(self, doors: tuple[Door, ...]) -> None:
         """Accept nothing more, give requests in flight their time, then close what is left."""
@@ -303,44 +348,3 @@ async def watchdog(alive: Callable[[], bool]) -> None:
         if alive():
             await _notify("WATCHDOG=1")
         await asyncio.sleep(int(period) / 2_000_000)
-
-
-def _given_sockets() -> dict[str, tuple[socket.socket, ...]]:
-    """Return the sockets that systemd passed, by FileDescriptorName= (sd_listen_fds_with_names(3))."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
-    passed = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    found: dict[str, tuple[socket.socket, ...]] = {}
-    for i in range(int(os.environ.get("LISTEN_FDS", "0"))):
-        name = passed[i] if i < len(passed) else ""
-        if name not in ("main", "enrolment", "health"):
-            raise KeybrokerError(
-                Problem.CONFIGURATION,
-                f"socket unit: {name!r} is not a listener",
-                hint="FileDescriptorName=main, enrolment or health",
-            )
-        taken = socket.socket(fileno=3 + i)
-        taken.setblocking(False)  # Tornado accepts until it would block, and for ever if it never would
-        found[name] = (*found.get(name, ()), taken)
-    return found
-
-
-def _bound(address: Address | Path, name: str) -> tuple[socket.socket, ...]:
-    try:
-        if isinstance(address, Path):
-            # Whoever is on this machine may ask how the broker is; the reply names nothing.
-            return (bind_unix_socket(str(address), mode=0o666, backlog=_BACKLOG),)
-        return tuple(bind_sockets(address.port, address.host, backlog=_BACKLOG))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        # Temporary: at boot the address may be later than we are, after a restart the port may be held still.
-        raise KeybrokerError(
-            Problem.UNAVAILABLE,
-            f"{name} listener: cannot listen on {address}: {reason}",
-            hint="ss -ltnp" if isinstance(address, Address) else None,
-        ) from error
-
-
-def _shown(bound: socket.socket) -> str:
-    name = bound.getsockname()
-    return f"unix:{name}" if isinstance(name, str) else str(Address(name[0], name[1]))

@@ -148,9 +148,15 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
 @click.option(
     "--scratch", type=click.Path(path_type=Path, file_okay=False), help="Where it is taken apart meanwhile."
 )
+@click.option("--shares", is_flag=True, help="Ask for shares of the master key, if it is in shares.")
 @json_option
 def verify(
-    file: Path, identity: Path, master_keys: tuple[str, ...], scratch: Path | None, as_json: bool
+    file: Path,
+    identity: Path,
+    master_keys: tuple[str, ...],
+    scratch: Path | None,
+    shares: bool,
+    as_json: bool,
 ) -> int:
     """Rehearse a restore of FILE in a directory of its own, which is gone afterwards; nothing else changes.
 
@@ -161,11 +167,13 @@ def verify(
       keybroker backup verify broker.age --identity backup.key
       keybroker backup verify broker.age --identity backup.key --master-key file:/media/usb/master.key
     """
+    from keybroker.cli.sharing import gather
     from keybroker.service.drill import rehearse
 
     with taken_apart(file, identity, scratch) as (directory, manifest):
         installation = read_configuration(directory, master_keys)
-        results = rehearse(directory, manifest, installation)
+        held = gather(installation.master_keys) if shares else {}
+        results = rehearse(directory, manifest, installation, held)
     if as_json:
         print_json({"checks": [result.as_json() for result in results]})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
-from keybroker.masterkey import credentials_of
+from keybroker.masterkey import MasterKey, credentials_of, is_sealed
 from keybroker.proofreading import Verdict
 from keybroker.service import trail
 from keybroker.service.destruction import pending
@@ -91,6 +91,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
     try:
         return (
             Finding(check, "good", "modes, owners, master key and schema are right"),
+            *_sealed(broker.masterkey.keys.values()),
             _tried("audit trail", lambda: _trail(trail.proofread(broker.store))),
             *_restored(broker.store.read(standing)),
             *_pending(broker.store.read(pending)),
@@ -98,6 +99,15 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
         )
     finally:
         broker.close()
+
+
+def _sealed(keys: Iterable[MasterKey]) -> tuple[Finding, ...]:
+    """Say of each master key in shares that it was not looked at: only the running broker may have it."""
+    return tuple(
+        Finding("master key", "good", f"{key.identity} is in shares, and proven when the broker is unsealed")
+        for key in keys
+        if is_sealed(key)
+    )
 
 
 def _restored(found: Standing) -> tuple[Finding, ...]:

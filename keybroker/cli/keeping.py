@@ -15,6 +15,8 @@ def to_keep(uri: str) -> str:
         return (
             f"the master key is in {_where(uri)} alone: make the token's own backup, or have a second token"
         )
+    if uri.startswith("shares:"):
+        return f"{_shares(uri)} start the broker, each time: keybroker unseal; without them it stays sealed"
     return f"save the master key ({uri}) where the database's backups are not"
 
 
@@ -25,7 +27,14 @@ def to_restore(uri: str) -> str | None:
 
         named = TokenUri.parse(uri)
         return f"{_where(uri)}, the module {named.module}, and its PIN in {named.pin_source}"
+    if uri.startswith("shares:"):
+        return f"{_shares(uri)}: keybroker unseal"
     return None
+
+
+def _shares(uri: str) -> str:
+    threshold, count, *_identity = uri.removeprefix("shares:").split("/")
+    return f"{threshold} of the master key's {count} shares"
 
 
 def _where(uri: str) -> str:

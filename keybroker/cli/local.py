@@ -59,7 +59,7 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 @click.option(
     "--master-key",
     metavar="URI",
-    help="Master key: file:, credential:, pkcs11:.  [default: file:CONFIG_DIR/master.key, made now]",
+    help="file:, credential:, pkcs11: or shares:K/N.  [default: file:CONFIG_DIR/master.key, made now]",
 )
 @click.option(
     "--recovery-recipient",
@@ -94,7 +94,8 @@ def init(
 
     It refuses to touch one that is there. Save the master key (and keep it away from the database's backups):
     without it no volume can be opened again. A key in a PKCS#11 token is made before, by keybroker master
-    create.
+    create. With shares:2/3 the key is kept nowhere: three shares are printed, this once, and any two of them
+    start the broker (keybroker unseal).
 
     \b
       keybroker init --name broker.example --operator alice
@@ -114,6 +115,12 @@ def init(
         )
     config_dir, state_dir = config_dir.absolute(), state_dir.absolute()
     key = master_key or f"file:{config_dir / 'master.key'}"
+    shared = None
+    if key.startswith("shares:"):
+        from keybroker.cli.sharing import new_key
+
+        shared = new_key(key)
+        key = shared.set.uri
     text = render(
         trust_domain=trust_domain,
         broker=f"https://{reached[0]}:{main_port}",
@@ -136,6 +143,7 @@ def init(
             operator=operator,
             configuration=text,
             master_key=key,
+            secret=shared.key if shared else None,
             owner=owner_named(user, config_dir),
             recovery=read_recipients(recovery) if recovery else (),
         ),
@@ -154,10 +162,12 @@ def init(
         "operator_roles": " ".join(sorted(FIRST)),
     }
     if as_json:
-        print_json(facts)
+        print_json(facts | ({"shares": shared.readable()} if shared else {}))
         return
     note("made:")
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
+    if shared:
+        shared.show()
     _next_steps(made.configuration, key, recovery=bool(recovery))
 
 

@@ -53,7 +53,9 @@ def list_masters(wait: bool, as_json: bool, **options: Any) -> None:
 
 @master.command()
 @click.option(
-    "--to", metavar="URI", help="The new one: file:/path, credential:NAME, pkcs11:….  [default: a new file]"
+    "--to",
+    metavar="URI",
+    help="The new one: file:/path, credential:NAME, pkcs11:…, shares:….  [default: a new file]",
 )
 @click.option("--compromised", is_flag=True, help="The one before leaked: renew the add-ons' keys, too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -73,7 +75,7 @@ def rotate(
     passphrase; then rotate all volumes (volume rotate --all --compromised).
 
     A credential has to be there before: see the drop-in's comments, restart the broker, then use --to. So has
-    a key in a token: keybroker master create.
+    a key in a token (keybroker master create) and one in shares (keybroker master split).
 
     \b
       keybroker master rotate --dry-run
@@ -127,6 +129,39 @@ def _foretell(document: dict[str, Any], uri: str, *, compromised: bool, as_json:
     note(f"would have {uri} wrap, and rewrap {keys} keys")
     if compromised:
         note(f"would renew every add-on's key, and rewrap {records} records")
+
+
+@master.command()
+@click.argument("form", metavar="K/N")
+@config_option
+@json_option
+def split(form: str, config: Path, as_json: bool) -> None:
+    """Make a new master key in N shares, of which any K start the broker, and print them, this once.
+
+    The key itself is kept nowhere. Give each share to a holder of their own, on paper or in a password store,
+    and clear the screen. The configuration names the key from then on, and it is in no use before K holders
+    have shown that they can read their shares (keybroker unseal) and keybroker master rotate --to takes it.
+    Other holders, or another K, mean another key: split again, and rotate.
+
+    \b
+      keybroker master split 2/3
+      keybroker unseal
+      keybroker master rotate --to shares:2/3/3f0c9a52e1d84b7796a0c1d2e3f40516 --wait
+    """
+    from keybroker.cli import ringfile
+    from keybroker.cli.sharing import new_key
+
+    made = new_key(f"shares:{form}")
+    uri = made.set.uri
+    with as_owner(config):
+        ringfile.configure(config, (*ringfile.configured(config), uri))
+    if as_json:
+        print_json({"uri": uri, "shares": made.readable()})
+        return
+    made.show()
+    note("next, with the broker running:")
+    note(f"  keybroker unseal     # {made.set.threshold} times, a holder each")
+    note(f"  keybroker master rotate --to {uri} --wait")
 
 
 @master.command()

@@ -19,6 +19,7 @@ PROGRAM: Final = "keybroker"
 _COMMANDS: Final = {
     "init": ("local", "make an installation on this machine"),
     "serve": ("local", "run the broker"),
+    "unseal": ("unseal", "give shares of the master key to the running broker"),
     "check": ("local", "verify this machine's installation"),
     "upgrade": ("local", "bring the database to this version's tables"),
     "backup": ("backup", "back this machine's installation up, encrypted to offline keys"),

@@ -4,6 +4,7 @@
 |---|---|---|
 | ``file:/absolute/path`` | 32 bytes in that file | regular, no link, owner, mode 0400 |
 | ``credential:NAME`` | 32 bytes in that credential, systemd.exec(5) | the same, or as systemd left it |
+| ``shares:K/N/IDENTITY`` | here, once K of N shares were given | its identity |
 | ``pkcs11:token=…;object=…?…`` | in that token, and never here | AES-256; sensitive, not extractable |
 """
 
@@ -16,6 +17,8 @@ from keybroker.masterkey.hardware import open_token_key, read_pin
 from keybroker.masterkey.local import LocalMasterKey
 from keybroker.masterkey.provider import MasterKey
 from keybroker.masterkey.ring import Ring
+from keybroker.masterkey.sealed import SharesMasterKey, is_sealed
+from keybroker.masterkey.shares import ShareSet
 from keybroker.masterkey.tokenuri import SCHEME, TokenUri
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -23,8 +26,10 @@ __all__ = [
     "LocalMasterKey",
     "MasterKey",
     "Ring",
+    "SharesMasterKey",
     "create_in_token",
     "credentials_of",
+    "is_sealed",
     "key_file",
     "open_master_key",
 ]
@@ -44,7 +49,7 @@ def key_file(uri: str, credentials_directory: Path | None) -> Path:
     raise KeybrokerError(
         Problem.CONFIGURATION,
         f"master key {uri[:300]!r}: its scheme is not known",
-        hint="use file:/absolute/path, credential:NAME or pkcs11:token=…;object=…?module-path=…&pin-source=…",
+        hint="use file:/absolute/path, credential:NAME, pkcs11:token=…;object=…?… or shares:K/N",
     )
 
 
@@ -57,6 +62,8 @@ def open_master_key(uri: str, credentials_directory: Path | None) -> MasterKey:
     """
     if uri.startswith(SCHEME):
         return open_token_key(uri, credentials_directory)
+    if uri.startswith("shares:"):
+        return SharesMasterKey(ShareSet.parse(uri))
     path = key_file(uri, credentials_directory)
     return LocalMasterKey(read_key(path, credential=uri.startswith("credential:")))
 

@@ -1,74 +1,31 @@
 """One key in a PKCS#11 token: a session that comes back after the token was away. The only door to PKCS#11.
 
-A module is initialised once a process and for one thread at a time (C_Initialize without locking), so all
-keys behind one module share a lock. What is new in its tokens shows only after it was initialised again, and
-that ends every session: ``_Module.generation`` tells the others, whose handles may mean other objects then.
-
 A token that is away is UNAVAILABLE, and asked again after some seconds. A PIN that was refused is never given
 again in this process, and never for the last try: after the third wrong one a token locks itself.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
+from keybroker.masterkey.cryptoki import Module, module_at, said
 from keybroker.masterkey.tokenform import COMMITTED, NAMING, name_of
 from keybroker.masterkey.tokenuri import TokenUri
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
-_LOCK_SECONDS: Final = 10
 _AWAY_SECONDS: Final = 2
 _FINAL_TRY: Final = 0x00020000  # CKF_USER_PIN_FINAL_TRY
 _LOCKED: Final = 0x00040000  # CKF_USER_PIN_LOCKED
 _TAG_BITS: Final = 128
 
-_modules: dict[str, _Module] = {}
-_making = threading.Lock()
+_T = TypeVar("_T")
 
 
 class RefusedError(Exception):
     """The token answers, and does not do what was asked: what it was given is wrong."""
-
-
-class _Module:
-    """A PKCS#11 library in this process."""
-
-    def __init__(self, library: Any) -> None:
-        self.library = library
-        self.lock = threading.Lock()
-        self.generation = 0
-        self.refused: dict[bytes, Secret] = {}
-
-    def again(self) -> None:
-        self.generation += 1
-        self.library.reinitialize()
-
-
-def _module(path: str) -> _Module:
-    try:
-        import pkcs11
-    except ImportError:
-        raise KeybrokerError(
-            Problem.CONFIGURATION,
-            "master key pkcs11: the library python-pkcs11 is not installed",
-            hint="pip install 'keybroker[pkcs11]'",
-        ) from None
-    with _making:
-        if path not in _modules:
-            try:
-                _modules[path] = _Module(pkcs11.lib(path))
-            except pkcs11.PKCS11Error as error:
-                raise KeybrokerError(
-                    Problem.CONFIGURATION,
-                    f"PKCS#11 module {path}: cannot be used: {_said(error)}",
-                    hint="is its package installed, and does module-path name it?",
-                ) from error
-        return _modules[path]
 
 
 class TokenKey:
@@ -86,13 +43,12 @@ class TokenKey:
     def __init__(self, uri: TokenUri, pin: Callable[[], Secret]) -> None:
         self._uri = uri
         self._pin = pin
-        self._module = _module(uri.module)
+        self._module = module_at(uri.module)
         self._key: Any = None
         self._generation = -1
         self._away_until = 0.0
         self._name: bytes | None = None
-        with self._alone():
-            self._open()
+        self._alone(self._open)
 
     @property
     def name(self) -> bytes:
@@ -107,42 +63,38 @@ class TokenKey:
             RefusedError: the token answers, and does not do it.
             KeybrokerError: UNAVAILABLE.
         """
-        return self._do(lambda key: _gcm(key.encrypt, nonce, associated, data))
+        return self._alone(lambda: self._do(lambda key: _gcm(key.encrypt, nonce, associated, data)))
 
     def decrypt(self, nonce: bytes, associated: bytes, data: bytes) -> bytes:
         """Return the plaintext (errors as ``encrypt``; RefusedError is what a changed ciphertext gives)."""
-        return self._do(lambda key: _gcm(key.decrypt, nonce, associated, data))
+        return self._alone(lambda: self._do(lambda key: _gcm(key.decrypt, nonce, associated, data)))
 
     def _do(self, work: Callable[[Any], bytes]) -> bytes:
         import pkcs11
 
-        with self._alone():
-            if self._key is None or self._generation != self._module.generation:
-                self._open()
-            try:
-                return work(self._key)
-            except pkcs11.PKCS11Error as error:
-                # modules differ in what they say of a changed ciphertext (SoftHSM2: CKR_GENERAL_ERROR), so
-                # the token is asked for something that it must be able to do
-                if self._answers():
-                    raise RefusedError(_said(error)) from error
+        if self._key is None or self._generation != self._module.generation:
             self._open()
-            try:
-                return work(self._key)
-            except pkcs11.PKCS11Error as error:
-                if self._answers():
-                    raise RefusedError(_said(error)) from error
-                self._key = None
-                raise self._unavailable(f"failed: {_said(error)}") from error
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._module.lock.acquire(timeout=_LOCK_SECONDS):
-            raise self._unavailable("does not answer")
         try:
-            yield
-        finally:
-            self._module.lock.release()
+            return work(self._key)
+        except pkcs11.PKCS11Error as error:
+            # modules differ in what they say of a changed ciphertext (SoftHSM2: CKR_GENERAL_ERROR), so the
+            # token is asked for something that it must be able to do
+            if self._answers():
+                raise RefusedError(said(error)) from error
+        self._open()
+        try:
+            return work(self._key)
+        except pkcs11.PKCS11Error as error:
+            if self._answers():
+                raise RefusedError(said(error)) from error
+            self._key = None
+            raise self._unavailable(f"failed: {said(error)}") from error
+
+    def _alone(self, job: Callable[[], _T]) -> _T:
+        try:
+            return self._module.call(job)
+        except TimeoutError:
+            raise self._unavailable("does not answer") from None
 
     def _answers(self) -> bool:
         import pkcs11
@@ -186,7 +138,7 @@ class TokenKey:
         except pkcs11.MechanismInvalid:
             raise _wrong(self._uri, "the token does not do AES-GCM (CKM_AES_GCM)", hint=None) from None
         except pkcs11.PKCS11Error as error:
-            raise self._unavailable(f"failed: {_said(error)}") from error
+            raise self._unavailable(f"failed: {said(error)}") from error
         if self._name not in (None, name):
             raise self._unavailable("holds another key of that name now")
         self._name = name
@@ -198,7 +150,7 @@ class TokenKey:
         )
 
 
-def log_in(module: _Module, uri: TokenUri, pin: Callable[[], Secret], *, rw: bool = False) -> Any:
+def log_in(module: Module, uri: TokenUri, pin: Callable[[], Secret], *, rw: bool = False) -> Any:
     """Return a session that may use private objects.
 
     Raises:
@@ -233,10 +185,10 @@ def log_in(module: _Module, uri: TokenUri, pin: Callable[[], Secret], *, rw: boo
         raise refused from None
     except (pkcs11.PinLocked, pkcs11.PinExpired) as error:
         module.refused[serial] = given
-        raise _wrong(uri, f"the token lets nobody in: {_said(error)}", hint=None) from None
+        raise _wrong(uri, f"the token lets nobody in: {said(error)}", hint=None) from None
 
 
-def _token(module: _Module, uri: TokenUri) -> Any:
+def _token(module: Module, uri: TokenUri) -> Any:
     import pkcs11
 
     wanted: dict[str, Any] = {}
@@ -314,30 +266,33 @@ def create(uri: TokenUri, pin: Callable[[], Secret]) -> bool:
 
     if uri.label is None:
         raise _wrong(uri, "a new key needs a label", hint="object=master-1")
-    module = _module(uri.module)
-    with module.lock:
-        try:
-            session = log_in(module, uri, pin, rw=True)
-            key = find(session, uri)
-            if key is not None:
-                check(key, uri)
-                return False
-            session.generate_key(
-                pkcs11.KeyType.AES,
-                256,
-                id=uri.id,
-                label=uri.label,
-                store=True,
-                capabilities=pkcs11.MechanismFlag.ENCRYPT | pkcs11.MechanismFlag.DECRYPT,
-                template={
-                    pkcs11.Attribute.PRIVATE: True,
-                    pkcs11.Attribute.SENSITIVE: True,
-                    pkcs11.Attribute.EXTRACTABLE: False,
-                },
-            )
-        except pkcs11.PKCS11Error as error:
-            raise KeybrokerError(Problem.UNAVAILABLE, f"{uri}: cannot be made: {_said(error)}") from error
+    module = module_at(uri.module)
+
+    def work() -> bool:
+        session = log_in(module, uri, pin, rw=True)
+        key = find(session, uri)
+        if key is not None:
+            check(key, uri)
+            return False
+        session.generate_key(
+            pkcs11.KeyType.AES,
+            256,
+            id=uri.id,
+            label=uri.label,
+            store=True,
+            capabilities=pkcs11.MechanismFlag.ENCRYPT | pkcs11.MechanismFlag.DECRYPT,
+            template={
+                pkcs11.Attribute.PRIVATE: True,
+                pkcs11.Attribute.SENSITIVE: True,
+                pkcs11.Attribute.EXTRACTABLE: False,
+            },
+        )
         return True
+
+    try:
+        return module.call(work)
+    except (pkcs11.PKCS11Error, TimeoutError) as error:
+        raise KeybrokerError(Problem.UNAVAILABLE, f"{uri}: cannot be made: {said(error)}") from error
 
 
 def _gcm(call: Callable[..., bytes], nonce: bytes, associated: bytes, data: bytes) -> bytes:
@@ -345,11 +300,6 @@ def _gcm(call: Callable[..., bytes], nonce: bytes, associated: bytes, data: byte
 
     parameters = pkcs11.GCMParams(nonce, associated, _TAG_BITS)
     return call(data, mechanism=pkcs11.Mechanism.AES_GCM, mechanism_param=parameters)
-
-
-def _said(error: Exception) -> str:
-    """Return what a module said: the name of its error, with the words that there are."""
-    return f"{type(error).__name__}{f' ({error})' if str(error) else ''}"
 
 
 def _wrong(uri: TokenUri, what: str, hint: str | None) -> KeybrokerError:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keybroker.ca import Authority
-from keybroker.masterkey import MasterKey, Ring
+from keybroker.masterkey import MasterKey, Ring, SharesMasterKey
 from keybroker.service.lately import Lately
 from keybroker.service.limiter import Limiter
 from keybroker.store import Store
@@ -79,6 +79,7 @@ class Broker:
         clock: the time in UTC, aware.
         entropy: so many bytes from the kernel's generator; a parameter so that a test can be repeated.
         configured: opens the master keys that the configuration names at this moment, the newest first.
+        shared: those of them that are in shares, sealed or not; the same objects at each call.
         lately: what was counted last (``measuring.Figures``).
     """
 
@@ -93,6 +94,7 @@ class Broker:
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
     lately: Lately[Any] = field(default_factory=Lately)
+    shared: Callable[[], tuple[SharesMasterKey, ...]] = tuple
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

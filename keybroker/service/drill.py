@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keybroker.masterkey import Ring
+from keybroker.masterkey import MasterKey, Ring, is_sealed
 from keybroker.service import masters, trail
 from keybroker.service.archive import DATABASE, Manifest
 from keybroker.service.broker import ConfiguredKey
@@ -44,7 +44,12 @@ class Result:
         return {"check": self.check, "state": self.state, "detail": self.detail}
 
 
-def rehearse(directory: Path, manifest: Manifest, installation: Installation) -> tuple[Result, ...]:
+def rehearse(
+    directory: Path,
+    manifest: Manifest,
+    installation: Installation,
+    held: dict[str, MasterKey] | None = None,
+) -> tuple[Result, ...]:
     """Check all that a backup holds.
 
     Args:
@@ -52,6 +57,7 @@ def rehearse(directory: Path, manifest: Manifest, installation: Installation) ->
             tables here.
         installation: as the backup's own configuration has it, read in that directory; its master keys are
             used as far as they are at hand.
+        held: master keys in shares that were given enough of them, by URI.
     """
     database = directory / DATABASE
     there = replace(installation, database=database)
@@ -67,7 +73,7 @@ def rehearse(directory: Path, manifest: Manifest, installation: Installation) ->
         results += [
             _tried("installation", lambda: _belongs(store, manifest)),
             _tried("audit trail", lambda: _trail(store, manifest)),
-            *_keys(store, there),
+            *_keys(store, there, held),
         ]
     finally:
         store.close()
@@ -112,13 +118,17 @@ def _trail(store: Store, manifest: Manifest) -> str:
     return f"records: {manifest.audit[0]}, and the chain is whole"
 
 
-def _keys(store: Store, installation: Installation) -> tuple[Result, ...]:
+def _keys(store: Store, installation: Installation, held: dict[str, MasterKey] | None) -> tuple[Result, ...]:
     check = "keys"
     configured: tuple[ConfiguredKey, ...] = ()
     missing = []
     for uri in installation.master_keys:
         try:
-            configured += open_master_keys(installation, (uri,))
+            opened = open_master_keys(installation, (uri,), held)
+            if is_sealed(opened[0].key):
+                missing.append(f"{uri}: its shares were not given")
+            else:
+                configured += opened
         except KeybrokerError as error:
             missing.append(error.detail)
     if not configured:

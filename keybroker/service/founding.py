@@ -48,6 +48,7 @@ class Plan:
         configuration: the text of ``keybroker.toml``, written as it is.
         master_key: ``file:`` and a path right inside ``config_directory``, where it is made; or
             ``credential:NAME`` or ``pkcs11:…`` for one that is there already.
+        secret: the master key itself, where it is in shares (``shares:…``), and else None.
         owner: uid and gid that all of it belongs to; None for whoever runs this.
         recovery: age recipients of the offline recovery key; empty for none.
     """
@@ -60,6 +61,7 @@ class Plan:
     operator: str
     configuration: str
     master_key: str
+    secret: Secret | None = None
     owner: tuple[int, int] | None = None
     recovery: tuple[str, ...] = ()
     server_lifetime: timedelta = timedelta(days=3650)
@@ -153,6 +155,8 @@ def _cannot(path: Path | str, error: OSError) -> KeybrokerError:
 
 def _master_key(plan: Plan, config: Path, entropy: Entropy, credentials_directory: Path | None) -> MasterKey:
     """Make the master key's file, or open the credential that is there."""
+    if plan.secret is not None:
+        return LocalMasterKey(plan.secret)
     if plan.master_key.startswith("pkcs11:"):
         with as_user(plan.owner):  # the PIN is a file of theirs, and so is what a module leaves
             return open_master_key(plan.master_key, credentials_directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keybroker.service import unsealing
 from keybroker.service.broker import Broker
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -12,6 +13,9 @@ def ready(broker: Broker) -> None:
     Raises:
         KeybrokerError: UNAVAILABLE, with what is wrong.
     """
+    sealed = unsealing.sealed(broker)
+    if sealed is not None:
+        raise sealed
     if not broker.store.alive:
         raise KeybrokerError(Problem.UNAVAILABLE, "database: its writer has stopped")
     broker.store.read(lambda reading: reading.audit_head())

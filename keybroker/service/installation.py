@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from keybroker.ca import Authority
-from keybroker.masterkey import open_master_key
+from keybroker.masterkey import MasterKey, SharesMasterKey, open_master_key
 from keybroker.masterkey.files import check_private, open_private
 from keybroker.service import masters
 from keybroker.service.broker import Broker, BrokerSettings, ConfiguredKey
@@ -51,6 +51,11 @@ class Installation:
     credentials_directory: Path | None = None
     reread: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
 
+    @property
+    def unseal_socket(self) -> Path:
+        """Return where the running broker takes shares of master keys."""
+        return self.database.with_name("unseal.sock")
+
 
 def open_broker(
     installation: Installation, *, clock: Callable[[], datetime], entropy: Callable[[int], bytes]
@@ -65,7 +70,8 @@ def open_broker(
             the CA certificate's; for a database at another revision of the schema or another installation's.
     """
     check_files(installation)
-    configured = open_master_keys(installation, installation.master_keys)
+    held: dict[str, MasterKey] = {}
+    configured = open_master_keys(installation, installation.master_keys, held)
     authority = _authority(installation)
     schema.check(installation.database)
     store = SqliteStore(installation.database)
@@ -77,21 +83,40 @@ def open_broker(
         store.close()
         raise
 
+    def uris() -> tuple[str, ...]:
+        return installation.reread() if installation.reread else installation.master_keys
+
     def again() -> tuple[ConfiguredKey, ...]:
-        uris = installation.reread() if installation.reread else installation.master_keys
-        return open_master_keys(installation, uris)
+        return open_master_keys(installation, uris(), held)
 
-    return Broker(store, ring, authority, clock, entropy, installation.settings, again)
+    def shared() -> tuple[SharesMasterKey, ...]:
+        named = tuple(uri for uri in uris() if uri.startswith("shares:"))
+        keys = (one.key for one in open_master_keys(installation, named, held))
+        return tuple(key for key in keys if isinstance(key, SharesMasterKey))
+
+    return Broker(store, ring, authority, clock, entropy, installation.settings, again, shared=shared)
 
 
-def open_master_keys(installation: Installation, uris: tuple[str, ...]) -> tuple[ConfiguredKey, ...]:
+def open_master_keys(
+    installation: Installation, uris: tuple[str, ...], held: dict[str, MasterKey] | None = None
+) -> tuple[ConfiguredKey, ...]:
     """Open master keys.
+
+    Args:
+        held: keys in shares by URI: such a key is opened once, for what it was given is in it alone.
 
     Raises:
         KeybrokerError: CONFIGURATION, for the first that cannot be opened.
     """
     directory = installation.credentials_directory
-    return tuple(ConfiguredKey(uri, open_master_key(uri, directory)) for uri in uris)
+    keep = {} if held is None else held
+
+    def key(uri: str) -> MasterKey:
+        if not uri.startswith("shares:"):
+            return open_master_key(uri, directory)
+        return keep.setdefault(uri, open_master_key(uri, directory))
+
+    return tuple(ConfiguredKey(uri, key(uri)) for uri in uris)
 
 
 def upgrade(installation: Installation) -> tuple[str | None, str]:

@@ -10,6 +10,7 @@ key that is configured and not in the table is in no use yet, or no longer.
 | wraps, unwraps | yes, and its check value does not open | refused |
 | wraps, unwraps | no | refused: something may be wrapped by it |
 | forgotten, or not at all | yes | good; the key is not on the ring |
+| wraps, unwraps | yes, in shares | good, and sealed; not waited for once it wraps nothing |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from keybroker.audit import rfc3339
 from keybroker.envelope import ENTROPY_BYTES, KEY_BYTES, EnvelopeError
-from keybroker.masterkey import MasterKey, Ring
+from keybroker.masterkey import MasterKey, Ring, is_sealed
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker, ConfiguredKey
@@ -81,11 +82,20 @@ def ring_of(known: Iterable[MasterKeyRow], configured: tuple[ConfiguredKey, ...]
     for row in live:
         if row.identity not in there:
             raise _missing(row, configured)
-        check_key(row, there[row.identity].key)
+        if not is_sealed(
+            there[row.identity].key
+        ):  # else it is checked once it is open, before it does anything
+            check_key(row, there[row.identity].key)
+    live = [row for row in live if not _is_idle(row, there[row.identity].key)]
     unused = sorted(there.keys() - {row.identity for row in live})
     for identity in unused:
         _log.warning("master key %s (%s): is configured and not in use", there[identity].uri, identity)
     return Ring((there[row.identity].key for row in live), wraps[0])
+
+
+def _is_idle(row: MasterKeyRow, key: MasterKey) -> bool:
+    """Say whether a sealed key need not be waited for: nothing is wrapped by it any more."""
+    return is_sealed(key) and row.state != "wraps" and row.emptied is not None
 
 
 def _missing(row: MasterKeyRow, configured: tuple[ConfiguredKey, ...]) -> KeybrokerError:
@@ -259,8 +269,8 @@ def _take(broker: Broker, configured: tuple[ConfiguredKey, ...]) -> None:
     fresh = {one.key.identity: one.key for one in configured}
     live = [row for row in rows if row.state != "forgotten"]
     wraps = next(row.identity for row in live if row.state == "wraps")
-    keys = {row.identity: held.get(row.identity) or fresh.get(row.identity) for row in live}
-    broker.masterkey.replace((key for key in keys.values() if key is not None), wraps)
+    keys = ((row, held.get(row.identity) or fresh.get(row.identity)) for row in live)
+    broker.masterkey.replace((key for row, key in keys if key is not None and not _is_idle(row, key)), wraps)
 
 
 def renew_addon(broker: Broker, peer: Peer, addon: str, generation: int) -> tuple[int, bool]:

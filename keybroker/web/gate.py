@@ -83,6 +83,7 @@ class Gate(HTTPServerConnectionDelegate):
     ) -> None:
         self.app = app
         self.methods = methods
+        self.sealed: Callable[[], KeybrokerError | None] = lambda: None
         self.answered = answered
         self.pool = pool
         self.limits = limits
@@ -121,7 +122,10 @@ class Gate(HTTPServerConnectionDelegate):
         return True
 
     async def answer(self, exchange: Exchange, environ: dict[str, Any]) -> Reply:
-        """Have a thread answer, or say at once that none will be free soon."""
+        """Have a thread answer, or say at once that none will be free soon, or that keys are sealed."""
+        sealed = self.sealed()
+        if sealed is not None:
+            return reply_for(sealed)
         if self.waiting >= self.limits.threads + self.limits.queue:
             return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: too many requests are waiting"))
         # Half of the queue at most for one certificate, so that one VM gone wrong is not everybody's 503.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -9,11 +10,12 @@ import re
 import struct
 import subprocess
 import termios
+from pathlib import Path
 
 import pytest
 
 from keybroker.cli.screen import fit
-from tests.tls.running import CLI, Broker
+from tests.tls.running import CLI, Broker, run_cli, running
 
 
 def on_terminal(columns: int, *arguments: str) -> list[str]:
@@ -54,6 +56,27 @@ def test_a_passphrase_is_revealed_on_a_terminal_alone(broker: Broker) -> None:
     piped = subprocess.run([*CLI, *asked], capture_output=True, text=True, check=False, timeout=60)
     assert (piped.returncode, piped.stdout) == (64, "")
     assert line not in broker.log.read_text()
+
+
+def test_a_share_is_typed_at_a_prompt_that_does_not_show_it(tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        config = ("--config", str(own.config))
+        shares = run_cli("master", "split", "2/3", *config).stdout.splitlines()
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen([*CLI, "unseal", *config], stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        while b"Share: " not in said:
+            said += os.read(ours, 65536)
+        os.write(ours, shares[0].encode() + b"\n")
+        with contextlib.suppress(OSError):  # a terminal without its last writer says EIO
+            while piece := os.read(ours, 65536):
+                said += piece
+        os.close(ours)
+        assert process.wait(30) == 0
+        assert b": 1 of 2 shares" in said
+        assert shares[0].encode() not in said
+        assert shares[0][:20].encode() not in said
 
 
 def test_a_pipe_gets_everything() -> None:

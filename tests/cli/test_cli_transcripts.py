@@ -10,8 +10,13 @@ from pathlib import Path
 
 from keybroker.cli.manual import pages
 from keybroker.cli.program import program
+from keybroker.masterkey import LocalMasterKey
+from keybroker.masterkey.shares import Share
+from keybroker.masterkey.splitting import combine
+from keybroker.wire.secret import Secret
 from tests.cli.transcript import Transcript
-from tests.tls.running import Broker, run_cli, running, unlock_request
+from tests.contract.softhsm import make_token
+from tests.tls.running import Broker, install, run_cli, running, unlock_request
 
 VERBS = [tuple(name.split()[1:]) for name, _command in pages(program, "keybroker")][1:]
 """Every group and every verb."""
@@ -541,3 +546,83 @@ def test_master(transcript: Transcript, tmp_path: Path) -> None:
         assert own.config.read_text().count("master_key =") == 1
         assert "master-2.key" in own.config.read_text()
         assert "# Where agents reach this broker" in own.config.read_text()
+
+
+def test_master_in_a_token(transcript: Transcript, tmp_path: Path) -> None:
+    token = make_token(tmp_path)
+    conf = str(token.configuration)
+    first, second = token.uri("master-1"), token.uri("master-2")
+    nowhere = ("--config", "/nonexistent/keybroker.toml")
+    transcript.broker = Broker(tmp_path, 65534, 65535)
+    for uri in (
+        first,
+        first,
+        second,
+        "pkcs11:token=keybroker;object=k;pin-value=4711",
+        token.uri("k", token="t"),
+    ):
+        transcript.run("master", "create", uri, *nowhere, local=False, SOFTHSM2_CONF=conf)
+    own = install(tmp_path, options=("--master-key", first), SOFTHSM2_CONF=conf)
+    own.start(SOFTHSM2_CONF=conf)
+    try:
+        transcript.broker = own
+        own.add_addon("shop-db")
+        transcript.run("check", SOFTHSM2_CONF=conf)
+        transcript.run("master", "rotate", "--to", token.uri("nothing"), "--wait", SOFTHSM2_CONF=conf)
+        transcript.run("master", "rotate", "--to", second, "--wait", SOFTHSM2_CONF=conf)
+        transcript.run("master", "list", "--wait")
+    finally:
+        assert own.stop() == 0
+
+
+def test_master_in_shares(transcript: Transcript, tmp_path: Path) -> None:
+    identity, saved = tmp_path / "backup.key", tmp_path / "broker.age"
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop-db")
+        transcript.run("unseal")
+        transcript.run("master", "split", "3/2")
+        shares = transcript.run("master", "split", "2/3").splitlines()
+        uri = f"shares:2/3/{LocalMasterKey(combine([parsed(share) for share in shares[:2]])).identity}"
+        transcript.run("unseal", "--status")
+        transcript.run("master", "rotate", "--to", uri)
+        transcript.run("unseal", stdin="KBS1-AAAA\n")
+        transcript.run("unseal", stdin=f"{shares[0]}\n")
+        transcript.run("unseal", stdin=f"{shares[2]}\n")
+        transcript.run("unseal", "--status", "--json")
+        transcript.run("master", "rotate", "--to", uri, "--wait")
+        transcript.run("backup", str(saved), "--recipient", keygen(identity))
+        verify = ("backup", "verify", str(saved), "--identity", str(identity))
+        transcript.run(*verify, "--master-key", uri, local=False)
+        both = ("--master-key", uri, "--master-key", f"file:{own.directory}/config/master.key")
+        transcript.run(*verify, *both, "--shares", local=False, stdin="\n".join(shares))
+        own.stop()
+        own.start()
+        transcript.run("check")
+        transcript.run("addon", "list")
+        transcript.run("unseal", "--status")
+        transcript.run("unseal", stdin="\n".join(shares[1:]))
+        transcript.run("addon", "list")
+        assert own.stop() == 0
+    transcript.run("unseal")
+
+
+def test_init_in_shares(transcript: Transcript, tmp_path: Path) -> None:
+    transcript.broker = Broker(tmp_path, 65534, 65535)
+    directories = ("--config-dir", str(tmp_path / "config"), "--state-dir", str(tmp_path / "state"))
+    for form in ("shares:1/1", "shares:2/3"):
+        transcript.run(
+            "init",
+            "--ip",
+            "127.0.0.1",
+            "--operator",
+            "alice",
+            "--master-key",
+            form,
+            *directories,
+            local=False,
+        )
+
+
+def parsed(text: str) -> Share:
+    return Share.parse(Secret(text.encode()))

@@ -24,6 +24,8 @@ NORMAL: Final = (
     (re.compile(r"by the CA [0-9a-f]{16}…"), "by the CA HASH…"),
     (re.compile(r"age1[02-9ac-hj-np-z]{58}"), "age1RECIPIENT"),
     (re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"), "0123456789abcdef0123456789abcdef"),
+    (re.compile(r"KBS1(-[A-Z2-7]{4}){18}"), "KBS1-SHARE"),
+    (re.compile(r"(?<=/)[0-9a-f]{32}\b"), "0123456789abcdef0123456789abcdef"),
     # how far it is by then
     (re.compile(r"2> \[[#.]+\] \d+%: \d+ keys, \d+ records left\n"), ""),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),
@@ -48,14 +50,14 @@ class Transcript:
     write: bool
     lines: list[str] = field(default_factory=list)
 
-    def run(self, *arguments: str, local: bool = True, **environment: str) -> str:
+    def run(self, *arguments: str, local: bool = True, stdin: str | None = None, **environment: str) -> str:
         """Run ``keybroker`` and return what it printed.
 
         Args:
             local: whether the broker's own configuration is named, as on the broker's machine.
         """
         own = ("--config", str(self.broker.config)) if local else ()
-        done = run_cli(*arguments, *own, **environment)
+        done = run_cli(*arguments, *own, stdin=stdin, **environment)
         self.lines.append(f"$ keybroker {shlex.join(arguments)}")
         self.lines.extend(done.stdout.splitlines())
         self.lines.extend(f"2> {line}" for line in done.stderr.splitlines())

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from keybroker.envelope import ENTROPY_BYTES, Context, EnvelopeError, Failure, Purpose, wrapped_by
-from keybroker.masterkey import LocalMasterKey, MasterKey, open_master_key
+from keybroker.masterkey import LocalMasterKey, MasterKey, SharesMasterKey, open_master_key
+from keybroker.masterkey.shares import Share
+from keybroker.masterkey.splitting import split
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 from tests.contract.softhsm import SoftToken
@@ -43,11 +45,24 @@ def from_token(directory: Path, key: bytes) -> MasterKey:
     return open_master_key(TOKEN[0].uri(label), None)
 
 
+def from_shares(_directory: Path, key: bytes) -> MasterKey:
+    """Split a key, and give two of its three shares, typed by hand."""
+    made, shares = split(Secret(key), 2, 3)
+    opened = open_master_key(made.uri, None)
+    assert isinstance(opened, SharesMasterKey)
+    for share in (shares[2], shares[0]):
+        opened.take(*opened.would_take(Share.parse(share.text())))
+    return opened
+
+
 TOKEN: list[SoftToken] = []
 Provider = Callable[[Path, bytes], MasterKey]
 
 
-@pytest.fixture(params=[from_file, from_credential, from_token], ids=["file", "credential", "pkcs11"])
+@pytest.fixture(
+    params=[from_file, from_credential, from_token, from_shares],
+    ids=["file", "credential", "pkcs11", "shares"],
+)
 def provider(request: pytest.FixtureRequest, soft_token: SoftToken) -> Provider:
     TOKEN[:] = [soft_token]
     made: Provider = request.param

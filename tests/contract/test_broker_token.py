@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keybroker.envelope import ENTROPY_BYTES, Context, Purpose
-from keybroker.masterkey import create_in_token, credentials_of, open_master_key
+from keybroker.masterkey import create_in_token, credentials_of, cryptoki, open_master_key
 from keybroker.masterkey import token as door
 from keybroker.masterkey.tokenuri import TokenUri
 from keybroker.service import masters, rewrap
@@ -124,7 +126,7 @@ def test_a_wrong_pin_is_given_to_the_token_once_and_never_again(tmp_path: Path) 
 import sys
 from keybroker.masterkey import open_master_key
 from keybroker.wire.problems import KeybrokerError
-from keybroker.masterkey import token as door
+from keybroker.masterkey import cryptoki as door
 right, wrong = sys.argv[1:]
 for _ in range(5):
     try:
@@ -169,7 +171,7 @@ def test_no_pin_is_given_where_a_wrong_one_would_lock_the_token_or_has(
 
     named = TokenUri.parse(soft_token.uri("k"))
     with pytest.raises(KeybrokerError) as caught:
-        door.log_in(door._Module(Library()), named, lambda: Secret(PIN.encode()))
+        door.log_in(cryptoki.Module(Library), named, lambda: Secret(PIN.encode()))
     assert caught.value.problem is Problem.CONFIGURATION
 
 
@@ -240,3 +242,34 @@ def test_a_broker_rotates_to_a_token_and_back(house: House, uri: str) -> None:
     house.installation = replace(house.installation, master_keys=(first,))
     with pytest.raises(KeybrokerError, match="is not configured"):
         open_broker(house.installation, clock=house.clock, entropy=os.urandom)
+
+
+def test_a_token_that_hangs_is_unavailable_after_some_seconds(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = open_master_key(uri, None)
+    wrapped = key.wrap(KEY, PLACE, os.urandom(ENTROPY_BYTES))
+    monkeypatch.setattr(cryptoki, "_WAIT_SECONDS", 0.2)
+    module = cryptoki._modules[TokenUri.parse(uri).module]
+    module._jobs.put((Future(), lambda: time.sleep(1)))
+    for _ in range(2):
+        with pytest.raises(KeybrokerError) as caught:
+            key.unwrap(wrapped, PLACE)
+        assert caught.value.problem is Problem.UNAVAILABLE
+        assert "does not answer" in caught.value.detail
+    time.sleep(1)
+    assert key.unwrap(wrapped, PLACE) == KEY
+
+
+def test_what_a_module_leaves_behind_is_no_error_of_our_own_tls(soft_token: SoftToken) -> None:
+    """SoftHSM2 leaves errors in OpenSSL's queue, which is the thread's; ssl would take them for its own."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    connection = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    with pytest.raises(KeybrokerError):
+        open_master_key(soft_token.uri("nothing"), None)
+    create_in_token(soft_token.uri(os.urandom(8).hex()), None)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()

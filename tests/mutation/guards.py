@@ -32,6 +32,8 @@ SETBACK: Final = ("tests/unit/test_broker_setback.py",)
 REENCRYPTION: Final = ("tests/unit/test_plan_reencryption.py", "tests/crash/test_crash_reencryption.py")
 PROVISION: Final = ("tests/unit/test_plan_provision.py",)
 MIGRATION: Final = ("tests/unit/test_plan_migration.py",)
+SHARES: Final = ("tests/unit/test_broker_shares.py",)
+TOKEN: Final = ("tests/contract/test_broker_token.py", "tests/contract/test_broker_masterkey.py")
 KEYRING: Final = ("tests/unit/test_broker_keyring.py", "tests/unit/test_broker_transitions.py")
 MODEL: Final = (
     "tests/unit/test_broker_transitions.py",
@@ -503,5 +505,36 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('        equal("digest of the new volume key", new.fingerprint, order.digest)\n', "        pass\n"),
         ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
         ('        equal(f"{path}.offset", segment.offset, at)\n', ""),
+    ),
+    *_guards(
+        "keybroker/masterkey/shares.py",
+        SHARES,
+        ("        if checksum != _checksum(body[: -len(checksum)]):\n", "        if False:\n"),
+        ("2 <= found[0] <= found[1] <= MOST_SHARES", "1 <= found[0]"),
+    ),
+    *_guards(
+        "keybroker/masterkey/sealed.py",
+        SHARES,
+        ("        if key.identity != known.identity:\n", "        if False:\n"),
+        ("        if before is not None and before.value != share.value:\n", "        if False:\n"),
+        ("(share.set_id, share.threshold, share.count) != (known.id, known.threshold, known.count)", "False"),
+    ),
+    *_guards(
+        "keybroker/masterkey/tokenform.py",
+        TOKEN,
+        ("    if key_id != name:\n", "    if False:\n"),
+        ('b"KBP1 nonce" + entropy + ctx', 'b"KBP1 nonce" + entropy'),
+    ),
+    *_guards(
+        "keybroker/masterkey/token.py",
+        TOKEN,
+        ("    if module.refused.get(serial) == given:\n", "    if False:\n"),
+        ("    if flags & _FINAL_TRY:\n", "    if False:\n"),
+        ("self._key is None or self._generation != self._module.generation", "self._key is None"),
+        (
+            "    if not key[pkcs11.Attribute.SENSITIVE] or key[pkcs11.Attribute.EXTRACTABLE]:\n",
+            "    if False:\n",
+        ),
+        ("        if self._name not in (None, name):\n", "        if False:\n"),
     ),
 )

@@ -59,12 +59,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *arguments: str, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would, with an environment that holds nothing of ours."""
     clean = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
     return subprocess.run(
-        [*CLI, *arguments], env=clean | environment, capture_output=True, text=True, timeout=60, check=False
-    )
+        [*CLI, *arguments], input=stdin, env=clean | environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -41,11 +41,12 @@ DOORS = {
     "requests": (("requests", "urllib3"), ("agent.broker", "keybroker.cli.client")),
     "Flask": (("flask", "werkzeug"), ("keybroker.web",)),
     "SQL": (("sqlalchemy", "alembic", "sqlite3"), ("keybroker.store",)),
-    "Tornado": (("tornado",), ("keybroker.server", "keybroker.web")),
+    "Tornado": (("tornado",), ("keybroker.server", "keybroker.sockets", "keybroker.web")),
     "click": (("click",), ("keybroker.cli",)),
     "age": (("pyrage",), ("keybroker.age",)),
     "Prometheus' text": (("prometheus_client",), ("keybroker.tally", "keybroker.web.metrics")),
-    "PKCS#11": (("pkcs11",), ("keybroker.masterkey.token",)),
+    "secret sharing": (("Crypto",), ("keybroker.masterkey.splitting",)),
+    "PKCS#11": (("pkcs11",), ("keybroker.masterkey.token", "keybroker.masterkey.cryptoki")),
     "udev": (("pyudev",), ("agent.devices",)),
 }
 
@@ -55,7 +56,7 @@ PURE = (
     "agent.luks.table",
     "agent.luks.layers",
     *("keybroker.model", "keybroker.policy", "keybroker.rights", "keybroker.terms", "keybroker.envelope"),
-    *("keybroker.masterkey.tokenform", "keybroker.masterkey.tokenuri"),
+    *("keybroker.masterkey.tokenform", "keybroker.masterkey.tokenuri", "keybroker.masterkey.shares"),
     "keybroker.wire",
 )
 EFFECTS = ("os", "subprocess", "socket", "ssl", "http", "random", "secrets", "time", "threading", "shutil")
