@@ -101,4 +101,9 @@ def carry_on(name: str, *, by: Secret, hotzone_bytes: int, go_on: Callable[[], b
                 stopped = True
                 work.stop()
     if work.status not in ((0, INTERRUPTED, _TERMINATED) if stopped else (0,)):
-        raise ToolFailed(f"cryptsetup reencrypt {name}: {work.ending()}", status=work.status)
+        raise ToolFailed(
+            f"cryptsetup reencrypt {name}: {work.ending()}",
+            status=work.status,
+            # what waits would be written under the key of before, over what is under the new one already
+            hint="if the volume does not answer, reboot; do not `dmsetup resume` what is suspended",
+        )
