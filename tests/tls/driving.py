@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keybroker.cli.manual import pages
 from keybroker.cli.program import program
+from keybroker.masterkey.shares import Share
+from keybroker.masterkey.splitting import combine
 from keybroker.web.described import document
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.proof import prove
@@ -60,11 +62,12 @@ class Site:
         config: bool = True,
         may: Sequence[str] = (),
         status: int = 0,
+        stdin: str | None = None,
         **environment: str,
     ) -> str:
         """Run a verb, which must end well; ``may`` are the secrets that it is there to print."""
         own = ("--config", str(self.broker.config)) if config else ()
-        done = run_cli(*arguments, *own, **environment)
+        done = run_cli(*arguments, *own, stdin=stdin, **environment)
         name = next(
             verb
             for verb in sorted(VERBS, key=len, reverse=True)
@@ -537,12 +540,18 @@ def canaries(site: Site, host: Host) -> None:
 
 
 def master_keys(site: Site) -> None:
-    """A new master key, renewed keys below it, and then one inside of a token."""
+    """A new master key, renewed keys below it, one in shares, and then one inside of a token."""
     site.marked.mark("pin", PIN)
     first = json.loads(site.run("master", "list", "--json"))["keys"][0]["identity"]
     site.run("master", "rotate", "--compromised")
     site.run("master", "list", "--wait")
     site.run("master", "forget", first, "--backups-gone")
+    shares = site.run("master", "split", "2/3", may=("share",)).splitlines()
+    site.marked.mark("share", *shares)
+    site.marked.mark(
+        "master key", combine([Share.parse(Secret(share.encode())) for share in shares[:2]]).reveal()
+    )
+    site.run("unseal", stdin="\n".join(shares[1:]))
     inside = site.token.uri("master-3")
     site.run("master", "create", inside, SOFTHSM2_CONF=str(site.token.configuration))
     site.run("master", "rotate", "--to", inside, SOFTHSM2_CONF=str(site.token.configuration))

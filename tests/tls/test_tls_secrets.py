@@ -112,6 +112,7 @@ def test_each_secret_is_found_where_it_belongs(site: Site) -> None:
     ]
     texts.append(site.token.pin.read_bytes())
     texts += [reply.body for _what, reply, _may in site.replies]
+    texts += [done.stdout.encode() for done in site.verbs["keybroker master split"]]
     found = {name for text in texts for name in site.marked.found(text)}
     assert set(site.marked.names) - found == {"canary", "imported passphrase"}
 
@@ -157,7 +158,7 @@ def test_no_arguments_and_no_environment_have_one(site: Site) -> None:
 def test_the_database_and_its_log_have_none(site: Site) -> None:
     files = sorted(site.broker.database.parent.iterdir())
     assert {path.name for path in files} >= {"keybroker.db", "keybroker.db-wal", "audit.copied"}
-    for path in files:
+    for path in [path for path in files if path.is_file()]:  # a socket has nothing to read
         assert site.marked.found(path.read_bytes()) == [], path.name
 
 
