@@ -30,6 +30,7 @@ from agent import broker, identity, layout
 from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials, address
 from agent.identity import Identity
+from agent.plan import relapse
 from keybroker.wire.messages import Certified, EnrolmentRequest, LateRenewalRequest, RenewalRequest
 from keybroker.wire.names import Identity as Name
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -86,7 +87,7 @@ def enrol(
             client.close()
         if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
             raise _foreign("the CA that comes with it is not the one that the token names")
-        return _keep(state, certified, key, spent, certified.enrolment or brokers)
+        return _keep(state, certified, key, spent, certified.enrolment or brokers, renewed=False)
 
 
 def renew(
@@ -113,7 +114,7 @@ def renew(
         finally:
             asked.close()
         urls = certified.enrolment or present.enrolment()
-        return Renewed(_keep(state, certified, key, present.token, urls), done=True)
+        return Renewed(_keep(state, certified, key, present.token, urls, renewed=True), done=True)
 
 
 def renew_late(
@@ -152,7 +153,7 @@ def renew_late(
                 hint="set the clock: timedatectl set-time, or a time server that this machine reaches",
             )
         urls = certified.enrolment or present.enrolment()
-        return Renewed(_keep(state, certified, key, present.token, urls), done=True)
+        return Renewed(_keep(state, certified, key, present.token, urls, renewed=True), done=True)
 
 
 def _ask_late(
@@ -204,7 +205,13 @@ def _csr(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def _keep(
-    state: Path, certified: Certified, key: ec.EllipticCurvePrivateKey, token: str, enrolment: tuple[str, ...]
+    state: Path,
+    certified: Certified,
+    key: ec.EllipticCurvePrivateKey,
+    token: str,
+    enrolment: tuple[str, ...],
+    *,
+    renewed: bool,
 ) -> Identity:
     leaf = _checked(certified, key)
     identity.store(
@@ -224,7 +231,9 @@ def _keep(
         },
     )
     (state / identity.PENDING_KEY).unlink(missing_ok=True)
-    layout.save(state, certified.records)
+    # Of whoever has a token the broker's word is taken; a renewal is no reason to forget who has the data.
+    known = layout.load(state).records if renewed else ()
+    layout.save(state, relapse.kept(known, certified.records))
     return identity.load(state)
 
 

@@ -86,9 +86,11 @@ def check(writing: Writing, caller: Caller, asking: AskingBoot | None) -> None:
     raise Stopped(caller, "refused", error, instead=again)
 
 
-def hear(writing: Writing, caller: Caller, asking: AskingBoot) -> None:
-    """Take note of a boot that reports."""
-    _keep(writing, caller, *_judge(writing, caller, asking, asks=False), asks=False)
+def hear(writing: Writing, caller: Caller, asking: AskingBoot) -> bool:
+    """Take note of a boot that reports; say whether what it says of the volumes is its host's word."""
+    known, judged = _judge(writing, caller, asking, asks=False)
+    _keep(writing, caller, known, judged, asks=False)
+    return judged.boot.state in STANDING and judged.boot.state != "contested"
 
 
 def _judge(reading: Reading, caller: Caller, asking: AskingBoot, *, asks: bool) -> tuple[list[Boot], Judged]:
@@ -165,10 +167,21 @@ def _check_unnamed(reading: Reading, caller: Caller) -> None:
             "boot: this add-on's policy wants to know which boot asks",
             hint="update keybroker-agent on this machine",
         )
-    standing = [boot for boot in reading.boots(host) if boot.state in STANDING]
+    known = reading.boots(host)
+    doubtful = [boot for boot in known if boot.state in ("waiting", "refused", "contested", "denied")]
+    standing = [boot for boot in known if boot.state in STANDING]
     live = [boot for boot in standing if boot.live(caller.now)]
     here = [boot for boot in live if boot.address == caller.peer.address]
-    if any(boot.state == "contested" for boot in standing) or (live and not here):
+    # Whoever was told no, or not yet, would only have to leave out who they are.
+    is_one = any(boot.state == "contested" or boot.address == caller.peer.address for boot in doubtful)
+    if is_one or (doubtful and not here):
+        raise KeybrokerError(
+            Problem.PENDING,
+            "boot: another boot of this host waits or was denied, and this request does not say which it is",
+            hint="update keybroker-agent on this machine",
+            retry_after=AGAIN_SECONDS,
+        )
+    if live and not here:
         raise KeybrokerError(
             Problem.PENDING, "boot: another boot of this host is up", retry_after=AGAIN_SECONDS
         )

@@ -95,8 +95,9 @@ def _sweep_volume(broker: Broker, addon: AddonName, name: VolumeName) -> bool:
     now = broker.clock()
 
     def work(writing: Writing) -> bool:
-        rows = named(writing, addon, name)
-        pending = next((row.volume.deletion for row in rows if row.volume.deletion is not None), None)
+        # Only what was to go when it was asked for: another volume of that name may have been made since.
+        rows = [row for row in named(writing, addon, name) if row.volume.deletion is not None]
+        pending = rows[0].volume.deletion if rows else None
         if pending is None or setback.held(writing, rows):
             return False
         since = _set_back(writing)

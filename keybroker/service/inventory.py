@@ -134,6 +134,12 @@ def put_volume(
                 if declared_alike(row.volume, spec):
                     return view(writing, row), False
                 raise KeybrokerError(Problem.EXISTS, f"volume {addon}/{name}: is there and differs")
+            if row.volume.name == name and row.volume.deletion is not None:
+                raise KeybrokerError(
+                    Problem.CONFLICT,
+                    f"volume {addon}/{name}: a disk that it left is to be destroyed under that name",
+                    hint=f"keybroker volume undelete {addon} {name}; or take another name",
+                )
         _free(others, addon, spec)
         keys = writing.addon_keys(owner.name)
         row = new_volume(broker, keys, owner.name, name, spec, caller.now)

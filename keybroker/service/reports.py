@@ -37,11 +37,12 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
 
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
-        boots.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        counts = boots.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        volumes = request.volumes if counts else ()  # a clone's word would lift what is held for its host's
         receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}
         before = writing.reports(addon)
-        for said in request.volumes:
+        for said in volumes:
             row = rows.get(said.volume)
             if row is None:
                 continue
@@ -52,7 +53,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
                 problem, why = said.trouble.problem.slug, said.trouble.detail
                 writing.append(caller.event("done", volume=said.volume, problem=problem, why=why))
             writing.put_report(ReportRow(said.volume, host, caller.now, _without_proof(said)))
-        setback.hear(broker, writing, caller, rows, request.volumes)
+        setback.hear(broker, writing, caller, rows, volumes)
         foreign = sorted(said.volume for said in request.volumes if said.volume not in rows)
         if foreign:
             writing.append(caller.event("done", boot=request.boot_id, not_its_volumes=foreign))
