@@ -121,7 +121,8 @@ class Unlocking:
         waiting = [f"wait $one{number}" for number in range(len(volumes))]
         closing = [f"cryptsetup close bare-{name}" for name in self._names]
         self._machine.run(f"mkdir -m 700 {PLACE}")
-        self._write(f"{PLACE}/request.json", json.dumps(_request(volumes)))
+        boot_id, machine_id = self._machine.run("cat /proc/sys/kernel/random/boot_id /etc/machine-id").split()
+        self._write(f"{PLACE}/request.json", json.dumps(_request(volumes, boot_id, machine_id)))
         self._write(f"{PLACE}/open", "\n".join(["#!/bin/sh", "set -e", curl, *opening, *waiting, ""]))
         self._write(f"{PLACE}/close", "\n".join(["#!/bin/sh", *closing, ""]))
         self._write(f"/etc/systemd/system/{BARE}", BARE_UNIT)
@@ -136,8 +137,8 @@ class Unlocking:
         self._machine.run(f"head --bytes=-1 >{path} <<'END'\n{text}\nEND")
 
 
-def _request(volumes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the very request that the agent sends at a boot."""
+def _request(volumes: list[dict[str, Any]], boot_id: str, machine_id: str) -> dict[str, Any]:
+    """Return the very request that the agent sends at a boot; of another boot it would be a clone's."""
     observations = tuple(
         Observation(
             VolumeId(volume["volume"]),
@@ -147,4 +148,4 @@ def _request(volumes: list[dict[str, Any]]) -> dict[str, Any]:
         )
         for volume in volumes
     )
-    return UnlockRequest("00000000-0000-4000-8000-000000000000", "0" * 32, "0.1.0", observations).as_json()
+    return UnlockRequest(boot_id, machine_id, "0.1.0", observations).as_json()

@@ -19,6 +19,7 @@ from agent.change import outfit, reporting
 from agent.change.course import Course
 from agent.luks.header import Header, read_header
 from agent.luks.midway import done_bytes
+from agent.unlocking import boot
 from keybroker.wire.names import crypt_name
 from keybroker.wire.orders import AtBoot
 from keybroker.wire.profile import MIB
@@ -26,7 +27,6 @@ from keybroker.wire.records import Record
 from keybroker.wire.reports import Activity
 from tests.contract.test_agent_real_broker import PROGRAM
 from tests.kernel.disks import image, loop
-from tests.kernel.voyage import BOOT
 from tests.tls.running import Broker, run_cli, running
 
 pytestmark = [pytest.mark.kernel, pytest.mark.limit(300)]
@@ -84,15 +84,16 @@ class Machine:
         settings = config.load(self.config)
         with closing(outfit.client(settings, patience=20.0, tell=lambda line, priority: None)) as client:
             shop = outfit.workshop(settings, client, lambda line, priority: None)
+            this = boot()  # the one that the agent says: another would be a clone of this machine
             report = reporting.look(shop.world, self.known, settings.runtime_directory).report
-            (record,) = reporting.send(client, BOOT, [report]).records
+            (record,) = reporting.send(client, this, [report]).records
 
             def watch(record: Record, activity: Activity | None) -> None:
                 if activity is not None and activity.progress is not None and activity.progress.done:
                     raise Stopped
 
             with pytest.raises(Stopped):
-                Course(shop, BOOT, record, watch=watch).settle()
+                Course(shop, this, record, watch=watch).settle()
 
     def content(self) -> str:
         """Return the hash of what is in it, read from the disk."""
