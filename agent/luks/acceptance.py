@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.luks.header import Digest, Header, Kdf, Keyslot
+from agent.luks.header import Digest, Header, Kdf, Keyslot, Segment
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile
 from keybroker.wire.records import Record
 
+SECTOR: Final = 512
 STRIPES: Final = 4000
 HASH: Final = "sha256"
 
@@ -146,6 +147,17 @@ def check_segment(header: Header, profile: Profile) -> None:
     must(segment.integrity is None, "segments.0.integrity", segment.integrity, "absent")
     one_of("segments.0.sector_size", segment.sector_size, profile.sector_sizes)
     within("segments.0.offset", segment.offset, profile.data_offsets)
+
+
+def check_stretch(segment: Segment, profile: Profile, pin: Pin) -> None:
+    """Refuse a segment, of several, that is not encrypted as the pinned one is, with the IVs of its place."""
+    path = f"segments.{segment.number}"
+    equal(f"{path}.type", segment.kind, "crypt")
+    equal(f"{path}.encryption", segment.cipher, profile.cipher)
+    equal(f"{path}.sector_size", segment.sector_size, pin.sector_size)
+    must(segment.integrity is None, f"{path}.integrity", segment.integrity, "absent")
+    must(segment.offset >= pin.data_offset, f"{path}.offset", segment.offset, f"{pin.data_offset} or more")
+    equal(f"{path}.iv_tweak", segment.iv_tweak, (segment.offset - pin.data_offset) // SECTOR)
 
 
 def check_keyslots(header: Header, profile: Profile, most: int) -> None:

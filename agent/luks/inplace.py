@@ -28,10 +28,12 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from agent.luks.acceptance import (
+    SECTOR,
     accept,
     check_digest,
     check_flags,
     check_keyslot,
+    check_stretch,
     check_tokens,
     equal,
     must,
@@ -39,7 +41,7 @@ from agent.luks.acceptance import (
 )
 from agent.luks.header import Header, Segment
 from agent.luks.layers import OVERLAY, Helper
-from agent.luks.midway import MORE_KEYSLOTS, REQUIREMENT, SECTOR
+from agent.luks.midway import MORE_KEYSLOTS, REQUIREMENT
 from agent.luks.objects import FINAL, HOT, MOVED
 from agent.luks.table import CryptTable, LinearTable, check_crypt_table, check_linear_table
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -106,7 +108,7 @@ def accept_in_place(header: Header, profile: Profile, pin: Pin, device_bytes: in
     _check_stretches(header, layout)
     for segment in header.segments.values():
         if segment.kind != "linear":
-            _check_encrypted(segment, profile, pin)
+            check_stretch(segment, profile, pin)
     return "midway"
 
 
@@ -147,16 +149,6 @@ def _check_backups(header: Header, layout: Layout, device_bytes: int) -> None:
     within(f"end of segments.{moved.number}", layout.shelf + layout.shift, (1, device_bytes))
     equal(f"segments.{final.number}.type", final.kind, "crypt")
     must(final.size is None, f"segments.{final.number}.size", final.size, "dynamic")
-
-
-def _check_encrypted(segment: Segment, profile: Profile, pin: Pin) -> None:
-    path = f"segments.{segment.number}"
-    equal(f"{path}.type", segment.kind, "crypt")
-    equal(f"{path}.encryption", segment.cipher, profile.cipher)
-    equal(f"{path}.sector_size", segment.sector_size, pin.sector_size)
-    must(segment.integrity is None, f"{path}.integrity", segment.integrity, "absent")
-    must(segment.offset >= pin.data_offset, f"{path}.offset", segment.offset, f"{pin.data_offset} or more")
-    equal(f"{path}.iv_tweak", segment.iv_tweak, (segment.offset - pin.data_offset) // SECTOR)
 
 
 def _check_stretches(header: Header, layout: Layout) -> None:

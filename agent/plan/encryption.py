@@ -59,12 +59,7 @@ def next_step(survey: Survey) -> Encrypting | None:
         return None
     if survey.grant.refused is not None:
         raise survey.grant.refused.as_error()
-    if survey.mapping.obstacle:
-        raise KeybrokerError(
-            Problem.WRONG_DEVICE,
-            f"{record.name}: {survey.mapping.obstacle}",
-            hint="look with: dmsetup table; dmsetup info -c",
-        )
+    survey.mapping.check(record.name)
     seen = at_its_place(record, survey.seen)
     if record.is_bare:
         return _plain(survey, order, seen)

@@ -58,8 +58,7 @@ def next_step(
                 hint=f"stop what uses it: fuser --verbose --mount /dev/mapper/kb-{record.name}",
             )
         return Unlink("nothing uses the volume, and it is to be erased")
-    if here.mapping.obstacle:
-        raise KeybrokerError(Problem.WRONG_DEVICE, f"{record.name}: {here.mapping.obstacle}")
+    here.mapping.check(record.name)
     if here.mapping.reach != "closed":
         return Close("nothing stands on the encrypted device any more")
     if record.stage in NOTHING_WRITTEN:

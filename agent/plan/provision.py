@@ -75,12 +75,7 @@ def next_step(grant: Grant, here: Situation) -> Step | None:
     record = grant.record
     if grant.refused is not None:
         raise _refused(grant, grant.refused, here)
-    if here.mapping.obstacle:
-        raise KeybrokerError(
-            Problem.WRONG_DEVICE,
-            f"{record.name}: {here.mapping.obstacle}",
-            hint="look with: dmsetup table; dmsetup info -c",
-        )
+    here.mapping.check(record.name)
     if record.is_swap:
         return _swap(record, here)
     if here.mapping.reach == "open":

@@ -92,12 +92,7 @@ def pinned_header(survey: Survey) -> tuple[Pin, SeenHeader]:
     record = survey.record
     if survey.grant.refused is not None:
         raise survey.grant.refused.as_error()
-    if survey.mapping.obstacle:
-        raise KeybrokerError(
-            Problem.WRONG_DEVICE,
-            f"{record.name}: {survey.mapping.obstacle}",
-            hint="look with: dmsetup table; dmsetup info -c",
-        )
+    survey.mapping.check(record.name)
     seen = at_its_place(record, survey.seen)
     if seen.header is None:
         raise no_header(record, seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from keybroker.wire.names import VolumeId
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Observation
 from keybroker.wire.values import dataclass
 
@@ -30,6 +31,19 @@ class Mapping:
 
     reach: Reach = "closed"
     obstacle: str = ""
+
+    def check(self, name: str) -> None:
+        """Check that nothing is in a volume's way.
+
+        Raises:
+            KeybrokerError: WRONG_DEVICE.
+        """
+        if self.obstacle:
+            raise KeybrokerError(
+                Problem.WRONG_DEVICE,
+                f"{name}: {self.obstacle}",
+                hint="look with: dmsetup table; dmsetup info -c",
+            )
 
 
 @dataclass(frozen=True, slots=True)

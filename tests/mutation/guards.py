@@ -105,7 +105,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('or record.stage != "ready" or', "or"),
         (' or record.role != "holder":', ":"),
         ("    if survey.grant.refused is not None:", "    if False:"),
-        ("    if survey.mapping.obstacle:", "    if False:"),
+        ("    survey.mapping.check(record.name)\n", ""),
         ("    check_pinned(record, record.pin, seen.header)\n", ""),
         ("seen = at_its_place(record, survey.seen)", "seen = survey.seen"),
         ("    _check_ahead(record, survey.keyslots)\n", ""),
@@ -161,7 +161,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         "agent/plan/provision.py",
         PROVISION,
         ("    if grant.refused is not None:", "    if False:"),
-        ("    if here.mapping.obstacle:", "    if False:"),
+        ("    here.mapping.check(record.name)\n", ""),
         ("    if here.told != seen:", "    if False:"),
         ('return Claim(_blank(record, seen), "the volume', 'return Claim(seen.device, "the volume'),
         (
@@ -237,7 +237,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("    if not is_wanted(record):", "    if False:"),
         ("        if stable.used_by:", "        if False:"),
         ('        if record.role == "former":', "        if False:"),
-        ("    if here.mapping.obstacle:", "    if False:"),
+        ("    here.mapping.check(record.name)\n", ""),
         ('    if here.mapping.reach != "closed":', "    if False:"),
         ("    if device.serial != meant.serial:", "    if False:"),
         ("    if wiped is None:", "    if False:"),
@@ -448,7 +448,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         "agent/plan/encryption.py",
         ENCRYPTION,
         ("    if survey.grant.refused is not None:", "    if False:"),
-        ("    if survey.mapping.obstacle:", "    if False:"),
+        ("    survey.mapping.check(record.name)\n", ""),
         ("seen = at_its_place(record, survey.seen)", "seen = survey.seen"),
         (
             "    check_plain(record, Content(ground.kind, untouched=False, unfinished=False), seen)\n",
@@ -484,12 +484,21 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("    if all(_at(front, at) == _at(meant, at) for at in places) and (", "    if True and ("),
     ),
     *_guards(
+        "agent/luks/acceptance.py",
+        MIDWAY,
+        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
+    ),
+    *_guards(
+        "agent/luks/acceptance.py",
+        INPLACE,
+        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
+    ),
+    *_guards(
         "agent/luks/inplace.py",
         INPLACE,
         ('    equal("config.requirements", header.requirements, (REQUIREMENT,))\n', ""),
         ('    equal("uuid", header.uuid, pin.uuid)\n', ""),
         ('    equal("digest of the volume key", data.fingerprint, pin.digest)\n', ""),
-        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
         ('    equal(f"{path}.mode", own[0].mode, "encrypt")\n', ""),
         (
             '        equal(f"{path}.offset", segment.offset, layout.offset(at, encrypted=not is_clear))\n',
@@ -503,7 +512,6 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('    equal("uuid", header.uuid, pin.uuid)\n', ""),
         ('    equal("digest of the old volume key", old.fingerprint, pin.digest)\n', ""),
         ('        equal("digest of the new volume key", new.fingerprint, order.digest)\n', "        pass\n"),
-        ('    equal(f"{path}.encryption", segment.cipher, profile.cipher)\n', ""),
         ('        equal(f"{path}.offset", segment.offset, at)\n', ""),
     ),
     *_guards(
