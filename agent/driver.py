@@ -126,12 +126,15 @@ class Driver:
         """Tell the broker of some volumes, and, once more, of those that its reply was the first to name."""
         grants = tell(self._world, self._boot, about)
         said = tuple(grant.record for grant in grants.values())
-        if doubted := [
-            volumes[each.volume] for each in relapse.replaced(self._known, said) if each.volume in volumes
-        ]:
+        doubted = [
+            volume
+            for each in relapse.replaced(self._known, said)
+            if (volume := volumes.get(each.volume)) is not None and volume not in about
+        ]
+        if doubted:
             # Of what was erased the broker speaks to who names it; of what it forgot it says nothing at all.
-            erased = tell(self._world, self._boot, [*about, *doubted])
-            grants, said = erased, tuple(grant.record for grant in erased.values())
+            grants = tell(self._world, self._boot, doubted) | grants
+            said = tuple(grant.record for grant in grants.values())
         self._keep(relapse.kept(self._known, said))
         self._others = {name: each.record for name, each in grants.items() if not _is_opened(each.record)}
         grants = {name: grant for name, grant in grants.items() if name not in self._others}

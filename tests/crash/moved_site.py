@@ -35,7 +35,7 @@ TABLES: Final = ("records", "copies", "deposited", "copied", "retired")
 counts: Counter[str] = Counter()
 
 
-class _Forgetful(MemoryBroker):
+class Forgetful(MemoryBroker):
     """Speaks of an erased volume only to who names it, as the real one does."""
 
     def unlock(self, request: UnlockRequest) -> UnlockReply:
@@ -72,7 +72,7 @@ class MovedSite(MemoryWorld):
         self.orders = 0
         self.moves = 0
         super().__init__([DATA])
-        self.broker: _Forgetful = _Forgetful([DATA])
+        self.broker: Forgetful = Forgetful([DATA])
         self.legs_of = _WatchedLegs(self)
         self.wiping = _WatchedWiping(self)
 

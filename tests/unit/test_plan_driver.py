@@ -15,7 +15,8 @@ from agent.plan.situation import Content, Mapping
 from agent.world import World
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
-from tests.crash.memory_world import MemoryWorld
+from tests.crash.memory_world import Disk, MemoryWorld
+from tests.crash.moved_site import Forgetful
 from tests.crash.volumes import record
 
 BOOT = Boot("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "0" * 32, "0.1.0")
@@ -297,3 +298,35 @@ def test_a_mistake_in_one_thread_is_raised_when_all_have_ended() -> None:
     with pytest.raises(ZeroDivisionError):
         at_once(act, range(4))
     assert sorted(ended) == [1, 2, 3]
+
+
+def made_anew(settled: MemoryWorld) -> Record:
+    """The data volume's disk is gone, and another volume has its name; return that."""
+    memory, anew = settled, replace(record("another"), name=DATA.name)
+    settled_broker, memory.broker = memory.broker, Forgetful(())
+    vars(memory.broker).update(vars(settled_broker))
+    memory.broker.records[anew.volume] = anew
+    memory.disks[anew.serial] = Disk(replace(memory.disk(DATA).device, serial=anew.serial))
+    del memory.disks[DATA.serial]
+    memory.broker.requests.clear()
+    return anew
+
+
+def test_a_volume_that_was_erased_and_made_anew_is_asked_about_alone_and_its_name_is_free(
+    settled: MemoryWorld,
+) -> None:
+    anew = made_anew(settled)
+    erased = replace(settled.broker.records[DATA.volume], stage="erased")
+    settled.broker.records[DATA.volume] = erased
+    report = run(settled)
+    assert refusals(report) == {}
+    assert outcome(report, "data").record.volume == anew.volume
+    logs, data = named(settled)[:2]
+    assert logs == ["logs"]
+    assert data == ["data"], "the keys of the others are not handed out a second time"
+
+
+def test_a_volume_that_the_broker_forgot_keeps_its_name(settled: MemoryWorld) -> None:
+    made_anew(settled)
+    del settled.broker.records[DATA.volume]
+    assert refusals(run(settled)) == {"data": Problem.CONFLICT}
