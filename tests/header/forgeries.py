@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -279,3 +279,21 @@ def scrambled(document: Any, seed: int) -> bytes:
         choices = [*ANYTHING.values(), *(value for _, value in _resembling(held)), chance.choice(known)[1]]
         document = replaced(document, path, chance.choice(choices))
     return write(document).encode()
+
+
+def of_segment(number: str, **fields: Any) -> Callable[[Any], None]:
+    """Return a change to one segment of a JSON area."""
+
+    def change(metadata: Any) -> None:
+        metadata["segments"][number].update(fields)
+
+    return change
+
+
+def of_keyslot(number: str, **fields: Any) -> Callable[[Any], None]:
+    """Return a change to one keyslot of a JSON area."""
+
+    def change(metadata: Any) -> None:
+        metadata["keyslots"][number].update(fields)
+
+    return change

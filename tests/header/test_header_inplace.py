@@ -28,7 +28,7 @@ from keybroker.wire.records import Record
 from keybroker.wire.secret import passphrase
 from tests.crash.volumes import record
 from tests.header.disks import MIB, PASSPHRASE, Disk, cryptsetup
-from tests.header.forgeries import forge
+from tests.header.forgeries import forge, of_keyslot, of_segment
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="encrypting a file needs root")
 
@@ -217,20 +217,6 @@ def test_no_forged_field_gets_through_in_the_middle(cut: str, every: int, cuts: 
     assert [name for name in through if HARMLESS.fullmatch(name) is None] == []
 
 
-def _segment(number: str, **changes: Any) -> Any:
-    def change(metadata: Any) -> None:
-        metadata["segments"][number].update(changes)
-
-    return change
-
-
-def _own(**changes: Any) -> Any:
-    def change(metadata: Any) -> None:
-        metadata["keyslots"]["1"].update(changes)
-
-    return change
-
-
 def _in_the_clear_again(metadata: Any) -> None:
     """Have what is encrypted be plain text."""
     done = metadata["segments"]["2"]
@@ -244,15 +230,18 @@ def _another_end(metadata: Any) -> None:
 
 NAMED: Final = {
     "what is encrypted, in plain text": (_in_the_clear_again, "segments.2.offset"),
-    "no encryption": (_segment("2", encryption="cipher_null-ecb"), "segments.2.encryption"),
-    "no encryption in the end": (_segment("4", encryption="cipher_null-ecb"), "segments.4.encryption"),
-    "other sectors": (_segment("2", sector_size=4096), "segments.2.sector_size"),
-    "a decryption": (_own(mode="decrypt"), "keyslots.1.mode: is decrypt, must be encrypt"),
-    "a re-encryption": (_own(mode="reencrypt"), "keyslots.1.mode"),
-    "the other direction": (_own(direction="forward"), "keyslots.1.direction"),
-    "a beginning that is kept elsewhere": (_segment("0", offset=str(SIZE - 2 * SHIFT)), "segments.0.offset"),
-    "a gap": (_segment("2", offset=str(SIZE - 3 * SHIFT)), "segments.2.offset"),
-    "IVs of another place": (_segment("2", iv_tweak="8"), "segments.2.iv_tweak"),
+    "no encryption": (of_segment("2", encryption="cipher_null-ecb"), "segments.2.encryption"),
+    "no encryption in the end": (of_segment("4", encryption="cipher_null-ecb"), "segments.4.encryption"),
+    "other sectors": (of_segment("2", sector_size=4096), "segments.2.sector_size"),
+    "a decryption": (of_keyslot("1", mode="decrypt"), "keyslots.1.mode: is decrypt, must be encrypt"),
+    "a re-encryption": (of_keyslot("1", mode="reencrypt"), "keyslots.1.mode"),
+    "the other direction": (of_keyslot("1", direction="forward"), "keyslots.1.direction"),
+    "a beginning that is kept elsewhere": (
+        of_segment("0", offset=str(SIZE - 2 * SHIFT)),
+        "segments.0.offset",
+    ),
+    "a gap": (of_segment("2", offset=str(SIZE - 3 * SHIFT)), "segments.2.offset"),
+    "IVs of another place": (of_segment("2", iv_tweak="8"), "segments.2.iv_tweak"),
     "a shorter filesystem": (_another_end, "segments.3.size"),
 }
 

@@ -23,7 +23,7 @@ from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, first_profile
 from tests.header.disks import KIB, MIB, OUR_TOKEN, PASSPHRASE, Disk, cryptsetup, import_token, luks_format
-from tests.header.forgeries import forge
+from tests.header.forgeries import forge, of_keyslot, of_segment
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="re-encrypting a file needs root")
 
@@ -209,20 +209,6 @@ def test_no_forged_field_gets_through_in_the_middle(cut: str, every: int, cuts: 
     assert [name for name in through if HARMLESS.fullmatch(name) is None] == []
 
 
-def _segment(number: str, **changes: Any) -> Any:
-    def change(metadata: Any) -> None:
-        metadata["segments"][number].update(changes)
-
-    return change
-
-
-def _own(**changes: Any) -> Any:
-    def change(metadata: Any) -> None:
-        metadata["keyslots"]["2"].update(changes)
-
-    return change
-
-
 def _swapped_digests(metadata: Any) -> None:
     """Claim that what is under the new key is under the old one."""
     digests = metadata["digests"]
@@ -238,15 +224,15 @@ def _to_linear(metadata: Any) -> None:
 
 NAMED: Final = {
     "a rest in plain text": (_to_linear, "segments.1.type: is linear, must be crypt"),
-    "no encryption": (_segment("1", encryption="cipher_null-ecb"), "segments.1.encryption"),
-    "no encryption of what is done": (_segment("0", encryption="cipher_null-ecb"), "segments.0.encryption"),
-    "no encryption in the end": (_segment("3", encryption="cipher_null-ecb"), "segments.3.encryption"),
-    "other sectors": (_segment("1", sector_size=4096), "segments.1.sector_size"),
-    "a decryption": (_own(mode="decrypt"), "keyslots.2.mode: is decrypt, must be reencrypt"),
-    "an encryption": (_own(mode="encrypt"), "keyslots.2.mode"),
-    "the other direction": (_own(direction="backward"), "keyslots.2.direction"),
-    "a gap": (_segment("1", offset="3145728", iv_tweak="4096"), "segments.1.offset"),
-    "IVs of another place": (_segment("1", iv_tweak="8"), "segments.1.iv_tweak"),
+    "no encryption": (of_segment("1", encryption="cipher_null-ecb"), "segments.1.encryption"),
+    "no encryption of what is done": (of_segment("0", encryption="cipher_null-ecb"), "segments.0.encryption"),
+    "no encryption in the end": (of_segment("3", encryption="cipher_null-ecb"), "segments.3.encryption"),
+    "other sectors": (of_segment("1", sector_size=4096), "segments.1.sector_size"),
+    "a decryption": (of_keyslot("2", mode="decrypt"), "keyslots.2.mode: is decrypt, must be reencrypt"),
+    "an encryption": (of_keyslot("2", mode="encrypt"), "keyslots.2.mode"),
+    "the other direction": (of_keyslot("2", direction="backward"), "keyslots.2.direction"),
+    "a gap": (of_segment("1", offset="3145728", iv_tweak="4096"), "segments.1.offset"),
+    "IVs of another place": (of_segment("1", iv_tweak="8"), "segments.1.iv_tweak"),
     "keys that changed places": (_swapped_digests, "digest of the old volume key"),
 }
 

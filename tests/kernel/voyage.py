@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agent.change.course import Course, Watch
+from agent.change.course import Course, CourseOutcome, Watch
 from agent.change.outfit import fitted
 from agent.change.workshop import Workshop
 from agent.driver import Boot, Driver
@@ -31,7 +31,7 @@ from agent.mounts import Mounts
 from agent.places import Places
 from agent.plan import settling
 from keybroker.wire.fields import Fields
-from keybroker.wire.names import KeyVersion
+from keybroker.wire.names import KeyVersion, crypt_name
 from keybroker.wire.orders import Order
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
@@ -118,6 +118,28 @@ def acknowledged(directory: Path) -> int:
         return int((directory / "acknowledged").read_text())
     except (FileNotFoundError, ValueError):
         return 0
+
+
+class OneVolume:
+    """A machine with one volume, in the hands of a test."""
+
+    broker: MemoryBroker
+    shop: Workshop
+
+    @property
+    def now(self) -> Record:
+        """What the broker says of it."""
+        (kept,) = self.broker.records.values()
+        return kept
+
+    @property
+    def name(self) -> str:
+        """Under which it is opened."""
+        return crypt_name(self.now.name, self.now.luks_uuid)
+
+    def settle(self, watch: Watch | None = None) -> CourseOutcome:
+        """Take it on its course."""
+        return Course(self.shop, BOOT, self.now, watch=watch or (lambda record, activity: None)).settle()
 
 
 def workshop(broker: MemoryBroker, places: Places, runtime: Path) -> Workshop:

@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from agent import devicemapper, lock, opened
-from agent.change.course import Course, CourseOutcome, Watch
+from agent.change.course import CourseOutcome, Watch
 from agent.change.workshop import Workshop
 from agent.driver import Driver, VolumeOutcome
 from agent.luks.header import Header, read_header
 from agent.places import Places
 from agent.plan import steps
-from keybroker.wire.names import KeyVersion, VolumeId, crypt_name
+from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
@@ -64,7 +64,7 @@ class Stopped(Exception):
 
 
 @dataclass
-class Hulk:
+class Hulk(voyage.OneVolume):
     """A machine with one plain volume."""
 
     broker: MemoryBroker
@@ -82,21 +82,9 @@ class Hulk:
         """Return another agent, as a new process would have it."""
         return voyage.workshop(self.broker, Places({self.now.volume: self.device}), self.runtime)
 
-    @property
-    def now(self) -> Record:
-        (kept,) = self.broker.records.values()
-        return kept
-
-    @property
-    def name(self) -> str:
-        return crypt_name(self.now.name, self.now.luks_uuid)
-
     def unlock(self) -> VolumeOutcome:
         (outcome,) = Driver(self.agent().world, BOOT).unlock((self.now,)).outcomes
         return outcome
-
-    def settle(self, watch: Watch | None = None) -> CourseOutcome:
-        return Course(self.shop, BOOT, self.now, watch=watch or (lambda record, activity: None)).settle()
 
     def settle_mounted(self, watch: Watch | None = None) -> CourseOutcome:
         """Settle, and mount it as soon as there is something to mount, as systemd does."""

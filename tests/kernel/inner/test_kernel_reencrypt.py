@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from agent import devicemapper, lock
-from agent.change.course import Course, CourseOutcome, Watch
+from agent.change.course import Watch
 from agent.change.reencryption import MachineReencryption
 from agent.change.workshop import Workshop
 from agent.driver import Driver, VolumeOutcome
@@ -26,7 +26,6 @@ from agent.luks.header import Header, read_header
 from agent.luks.midway import done_bytes
 from agent.places import Places
 from agent.plan import steps
-from keybroker.wire.names import crypt_name
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
@@ -50,7 +49,7 @@ class Stopped(Exception):
 
 
 @dataclass
-class Ship:
+class Ship(voyage.OneVolume):
     """A machine with one volume, open and mounted, and something in it."""
 
     broker: MemoryBroker
@@ -61,21 +60,9 @@ class Ship:
     runtime: Path
     content: str = ""
 
-    @property
-    def now(self) -> Record:
-        (kept,) = self.broker.records.values()
-        return kept
-
-    @property
-    def name(self) -> str:
-        return crypt_name(self.now.name, self.now.luks_uuid)
-
     def unlock(self) -> VolumeOutcome:
         (outcome,) = Driver(self.shop.world, BOOT).unlock((self.now,)).outcomes
         return outcome
-
-    def settle(self, watch: Watch | None = None) -> CourseOutcome:
-        return Course(self.shop, BOOT, self.now, watch=watch or (lambda record, activity: None)).settle()
 
     def order(self, **wishes: object) -> str:
         """Order a re-encryption; return the digest of the volume key that is to go."""
