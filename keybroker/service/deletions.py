@@ -45,9 +45,7 @@ def delete_volume(
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         _check(reason, days)
-        row = volume_named(writing, addon, name)
-        if row.volume.stage == "erased":
-            raise _gone(f"volume {addon}/{name}: is erased", f"keybroker volume record {addon} {name}")
+        row = _lasting(writing, addon, name)
         made = _scheduled(broker, caller, row.volume.deletion, reason, days)
         changed = _pend(writing, caller, row, made)
         if changed:
@@ -69,9 +67,7 @@ def undelete_volume(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
-        row = volume_named(writing, addon, name)
-        if row.volume.stage == "erased":
-            raise _gone(f"volume {addon}/{name}: is erased", f"keybroker volume record {addon} {name}")
+        row = _lasting(writing, addon, name)
         owner = addon_named(writing, addon)
         if row.volume.deletion is None and owner.deletion is not None:
             raise KeybrokerError(
@@ -228,6 +224,13 @@ def _pend(writing: Writing, caller: Caller, row: VolumeRow, made: Deletion) -> b
 def _facts(made: Deletion) -> dict[str, Any]:
     sooner = {"sooner": rfc3339(made.sooner)} if made.sooner is not None else {}
     return {"due": rfc3339(made.due), "reason": made.reason, **sooner}
+
+
+def _lasting(writing: Writing, addon: str, name: str) -> VolumeRow:
+    row = volume_named(writing, addon, name)
+    if row.volume.stage == "erased":
+        raise _gone(f"volume {addon}/{name}: is erased", f"keybroker volume record {addon} {name}")
+    return row
 
 
 def _there(writing: Writing, addon: str) -> AddonRow:

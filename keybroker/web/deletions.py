@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from flask import Blueprint, Response
 
 from keybroker.model.deletion import read_time
@@ -17,10 +19,7 @@ endings = Blueprint("endings", __name__)
 @endings.put("/v1/addons/<addon>/volumes/<name>/deletion")
 @gives(VolumeView, 200, 201)
 def _delete_volume(addon: str, name: str) -> Response:
-    who, fields = peer(), body()
-    reason = fields.text("reason", most=500)
-    days = fields.optional("days", lambda key: fields.number(key, most=deletions.MOST_DAYS))
-    fields.end()
+    who, (reason, days) = peer(), _wish()
     view, changed = deletions.delete_volume(broker(), who, addon, name, reason, days)
     return say(view.as_json(), 201 if changed else 200)
 
@@ -35,19 +34,14 @@ def _undelete_volume(addon: str, name: str) -> Response:
 @endings.put("/v1/addons/<addon>/volumes/<name>/deletion/approval")
 @gives(VolumeView)
 def _approve_volume(addon: str, name: str) -> Response:
-    who, fields = peer(), body()
-    due = read_time(fields, "due")
-    fields.end()
+    who, due = peer(), _due()
     return say(deletions.approve_volume(broker(), who, addon, name, due).as_json())
 
 
 @endings.put("/v1/addons/<addon>/deletion")
 @gives(AddonView, 200, 201)
 def _delete_addon(addon: str) -> Response:
-    who, fields = peer(), body()
-    reason = fields.text("reason", most=500)
-    days = fields.optional("days", lambda key: fields.number(key, most=deletions.MOST_DAYS))
-    fields.end()
+    who, (reason, days) = peer(), _wish()
     view, changed = deletions.delete_addon(broker(), who, addon, reason, days)
     return say(view.as_json(), 201 if changed else 200)
 
@@ -62,9 +56,7 @@ def _undelete_addon(addon: str) -> Response:
 @endings.put("/v1/addons/<addon>/deletion/approval")
 @gives(AddonView)
 def _approve_addon(addon: str) -> Response:
-    who, fields = peer(), body()
-    due = read_time(fields, "due")
-    fields.end()
+    who, due = peer(), _due()
     return say(deletions.approve_addon(broker(), who, addon, due).as_json())
 
 
@@ -73,3 +65,20 @@ def _approve_addon(addon: str) -> Response:
 def _addon_statements(addon: str) -> Response:
     found = inventory.addon_statements(broker(), peer(), addon)
     return say({"statements": [view.as_json() for view in found]})
+
+
+def _wish() -> tuple[str, int | None]:
+    """Read why something is to be destroyed, and after how many days."""
+    fields = body()
+    reason = fields.text("reason", most=500)
+    days = fields.optional("days", lambda key: fields.number(key, most=deletions.MOST_DAYS))
+    fields.end()
+    return reason, days
+
+
+def _due() -> datetime:
+    """Read the very time that is approved."""
+    fields = body()
+    due = read_time(fields, "due")
+    fields.end()
+    return due
