@@ -205,6 +205,17 @@ def ripe(pending: Deletion, now: datetime, since: datetime | None) -> bool:
     return told is not None and told >= pending.due - LAST_CALL and now >= told + LAST_CALL
 
 
+def waited(ended: Deletion, other: Deletion | None, now: datetime) -> timedelta:
+    """Return for how long a deletion that is called off has kept hosts from asking for a key.
+
+    Args:
+        other: of the add-on, where the volume's is called off, or the other way round; None where none is
+            pending. The time since it was asked for is left out: it counts when that is called off.
+    """
+    until = now if other is None else min(other.at, now)
+    return max(until - ended.at, timedelta(0))
+
+
 def _counts(moment: datetime | None, now: datetime, since: datetime | None) -> datetime | None:
     if moment is None or moment > now or (since is not None and moment <= since):
         return None

@@ -161,18 +161,25 @@ def pend(volume: Volume, deletion: Deletion) -> Volume:
     return replace(volume, deletion=deletion, revision=volume.revision + 1)
 
 
-def call_off(volume: Volume, since: datetime, now: datetime) -> Volume:
-    """Take back that a volume, or its add-on, is to be destroyed; retired keys wait for as long again.
-
-    Meanwhile a host could not show that an old snapshot of its disk needs one of them.
+def call_off(volume: Volume, waited: timedelta) -> Volume:
+    """Take back that a volume is to be destroyed; retired keys wait for as long again (``postpone``).
 
     Args:
-        since: when that was asked for.
+        waited: as ``deletion.waited`` has it.
     """
-    keys = None if volume.keyring is None else volume.keyring.postponed(max(now - since, timedelta(0)))
-    if keys is volume.keyring and volume.deletion is None:
-        return volume
-    return replace(volume, deletion=None, keyring=keys, revision=volume.revision + 1)
+    kept = postpone(volume, waited)
+    if kept.deletion is None:
+        return kept
+    return replace(kept, deletion=None, revision=volume.revision + 1)
+
+
+def postpone(volume: Volume, waited: timedelta) -> Volume:
+    """Let a volume's retired keys wait for so much longer: meanwhile no host could show that it needs one.
+
+    An old snapshot of its disk may. Whether the volume itself is to be destroyed stays what it is.
+    """
+    keys = None if volume.keyring is None else volume.keyring.postponed(waited)
+    return volume if keys is volume.keyring else replace(volume, keyring=keys, revision=volume.revision + 1)
 
 
 def ending(volume: Volume, now: datetime) -> Volume:

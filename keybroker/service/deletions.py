@@ -78,8 +78,9 @@ def undelete_volume(broker: Broker, peer: Peer, addon: str, name: str) -> tuple[
         pending = row.volume.deletion
         if pending is None:
             return view(writing, row), False
+        waited = deletion.waited(pending, owner.deletion, caller.now)
         for each in destruction.named(writing, row.volume.addon, row.volume.name):
-            save(writing, caller, each, moving.call_off(each.volume, pending.at, caller.now))
+            save(writing, caller, each, moving.call_off(each.volume, waited))
         writing.append(caller.about("done", addon=addon, volume=row.volume.id, name=name))
         return view(writing, volume_named(writing, addon, name)), True
 
@@ -151,8 +152,9 @@ def undelete_addon(broker: Broker, peer: Peer, addon: str) -> tuple[AddonView, b
         if row.deletion is None:
             return addon_view(writing, row), False
         for each in writing.volumes(row.name):
-            if each.volume.deletion is None:  # that of others goes on, and so does their keys' wait
-                save(writing, caller, each, moving.call_off(each.volume, row.deletion.at, caller.now))
+            # a volume's own goes on, and its keys wait for that too when it is called off
+            waited = deletion.waited(row.deletion, each.volume.deletion, caller.now)
+            save(writing, caller, each, moving.postpone(each.volume, waited))
         writing.change_addon(replace(row, deletion=None))
         writing.append(caller.about("done", addon=addon))
         return addon_view(writing, addon_named(writing, addon)), True

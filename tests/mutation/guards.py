@@ -379,6 +379,8 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("moment is None or moment > now or", "moment is None or"),
         (" or (since is not None and moment <= since):", ":"),
         ("told is None or told < moment else None", "told is None or told < moment else days"),
+        ("now if other is None else min(other.at, now)", "now"),
+        ("    return max(until - ended.at, timedelta(0))", "    return timedelta(0)"),
     ),
     *_guards(
         "keybroker/model/moving.py",

@@ -375,6 +375,33 @@ def test_a_retired_key_outlives_a_deletion_that_is_called_off_by_the_time_that_n
     assert endings.sweep(broker) == (), "an old snapshot needs it after all"
 
 
+@pytest.mark.parametrize("addon_first", [False, True], ids=["volume first", "add-on first"])
+@pytest.mark.parametrize("addon_day, volume_day", [(0, 50), (50, 0)])
+def test_a_retired_key_outlives_deletions_that_overlap_by_all_the_time_that_no_host_could_ask_for_it(
+    shop: Shop, addon_day: int, volume_day: int, addon_first: bool
+) -> None:
+    broker = shop.house.broker
+    shop.house.clock.forward(days=29)  # the retired key has a day left, whenever nothing is pending
+    asks: dict[int, Callable[[], object]] = {
+        addon_day: lambda: shop.delete_addon(400),
+        volume_day: lambda: shop.delete(400),
+    }
+    asks[0]()
+    shop.house.clock.forward(days=50)
+    asks[50]()
+    shop.house.clock.forward(days=10)
+    calls = [lambda: deletions.undelete_addon(broker, shop.alice, SHOP), shop.undelete]
+    first, last = calls if addon_first else reversed(calls)
+    first()
+    shop.house.clock.forward(days=10)
+    assert endings.sweep(broker) == ()
+    last()
+    shop.house.clock.forward(hours=23)
+    assert endings.sweep(broker) == ()
+    shop.house.clock.forward(hours=1)
+    assert endings.sweep(broker) == ((shop.volume, 1),), "and by no more than that"
+
+
 def test_nothing_of_an_erased_volume_is_shown_while_its_add_on_is_to_be_destroyed(shop: Shop) -> None:
     orders.order(shop.house.broker, shop.alice, SHOP, "data", OrderSpec("erase", disk_gone=True))
 
