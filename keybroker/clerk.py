@@ -20,6 +20,8 @@ from keybroker.journal import Journal, of_checkpoint, of_record
 from keybroker.service import receipts, trail
 from keybroker.service.broker import Broker
 from keybroker.store import Reading
+from keybroker.tally import Work
+from keybroker.unforeseen import where
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.receipt import Receipt
@@ -49,12 +51,17 @@ class Clerk:
         self._position: int | None = None
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(self._sign,), name="checkpoints", daemon=True)
+            threading.Thread(
+                target=self._run, args=("checkpoints", self._sign), name="checkpoints", daemon=True
+            )
         ]
         if journal is not None:
             self._threads.append(
                 threading.Thread(
-                    target=self._run, args=(lambda _last: self._copy(journal),), name="journal", daemon=True
+                    target=self._run,
+                    args=("journal", lambda _last: self._copy(journal)),
+                    name="journal",
+                    daemon=True,
                 )
             )
 
@@ -69,17 +76,19 @@ class Clerk:
         for thread in self._threads:
             thread.join(_STOP_SECONDS)
 
-    def _run(self, work: Callable[[bool], None]) -> None:
+    def _run(self, name: Work, work: Callable[[bool], None]) -> None:
         """Do ``work`` every second and once more at the end; what goes wrong is said once, and tried on."""
         said, last = "", False
         while True:
             try:
                 work(last)
                 said = ""
-            except (KeybrokerError, OSError) as error:
-                if str(error) != said:
-                    _log.error("audit trail: %s", error)
-                said = str(error)
+            except Exception as error:
+                self._broker.tally.failed(name)
+                what = str(error) if isinstance(error, KeybrokerError | OSError) else where(error)
+                if what != said:
+                    _log.error("audit trail: %s", what)
+                said = what
             if last:
                 return
             last = self._stopping.wait(_LOOK_SECONDS)

@@ -9,6 +9,7 @@ from typing import Final
 
 from keybroker.service import rewrap
 from keybroker.service.broker import Broker
+from keybroker.unforeseen import where
 from keybroker.wire.problems import KeybrokerError
 
 _PAUSE_SECONDS: Final = 1
@@ -33,8 +34,14 @@ async def rewrap_forever(broker: Broker, stopping: Callable[[], bool]) -> None:
             _log.info("rewrap: begins")
             outcome = await asyncio.to_thread(rewrap.advance, broker, stopping)
         except KeybrokerError as error:
+            broker.tally.failed("rewrap")
             for line in error.lines("rewrap"):
                 _log.error("%s", line)
+            pause = _RETRY_SECONDS
+            continue
+        except Exception as error:
+            broker.tally.failed("rewrap")
+            _log.error("rewrap: %s", where(error))
             pause = _RETRY_SECONDS
             continue
         for broken in outcome.broken:

@@ -33,8 +33,9 @@ from keybroker.clerk import Clerk
 from keybroker.config import Limits, Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.rewrapper import rewrap_forever
-from keybroker.service import destruction, endings, recovery, revealing, setback, unsealing
+from keybroker.service import unsealing
 from keybroker.service.broker import Broker
+from keybroker.sweeper import sweep_forever
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
 from keybroker.web.gate import Gate
@@ -42,7 +43,6 @@ from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _NOTIFY_SECONDS: Final = 2
-_SWEEP_SECONDS: Final = 3600
 _CURSOR: Final = "audit.copied"
 """Beside the database: what the journal was told last."""
 
@@ -146,7 +146,7 @@ class _Server:
     def _work(self, tasks: set[asyncio.Task[None]]) -> Clerk:
         """Begin what goes on beside the requests, and needs keys."""
         loop = asyncio.get_running_loop()
-        tasks.add(loop.create_task(self._sweep()))
+        tasks.add(loop.create_task(sweep_forever(self._broker)))
         clerk = Clerk(
             self._broker,
             _journal(self._settings),
@@ -239,26 +239,6 @@ class _Server:
                     Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
                 )
             _log.info("%s: refuses clients without a certificate", door.gate.name)
-
-    async def _sweep(self) -> None:
-        """Destroy what is due, at once and then every hour; what goes wrong is logged and tried again."""
-        while True:
-            try:
-                destroyed = await asyncio.to_thread(endings.sweep, self._broker)
-                for gone in await asyncio.to_thread(destruction.sweep, self._broker):
-                    _log.info("sweep: %s is destroyed, as was asked for", gone)
-                await asyncio.to_thread(recovery.renew_all, self._broker)
-                for volume in await asyncio.to_thread(revealing.sweep, self._broker):
-                    _log.info("sweep: volume %s gets another key, for its own was shown", volume)
-                if await asyncio.to_thread(setback.end_if_settled, self._broker):
-                    _log.info("restore: every host has reported; it is finished")
-            except KeybrokerError as error:
-                for line in error.lines("sweep"):
-                    _log.error("%s", line)
-            else:
-                for volume, version in destroyed:
-                    _log.info("sweep: key %d of volume %s is destroyed", version, volume)
-            await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""

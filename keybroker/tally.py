@@ -6,7 +6,7 @@ start at zero, for an increase from nothing is seen only between two samples. No
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
@@ -16,6 +16,9 @@ Door = Literal["boot", "claim", "stage", "reveal"]
 """How a key can leave: to a host that boots, claims a disk or rotates; to an approver."""
 
 Asker = Literal["host", "operator"]
+
+Work = Literal["keys", "deletions", "recovery", "reveals", "restore", "rewrap", "checkpoints", "journal"]
+"""What is done beside the requests: the sweep's duties, and those of whoever else works in the background."""
 
 _OPERATIONS: Final = {
     ("main", "POST", "/v1/unlock"): "unlock",
@@ -63,6 +66,14 @@ class Tally:
             ["listener", "status"],
             registry=self.registry,
         )
+        self._failures = Counter(
+            "keybroker_work_failures",
+            "Times that something beside the requests failed, to be tried again.",
+            ["work"],
+            registry=self.registry,
+        )
+        for work in get_args(Work):
+            self._failures.labels(work)
         for door in ("boot", "claim", "stage", "reveal"):
             self._deliveries.labels(door)
         for asker in ("host", "operator"):
@@ -81,6 +92,10 @@ class Tally:
     def refused(self, asker: Asker, problem: Problem, times: int = 1) -> None:
         """Count a refusal."""
         self._refusals.labels(asker, problem.slug).inc(times)
+
+    def failed(self, work: Work) -> None:
+        """Count what failed beside the requests."""
+        self._failures.labels(work).inc()
 
     def answered(self, listener: str, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request and its time; probes of the health listener are nobody's waiting."""

@@ -14,9 +14,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from keybroker.policy import Peer
 from keybroker.service.broker import Broker
+from keybroker.unforeseen import where
 from keybroker.web.gate import CERTIFICATE, IDENTITY
 from keybroker.web.peer import read_peer
-from keybroker.web.problems import JSON_TYPE, headers, reply_for, unexpected, where
+from keybroker.web.problems import JSON_TYPE, headers, reply_for, unexpected
 from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 

@@ -35,7 +35,8 @@ from tornado.httputil import (
 from tornado.iostream import SSLIOStream
 
 from keybroker.config import Limits
-from keybroker.web.problems import Reply, reply_for, unexpected, where
+from keybroker.unforeseen import where
+from keybroker.web.problems import Reply, reply_for, unexpected
 from keybroker.wire.problems import KeybrokerError, Problem
 
 CERTIFICATE: Final = "keybroker.certificate"

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -63,15 +61,3 @@ def unexpected() -> KeybrokerError:
     return KeybrokerError(
         Problem.INTERNAL, "broker: an unexpected error, described in its log", hint="journalctl -u keybroker"
     )
-
-
-def where(error: BaseException) -> str:
-    """Describe an unforeseen error for the log: its kind and where it came up, but not its message.
-
-    A message may quote what it choked on (SQLAlchemy quotes the row), and that may be anything.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    path = " < ".join(
-        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[::-1][:8]
-    )
-    return f"unexpected {type(error).__name__} at {path}"

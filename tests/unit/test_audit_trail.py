@@ -211,6 +211,31 @@ class MemoryJournal:
             assert self.heard.wait_for(lambda: sequence in self.sequences(), timeout=20)
 
 
+class AngryJournal(MemoryJournal):
+    """Fails as nobody foresaw, once."""
+
+    def send(self, *told: str) -> None:
+        if not self.fails:
+            self.fails = True
+            raise ZeroDivisionError("a record that is nobody's business")
+        with self.heard:
+            self.told.append(dict(one.split("=", 1) for one in told))
+            self.heard.notify_all()
+
+
+def test_the_clerk_goes_on_after_an_error_that_nobody_foresaw(
+    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = AngryJournal()
+    record(house, 1)
+    working = clerk(house, journal, tmp_path)
+    journal.wait_for(2)
+    working.stop()
+    said = [entry.getMessage() for entry in caplog.records if entry.name == "keybroker.clerk"]
+    assert len(said) == 1
+    assert said[0].startswith("audit trail: unexpected ZeroDivisionError at test_audit_trail.py:")
+
+
 def clerk(house: House, journal: MemoryJournal | None, tmp_path: Path) -> Clerk:
     made = Clerk(house.broker, journal, tmp_path / "audit.copied")
     made.start()

@@ -376,7 +376,7 @@ def test_a_retired_key_outlives_a_deletion_that_is_called_off_by_the_time_that_n
 
 
 @pytest.mark.parametrize("addon_first", [False, True], ids=["volume first", "add-on first"])
-@pytest.mark.parametrize("addon_day, volume_day", [(0, 50), (50, 0)])
+@pytest.mark.parametrize(("addon_day", "volume_day"), [(0, 50), (50, 0)])
 def test_a_retired_key_outlives_deletions_that_overlap_by_all_the_time_that_no_host_could_ask_for_it(
     shop: Shop, addon_day: int, volume_day: int, addon_first: bool
 ) -> None:
@@ -390,7 +390,10 @@ def test_a_retired_key_outlives_deletions_that_overlap_by_all_the_time_that_no_h
     shop.house.clock.forward(days=50)
     asks[50]()
     shop.house.clock.forward(days=10)
-    calls = [lambda: deletions.undelete_addon(broker, shop.alice, SHOP), shop.undelete]
+    calls: list[Callable[[], object]] = [
+        lambda: deletions.undelete_addon(broker, shop.alice, SHOP),
+        shop.undelete,
+    ]
     first, last = calls if addon_first else reversed(calls)
     first()
     shop.house.clock.forward(days=10)
