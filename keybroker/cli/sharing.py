@@ -92,7 +92,7 @@ def gather(uris: Iterable[str]) -> dict[str, MasterKey]:
     by_set = {key.set.id: key for key in keys.values()}
     for text in read_shares("Share of the master key") if keys else ():
         share = Share.parse(text)
-        key = by_set.get(share.set_id)
+        key = by_set.get(share.of)
         if key is None:
             raise KeybrokerError(Problem.CONFLICT, f"share {share.number}: is of another master key")
         key.take(*key.would_take(share))

@@ -51,12 +51,20 @@ class SharesMasterKey:
         Shares that together give another key are all thrown away: which of them is wrong nobody can say.
 
         Raises:
-            KeybrokerError: CONFLICT for a share that is of another set, or another than one of its number
-                that was given before; for shares that give another key.
+            KeybrokerError: CONFLICT for a share that is of another key, of another splitting of it than those
+                before, or another than one of its number that was given before; for shares that give another
+                key.
         """
         known = self.set
-        if (share.set_id, share.threshold, share.count) != (known.id, known.threshold, known.count):
+        if (share.of, share.threshold, share.count) != (known.id, known.threshold, known.count):
             raise KeybrokerError(Problem.CONFLICT, f"share {share.number}: is of another set")
+        if any(other.set_id != share.set_id for other in self._given.values()):
+            raise KeybrokerError(
+                Problem.CONFLICT,
+                f"share {share.number}: was made another time than those that were given before",
+                hint="only shares that were printed together give the key; of others: restart the broker, and"
+                " begin again",
+            )
         before = self._given.get(share.number)
         if before is not None and before.value != share.value:
             raise KeybrokerError(

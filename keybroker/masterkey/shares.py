@@ -3,8 +3,9 @@
     shares:K/N/IDENTITY      the master key of that identity, of which K of N shares are needed
     KBS1-AAAA-BBBB-…         one share: 72 characters of base32 (RFC 4648 section 6) in groups of four
 
-The 45 bytes of a share: K, N and its number, a byte each; the first 6 bytes of the identity, so that shares
-of two sets never mix; 32 bytes, a half of 16 after the other; the first 4 of SHA-256 over ``KBS1`` and those.
+The 45 bytes of a share: K, N and its number, a byte each; the first 3 bytes of the identity, to know which
+key it is of, and 3 that are random for each splitting, so that shares of two sets never mix, be they of one
+key; 32 bytes, a half of 16 after the other; the first 4 of SHA-256 over ``KBS1`` and those.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ SCHEME: Final = "shares:"
 MOST_SHARES: Final = 16
 FORM: Final = re.compile(r"shares:(?P<k>[1-9][0-9]?)/(?P<n>[1-9][0-9]?)(/(?P<identity>[0-9a-f]{32}))?")
 _PREFIX: Final = b"KBS1"
-_SHARE: Final = struct.Struct(f">BBB6s{KEY_BYTES}s4s")
+_NAME_BYTES: Final = 3
+SPLIT_BYTES: Final = 3
+_SHARE: Final = struct.Struct(f">BBB{_NAME_BYTES + SPLIT_BYTES}s{KEY_BYTES}s4s")
 _CHARACTERS: Final = _SHARE.size * 8 // 5
-_SET_BYTES: Final = 6
 _LOOKALIKES: Final = bytes.maketrans(b"018", b"OIB")
 """Digits that base32 does not have, and the letters that they are taken for."""
 
@@ -52,8 +54,8 @@ class ShareSet:
 
     @property
     def id(self) -> bytes:
-        """Return what its shares call it."""
-        return bytes.fromhex(self.identity)[:_SET_BYTES]
+        """Return what all shares of this key call it, whenever it was split."""
+        return bytes.fromhex(self.identity)[:_NAME_BYTES]
 
     @classmethod
     def parse(cls, uri: str) -> ShareSet:
@@ -95,7 +97,7 @@ class Share:
 
     Attributes:
         number: from 1 to ``count``.
-        set_id: ``ShareSet.id`` of the set that it is of.
+        set_id: of the set that it is of: ``ShareSet.id``, and ``SPLIT_BYTES`` that no other splitting has.
         value: 32 bytes.
     """
 
@@ -104,6 +106,11 @@ class Share:
     number: int
     set_id: bytes
     value: Secret
+
+    @property
+    def of(self) -> bytes:
+        """Return ``ShareSet.id`` of the key that it is of."""
+        return self.set_id[:_NAME_BYTES]
 
     def text(self) -> Secret:
         """Return what its holder keeps."""

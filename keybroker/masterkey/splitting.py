@@ -6,12 +6,13 @@ own: K-1 shares say nothing about either half, and so nothing about both.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from typing import Final
 
 from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey.local import LocalMasterKey
-from keybroker.masterkey.shares import Share, ShareSet
+from keybroker.masterkey.shares import SPLIT_BYTES, Share, ShareSet
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
@@ -26,10 +27,11 @@ def split(key: Secret, threshold: int, count: int) -> tuple[ShareSet, tuple[Shar
     """
     from Crypto.Protocol.SecretSharing import Shamir
 
+    name = secrets.token_bytes(SPLIT_BYTES)
     made = ShareSet(threshold, count, LocalMasterKey(key).identity)
     halves = [Shamir.split(threshold, count, half) for half in (key.reveal()[:_HALF], key.reveal()[_HALF:])]
     shares = tuple(
-        Share(threshold, count, number, made.id, Secret(first + second))
+        Share(threshold, count, number, made.id + name, Secret(first + second))
         for (number, first), (_same, second) in zip(*halves, strict=True)
     )
     # each share in turn with those behind it: all lie on the polynomials that give the key

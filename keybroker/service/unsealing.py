@@ -86,7 +86,7 @@ def give(broker: Broker, text: Secret, who: str) -> str:
     """
     try:
         share = Share.parse(text)
-        key = next((one for one in broker.shared() if one.set.id == share.set_id), None)
+        key = next((one for one in broker.shared() if one.set.id == share.of), None)
         if key is None:
             raise KeybrokerError(
                 Problem.UNKNOWN,

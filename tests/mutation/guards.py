@@ -527,7 +527,11 @@ GUARDS: Final[tuple[Guard, ...]] = (
         SHARES,
         ("        if key.identity != known.identity:\n", "        if False:\n"),
         ("        if before is not None and before.value != share.value:\n", "        if False:\n"),
-        ("(share.set_id, share.threshold, share.count) != (known.id, known.threshold, known.count)", "False"),
+        (
+            "        if any(other.set_id != share.set_id for other in self._given.values()):\n",
+            "        if False:\n",
+        ),
+        ("(share.of, share.threshold, share.count) != (known.id, known.threshold, known.count)", "False"),
     ),
     *_guards(
         "keybroker/masterkey/tokenform.py",

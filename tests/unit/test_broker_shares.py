@@ -44,6 +44,8 @@ def test_two_splittings_of_a_key_have_nothing_in_common() -> None:
     (_one, first), (_other, second) = split(KEY, 2, 3), split(KEY, 2, 3)
     assert not {share.value.reveal() for share in first} & {share.value.reveal() for share in second}
     assert combine([first[0], second[1]]) != KEY
+    assert len({share.set_id for share in first}) == len({share.set_id for share in second}) == 1
+    assert first[0].set_id != second[0].set_id
 
 
 def test_the_halves_are_split_independently() -> None:
@@ -150,6 +152,31 @@ def test_a_share_of_other_numbers_is_of_another_set() -> None:
             key.would_take(replace(shares[0], **changes))
         assert caught.value.problem is Problem.CONFLICT
     assert key.given == 0
+
+
+def test_a_share_of_another_splitting_of_the_same_key_is_refused_and_those_before_stay() -> None:
+    secret = Secret(os.urandom(32))
+    (made, first), (other, second) = split(secret, 2, 3), split(secret, 2, 3)
+    assert made == other, "it is the same key"
+    key = SharesMasterKey(made)
+    key.take(*key.would_take(first[0]))
+    for share in second:
+        with pytest.raises(KeybrokerError) as caught:
+            key.would_take(share)
+        assert caught.value.problem is Problem.CONFLICT
+        assert "another time" in caught.value.detail
+        assert share.text().reveal().decode() not in caught.value.detail
+    key.take(*key.would_take(first[1]))
+    assert not key.is_sealed
+
+
+def test_shares_that_were_printed_when_a_set_was_called_by_the_identity_alone_give_the_key() -> None:
+    made, shares = split(Secret(os.urandom(32)), 2, 3)
+    named = [replace(share, set_id=bytes.fromhex(made.identity)[:6]) for share in shares]
+    key = SharesMasterKey(made)
+    for share in named[:2]:
+        key.take(*key.would_take(Share.parse(share.text())))
+    assert not key.is_sealed
 
 
 def test_shares_that_give_another_key_are_all_forgotten() -> None:
