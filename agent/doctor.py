@@ -44,6 +44,7 @@ UNITS: Final = (
     "keybroker-agent-renew.timer",
 )
 TOOLS: Final = ("blkid", "cryptsetup", "dmsetup")
+_CA_SOON: Final = 180 * 86400
 OLDEST_CRYPTSETUP: Final = (2, 6, 1)
 
 Result = Literal["good", "warn", "bad"]
@@ -74,7 +75,7 @@ def examine(settings: Config) -> list[Finding]:
         mine = identity.load(settings.state_directory)
     except KeybrokerError as error:
         return [*findings, clock(now, None, _installed()), _bad("identity", error)]
-    findings += [clock(now, mine, _installed()), certificate(now, mine)]
+    findings += [clock(now, mine, _installed()), certificate(now, mine), authorities(now, mine)]
     for url in settings.brokers or mine.brokers:
         findings += _broker(url, mine)
     return findings
@@ -272,6 +273,26 @@ def certificate(now: float, mine: Identity) -> Finding:
     if now > mine.renewable_from:
         return Finding("certificate", "warn", f"{said}; it should have been renewed", "keybroker-agent renew")
     return Finding("certificate", "good", said)
+
+
+def authorities(now: float, mine: Identity) -> Finding:
+    """Judge how long the broker's CA is good for, by the last one that ends of those that are trusted."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=mine.ca)
+        ends = max(ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs())
+    except (ssl.SSLError, ValueError, KeyError):
+        return Finding("broker's CA", "bad", "cannot be read", "enrol again: keybroker host enrol ADDON")
+    said = f"good until {_day(ends)}"
+    if now > ends:
+        return Finding(
+            "broker's CA", "bad", f"expired {_day(ends)}", "enrol again: keybroker host enrol ADDON"
+        )
+    if ends - now < _CA_SOON:
+        return Finding("broker's CA", "warn", f"{said}, which is soon", "at the broker: keybroker ca rotate")
+    return Finding("broker's CA", "good", said)
 
 
 def _broker(url: str, mine: Identity) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -35,6 +35,9 @@ from keybroker.wire.secret import Secret
 
 SERIAL_BYTES: Final = 16
 CA_LIFETIME: Final = timedelta(days=20 * 365)
+MOST: Final = 2
+"""CAs that are trusted at a time."""
+
 BACKDATED: Final = timedelta(minutes=5)
 """Certificates begin a little before they are made, for peers whose clocks are behind."""
 
@@ -143,20 +146,48 @@ def fingerprint_of(pem: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA with its key.
+    """A CA with its key, and the one that is trusted beside it while the CA is changed.
 
     Attributes:
+        certificate: of the CA that issues.
+        before: the certificate of the one that issued before it; None where that is trusted no more.
+        following: of the one that is to issue next; None unless a rotation was cut short.
         pem: the certificate.
         fingerprint: SHA-256 of the certificate's DER, hex.
     """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+    before: x509.Certificate | None = None
+    following: x509.Certificate | None = None
+
+    @property
+    def bundle(self) -> str:
+        """All that is trusted, in PEM: the CA that issues, then the other."""
+        other = self.before or self.following
+        return self.pem + ("" if other is None else pem_of(other))
+
+    @property
+    def anchor(self) -> x509.Certificate:
+        """The CA that this broker's own certificate is from: while two are trusted, the one before.
+
+        A host that was off since before the change knows no other.
+        """
+        return self.before or self.certificate
+
+    @property
+    def anchor_pem(self) -> str:
+        """That one in PEM."""
+        return pem_of(self.anchor)
+
+    def issued(self, pem: str) -> bool:
+        """Say whether a certificate (PEM) is from the CA that issues, and not from the one before."""
+        return is_from(x509.load_pem_x509_certificate(pem.encode()), self.certificate)
 
     @property
     def pem(self) -> str:
         """The certificate in PEM."""
-        return self.certificate.public_bytes(Encoding.PEM).decode()
+        return pem_of(self.certificate)
 
     @property
     def fingerprint(self) -> str:
@@ -164,13 +195,21 @@ class Authority:
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     @classmethod
-    def create(cls, name: str, now: datetime, serial: int, lifetime: timedelta = CA_LIFETIME) -> Authority:
-        """Make a CA with a new key, which may sign leaves and nothing else.
+    def create(
+        cls,
+        name: str,
+        now: datetime,
+        serial: int,
+        lifetime: timedelta = CA_LIFETIME,
+        key: ec.EllipticCurvePrivateKey | None = None,
+    ) -> Authority:
+        """Make a CA, which may sign leaves and nothing else.
 
         Args:
             name: its common name, 64 characters at most.
+            key: None for a new one.
         """
-        key = new_key()
+        key = key or new_key()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = _usage(key_cert_sign=True, crl_sign=True)
         builder = (
@@ -187,18 +226,30 @@ class Authority:
     def load(cls, certificate: str, key: Secret) -> Authority:
         """Read a CA from the PEM of its certificate and of its key.
 
+        Args:
+            certificate: the newest, and that of the CA before, if that is trusted too; the key says which
+                one issues.
+
         Raises:
-            KeybrokerError: CONFIGURATION where either cannot be read, or one is not the other's.
+            KeybrokerError: CONFIGURATION where either cannot be read, or one is not the other's, or there
+                are more than two.
         """
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.encode())
+            loaded = x509.load_pem_x509_certificates(certificate.encode())
             private = load_pem_private_key(key.reveal(), None)
-            public = loaded.public_key()
+            mine = [each for each in loaded if each.public_key() == private.public_key()]
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise KeybrokerError(Problem.CONFIGURATION, "CA: certificate or key is not PEM") from None
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != public:
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or len(mine) != 1:
             raise KeybrokerError(Problem.CONFIGURATION, "CA: the key is not the certificate's")
-        return cls(loaded, private)
+        if len(loaded) > MOST:
+            raise KeybrokerError(
+                Problem.CONFIGURATION, f"CA: there are {len(loaded)}, two are trusted at most"
+            )
+        newest, *rest = loaded
+        if mine[0] != newest:
+            return cls(mine[0], private, following=newest)
+        return cls(newest, private, before=rest[0] if rest else None)
 
     def certify_server(
         self,
@@ -274,6 +325,20 @@ class Authority:
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
+
+
+def is_from(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Say whether one certificate is signed by the other's key."""
+    try:
+        leaf.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def pem_of(certificate: x509.Certificate) -> str:
+    """Return a certificate in PEM."""
+    return certificate.public_bytes(Encoding.PEM).decode()
 
 
 def _usage(

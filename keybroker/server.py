@@ -35,6 +35,7 @@ from keybroker.journal import Journal, SystemdJournal
 from keybroker.rewrapper import rewrap_forever
 from keybroker.service import unsealing
 from keybroker.service.broker import Broker
+from keybroker.service.installation import load_authority
 from keybroker.sweeper import sweep_forever
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
@@ -245,6 +246,7 @@ class _Server:
         async with self._reloading:
             await _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
+                authority = await asyncio.to_thread(load_authority, self._settings.installation)
                 fresh = [(door, await asyncio.to_thread(door.context)) for door in doors if door.context]
             except KeybrokerError as error:
                 for line in error.lines("reload"):
@@ -253,6 +255,7 @@ class _Server:
                 return
             for door, context in fresh:
                 door.listener.ssl_options = context
+            self._broker.authorities.current = authority
             self._broker.progress.served_until = tls.ends(self._settings.installation)
             _log.info("reload: certificates are read again")
             await _notify(f"READY=1\nSTATUS={self._status()}")

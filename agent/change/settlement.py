@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent import layout, supervisor, unlocking
+from agent import layout, supervisor, trust, unlocking
 from agent.change import locking, outfit, reporting
 from agent.change.course import Course, CourseOutcome
 from agent.change.disks import undertake
@@ -59,14 +59,14 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     if if_due and not is_due(config.runtime_directory):
         return 0
     try:
-        return _settle(config, patience, tell)
+        return _settle(config, patience, tell, spread=if_due)
     except KeybrokerError as error:
         if error.problem is not Problem.LOCK:
             raise
         return locking.close(config, layout.load(config.state_directory).records, error, tell)
 
 
-def _settle(config: Config, patience: float, tell: Tell) -> int:
+def _settle(config: Config, patience: float, tell: Tell, *, spread: bool) -> int:
     broker = outfit.client(config, patience=patience, tell=tell)
     shop, boot = outfit.workshop(config, broker, tell), unlocking.boot()
     runtime = config.runtime_directory
@@ -107,6 +107,7 @@ def _settle(config: Config, patience: float, tell: Tell) -> int:
     if any(outcome.steps or outcome.error for outcome in outcomes):
         reply = _report_again(shop, boot, reply, outcomes, runtime)
         outfit.keep(config, relapse.kept(known, reply.records), tell)
+    trust.follow(config, reply.trust, tell=tell, spread=spread)
     _note(runtime, reply.again_seconds)
     return unlocking.exit_status([outcome.error for outcome in outcomes if outcome.error is not None])
 

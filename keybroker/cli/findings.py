@@ -17,14 +17,19 @@ from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.masterkey import MasterKey, credentials_of, is_sealed
 from keybroker.proofreading import Verdict
 from keybroker.service import trail
+from keybroker.service.broker import Broker
 from keybroker.service.destruction import pending
 from keybroker.service.installation import Installation, open_broker
+from keybroker.service.rollover import waiting
 from keybroker.service.roster import managers
 from keybroker.service.setback import Standing, standing
 from keybroker.web import tls
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _SOON: Final = timedelta(days=30)
+_SERVER_SOON: Final = timedelta(days=60)
+_CA_SOON: Final = timedelta(days=365)
+"""A new CA has to reach every host before the old one ends, and a host may be off for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,20 @@ def examine(config: Path, credentials_directory: Path | None, now: datetime) -> 
         Finding("configuration", "good", str(config)),
         *_database(installation, now),
         _tried("TLS", lambda: _listeners(settings)),
-        _certificate("CA certificate", installation.ca_certificate, now),
-        _certificate("server certificate", installation.server_certificate, now),
-        *(_certificate(f"operator {path.stem}", path, now) for path in operators),
+        _certificate(
+            "CA certificate", installation.ca_certificate, now, _CA_SOON, "keybroker ca rotate --help"
+        ),
+        _certificate(
+            "server certificate",
+            installation.server_certificate,
+            now,
+            _SERVER_SOON,
+            "keybroker ca renew-server",
+        ),
+        *(
+            _certificate(f"operator {path.stem}", path, now, _SOON, "keybroker operator renew")
+            for path in operators
+        ),
     )
 
 
@@ -96,6 +112,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
             *_restored(broker.store.read(standing)),
             *_pending(broker.store.read(pending)),
             _managers(broker.store.read(lambda reading: managers(reading, now))),
+            *_trusted(broker, now),
         )
     finally:
         broker.close()
@@ -108,6 +125,18 @@ def _sealed(keys: Iterable[MasterKey]) -> tuple[Finding, ...]:
         for key in keys
         if is_sealed(key)
     )
+
+
+def _trusted(broker: Broker, now: datetime) -> tuple[Finding, ...]:
+    """Say so while two CAs are trusted, or were to be."""
+    authority = broker.authority
+    if authority.following is not None:
+        return (Finding("CA", "warning", "its rotation was cut short", "keybroker ca rotate: it goes on"),)
+    if authority.before is None:
+        return ()
+    left = broker.store.read(lambda reading: waiting(reading, authority, now, broker.settings.grace))
+    what = f"two are trusted; without a certificate of the new one: {len(left)}"
+    return (Finding("CA", "warning", what, "keybroker ca show" if left else "keybroker ca retire"),)
 
 
 def _restored(found: Standing) -> tuple[Finding, ...]:
@@ -174,7 +203,7 @@ def _listeners(settings: Settings) -> str:
     return f"main on {settings.listen_main}, enrolment on {settings.listen_enrolment}"
 
 
-def _certificate(check: str, path: Path, now: datetime) -> Finding:
+def _certificate(check: str, path: Path, now: datetime, soon: timedelta, hint: str) -> Finding:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
@@ -186,7 +215,7 @@ def _certificate(check: str, path: Path, now: datetime) -> Finding:
             check, "wrong", f"{path}: begins on {begins:%F %T} UTC", "timedatectl", Problem.CERTIFICATE
         )
     if now > ends:
-        return Finding(check, "wrong", f"{path}: ended on {ends:%F}", problem=Problem.CERTIFICATE)
-    if ends - now < _SOON:
-        return Finding(check, "warning", f"{good}, which is soon")
+        return Finding(check, "wrong", f"{path}: ended on {ends:%F}", hint, Problem.CERTIFICATE)
+    if ends - now < soon:
+        return Finding(check, "warning", f"{good}, which is soon", hint)
     return Finding(check, "good", good)

@@ -212,7 +212,7 @@ def renew(name: str | None, csr: Path | None, to: Path | None, as_json: bool, **
       keybroker operator renew bob --csr bob.csr
     """
     from keybroker.cli.client import Client
-    from keybroker.cli.papers import hand_out, read_request, replace, request_of
+    from keybroker.cli.papers import hand_out, keep_ca, read_request, replace, request_of
 
     access = find_access(options, Path.home())
     if (name is None) != (csr is None):
@@ -224,6 +224,7 @@ def renew(name: str | None, csr: Path | None, to: Path | None, as_json: bool, **
     client = Client(access)
     if name is None or csr is None:
         document = client.put("self", "certificate", csr=request_of(access.key)).document
+        keep_ca(access.ca, access.certificate, document["ca"])
         replace(access.certificate, document["certificate"])
         written = [access.certificate]
     else:

@@ -98,6 +98,24 @@ def hand_out(directory: Path, appointment: dict[str, Any]) -> list[Path]:
     return [directory / f"{name}.crt", directory / "ca.crt", directory / "cli.toml"]
 
 
+def keep_ca(ca: Path, certificate: Path, text: str) -> None:
+    """Keep the CAs that come with a new certificate, before that: the broker will have one of them.
+
+    Only an operator's own, beside the certificate; on the broker's machine they are the broker's.
+
+    Raises:
+        KeybrokerError: CONFIGURATION.
+    """
+    if ca.parent != certificate.parent or (ca.parent / "keybroker.toml").exists():
+        return
+    try:
+        if ca.read_text() == text:
+            return
+    except OSError as error:
+        raise _cannot(ca, error) from None
+    replace(ca, text)
+
+
 def replace(certificate: Path, text: str) -> None:
     """Put a certificate in the place of the one that is there: that one or the new one, never half of it.
 

@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "volume": ("volume", "volumes: the disks of an add-on"),
     "recovery": ("recovery", "the offline key that opens disks without a broker"),
     "master": ("master", "what the broker's stored keys are wrapped under"),
+    "ca": ("ca", "the CA: whom hosts, operators and the broker trust"),
     "host": ("host", "hosts: the VMs that open them"),
     "boot": ("boot", "boots: which of them get keys"),
     "operator": ("operator", "operators: who may do what here"),

@@ -95,6 +95,15 @@ def admit(broker: Broker, reading: Reading, peer: Peer, verb: Verb, now: datetim
     return caller
 
 
+def note_shown(broker: Broker, writing: Writing, peer: Peer, now: datetime) -> None:
+    """Keep, while two CAs are trusted, that an admitted peer has come with its certificate.
+
+    Whoever has come with it has stored it, and with it whom to trust (``service.rollover``).
+    """
+    if broker.authority.before is not None and not writing.shown_certificates(peer.fingerprint):
+        writing.show_certificate(peer.fingerprint, now)
+
+
 def limit(broker: Broker, caller: Caller) -> None:
     """Count a request against the rates of its host and its add-on, if it hands anything out.
 
@@ -190,6 +199,7 @@ def perform(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Writing, Cal
     def admitted(writing: Writing) -> T:
         caller = admit(broker, writing, peer, verb, now)
         limit(broker, caller)
+        note_shown(broker, writing, peer, now)
         try:
             return work(writing, caller)
         except KeybrokerError as error:

@@ -55,6 +55,10 @@ def make(
     parts = _parts(installation, with_ca_key=with_ca_key)
     with open_private(installation.ca_key) as file:
         authority = Authority.load(installation.ca_certificate.read_text(), Secret(file.readall()))
+    if authority.following is not None:  # a restore takes the first one of ca.crt for the one that signed
+        raise KeybrokerError(
+            Problem.CONFLICT, "CA: its rotation was cut short", hint="keybroker ca rotate: it goes on"
+        )
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=installation.database.parent) as private:
         copy = Path(private) / DATABASE
         recipients = _note(installation, recipients, now, who)

@@ -10,7 +10,7 @@ from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
 from keybroker.service import boots, receipts
-from keybroker.service.admission import Caller, admit, limit, settle
+from keybroker.service.admission import Caller, admit, limit, note_shown, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
@@ -70,6 +70,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
         boots.check(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        note_shown(broker, writing, peer, now)
         final = decided
         withheld = writing.withheld(decided.addon)
         if any(grant.keys and grant.record.volume in withheld for grant, _notes in decided.grants):

@@ -70,6 +70,13 @@ class ConfiguredKey:
     key: MasterKey
 
 
+@dataclass(slots=True)
+class Authorities:
+    """The CA as it is; the server puts another one here when it reads its files again."""
+
+    current: Authority
+
+
 @dataclass(frozen=True, slots=True)
 class Broker:
     """Everything a use case may touch; made by ``installation.open_broker`` and shared by all threads.
@@ -85,7 +92,7 @@ class Broker:
 
     store: Store
     masterkey: Ring
-    authority: Authority
+    authorities: Authorities
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]
     settings: BrokerSettings
@@ -95,6 +102,11 @@ class Broker:
     tally: Tally = field(default_factory=Tally)
     lately: Lately[Any] = field(default_factory=Lately)
     shared: Callable[[], tuple[SharesMasterKey, ...]] = tuple
+
+    @property
+    def authority(self) -> Authority:
+        """The CA that issues at this moment."""
+        return self.authorities.current
 
     def close(self) -> None:
         """Finish what is queued for the database and let go of it."""

@@ -11,7 +11,7 @@ from keybroker.ca import RequestedKey, read_request
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
-from keybroker.service.issuing import is_young, issue
+from keybroker.service.issuing import issue, lasts
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
 from keybroker.terms import UNCHANGED, outside
@@ -31,7 +31,7 @@ def token_hash(token: Secret) -> str:
 
 def offer(broker: Broker) -> EnrolmentOffer:
     """Return the CA's certificate; whoever asks compares it with the fingerprint in its token."""
-    return EnrolmentOffer(broker.authority.pem)
+    return EnrolmentOffer(broker.authority.anchor_pem)
 
 
 def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
@@ -138,7 +138,7 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
     def work(writing: Writing, caller: Caller) -> Certified:
         host, addon = caller.as_host()
         certificate = writing.newest_certificate(host, requested.spki)
-        if certificate is None or not is_young(certificate, caller.now):
+        if certificate is None or not lasts(broker, certificate, caller.now):
             certificate = certify(broker, host, requested, caller.now)
             writing.add_certificate(certificate)
         writing.append(caller.event("done", serial=certificate.serial))
@@ -160,7 +160,7 @@ def certified_as(
     return Certified(
         host=host,
         certificate=certificate.pem,
-        ca=broker.authority.pem,
+        ca=broker.authority.bundle,
         brokers=broker.settings.brokers,
         records=tuple(row.volume.record for row in reading.volumes(addon) if row.volume.stage != "erased"),
         enrolment=broker.settings.enrolment,

@@ -81,7 +81,7 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
             writing.append(event("denied", problem=error.problem.slug, why=error.detail))
             return error
         certificate = newest
-        if newest.not_after <= now:
+        if newest.not_after <= now or not broker.authority.issued(newest.pem):
             certificate = certify(broker, host.id, requested, now)
             writing.add_certificate(certificate)
         writing.append(event("done", serial=certificate.serial, before=newest.serial))

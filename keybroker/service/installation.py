@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, SharesMasterKey, open_master_key
 from keybroker.masterkey.files import check_private, open_private
 from keybroker.service import masters
-from keybroker.service.broker import Broker, BrokerSettings, ConfiguredKey
+from keybroker.service.broker import Authorities, Broker, BrokerSettings, ConfiguredKey
 from keybroker.service.founding import Created, Plan, create
 from keybroker.store import schema
 from keybroker.store.rows import InstallationRow
@@ -72,7 +74,7 @@ def open_broker(
     check_files(installation)
     held: dict[str, MasterKey] = {}
     configured = open_master_keys(installation, installation.master_keys, held)
-    authority = _authority(installation)
+    authority = load_authority(installation)
     schema.check(installation.database)
     store = SqliteStore(installation.database)
     try:
@@ -94,7 +96,9 @@ def open_broker(
         keys = (one.key for one in open_master_keys(installation, named, held))
         return tuple(key for key in keys if isinstance(key, SharesMasterKey))
 
-    return Broker(store, ring, authority, clock, entropy, installation.settings, again, shared=shared)
+    return Broker(
+        store, ring, Authorities(authority), clock, entropy, installation.settings, again, shared=shared
+    )
 
 
 def open_master_keys(
@@ -204,7 +208,12 @@ def _wrong(path: Path, what: str, hint: str | None) -> KeybrokerError:
     return KeybrokerError(Problem.CONFIGURATION, f"{path}: {what}", hint=hint)
 
 
-def _authority(installation: Installation) -> Authority:
+def load_authority(installation: Installation) -> Authority:
+    """Read the CA's files.
+
+    Raises:
+        KeybrokerError: CONFIGURATION for files that cannot be read, or are not one another's.
+    """
     with open_private(installation.ca_key) as file:
         key = Secret(file.readall())
     return Authority.load(installation.ca_certificate.read_text(), key)
@@ -215,7 +224,8 @@ def _check_belongs(installation: Installation, row: InstallationRow | None, auth
     database = installation.database
     if row is None:
         raise _wrong(database, "belongs to no installation: an init was cut short", None)
-    if row.ca_fingerprint != authority.fingerprint:
+    following = authority.following or authority.certificate  # between two writes of a rotation
+    if row.ca_fingerprint not in (authority.fingerprint, following.fingerprint(SHA256()).hex()):
         raise _wrong(installation.ca_certificate, "is not the CA that the database was made with", None)
     if row.trust_domain != installation.settings.trust_domain:
         raise KeybrokerError(

@@ -6,6 +6,8 @@ import base64
 from datetime import timedelta
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
@@ -275,7 +277,7 @@ def invite(
 
 
 def _new_token(broker: Broker) -> Secret:
-    fingerprint = bytes.fromhex(broker.authority.fingerprint)
+    fingerprint = broker.authority.anchor.fingerprint(SHA256())
     parts = (base64.urlsafe_b64encode(part) for part in (broker.entropy(_TOKEN_BYTES), fingerprint))
     return Secret(b".".join((b"kbe1", *(part.rstrip(b"=") for part in parts))))
 

@@ -30,6 +30,14 @@ def issue(
     )
 
 
+def lasts(broker: Broker, certificate: CertificateRow, now: datetime) -> bool:
+    """Say whether a certificate is of the CA that issues, and in the first third of its lifetime.
+
+    A repeated call gets such a one again.
+    """
+    return broker.authority.issued(certificate.pem) and is_young(certificate, now)
+
+
 def is_young(certificate: CertificateRow, now: datetime) -> bool:
-    """Say whether a certificate is in the first third of its lifetime: a repeated call gets it again."""
+    """Say whether a certificate is in the first third of its lifetime."""
     return (now - certificate.issued) * 3 < certificate.not_after - certificate.issued

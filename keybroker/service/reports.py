@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Final
 
 from keybroker.policy import Peer
@@ -67,7 +68,10 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
         lasting = [row.volume for row in rows.values() if row.volume.deletion is None]
         is_busy = any(volume.order is not None or volume.rotating for volume in lasting)
         return ReportReply(
-            records, AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS, Receipt(*writing.audit_head())
+            records,
+            AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS,
+            Receipt(*writing.audit_head()),
+            sha256(broker.authority.bundle.encode()).hexdigest(),
         )
 
     return perform(broker, peer, "report", work)

@@ -12,7 +12,7 @@ from keybroker.policy import Peer
 from keybroker.rights import MANAGES, beyond
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
-from keybroker.service.issuing import is_young, issue
+from keybroker.service.issuing import issue, lasts
 from keybroker.service.views import Appointment, OperatorView
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, OperatorRow
@@ -180,7 +180,7 @@ def certify(broker: Broker, peer: Peer, name: str, csr: str) -> Appointment:
         _check_welcome(row)
         _check_within(caller, name, row.roles)
         certificate = writing.operators_certificate(name, requested.spki)
-        if certificate is None or not is_young(certificate, caller.now):
+        if certificate is None or not lasts(broker, certificate, caller.now):
             writing.replace_certificates(name, caller.now)
             certificate = _certify(broker, writing, name, requested, caller.now)
         writing.append(caller.about("done", operator=name, serial=certificate.serial))
@@ -202,7 +202,7 @@ def renew(broker: Broker, peer: Peer, csr: str) -> Appointment:
 
     def work(writing: Writing, caller: Caller) -> Appointment:
         certificate = writing.operators_certificate(name, requested.spki)
-        if certificate is None or not is_young(certificate, caller.now):
+        if certificate is None or not lasts(broker, certificate, caller.now):
             certificate = _certify(broker, writing, name, requested, caller.now)
         writing.append(caller.about("done", serial=certificate.serial))
         return _appointment(broker, _named(writing, name), certificate)
@@ -307,7 +307,9 @@ def _certify(
 
 
 def _appointment(broker: Broker, row: OperatorRow, certificate: CertificateRow) -> Appointment:
-    return Appointment(OperatorView.of(row), certificate.pem, broker.authority.pem, broker.settings.brokers)
+    return Appointment(
+        OperatorView.of(row), certificate.pem, broker.authority.bundle, broker.settings.brokers
+    )
 
 
 def _malformed(field: str, what: str) -> KeybrokerError:

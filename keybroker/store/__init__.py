@@ -1,8 +1,7 @@
 """What is durable at the broker: a Protocol of transactions, and SQLite behind it through SQLAlchemy Core.
 
 ``read`` and ``write`` take a function and run it in a transaction. A write that returned is on the disk; one
-that raised has changed nothing. Functions are run in any order and in any thread, so they touch nothing but
-what they are given.
+that raised has changed nothing. Functions run in any order and thread: they touch only what they are given.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from keybroker.store.rows import (
     VolumeRow,
     WrappedRow,
 )
+from keybroker.store.trusted import TrustedReading, TrustedWriting
 from keybroker.terms import Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 
@@ -43,7 +43,7 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReading, Protocol):
+class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReading, TrustedReading, Protocol):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:
@@ -190,7 +190,7 @@ class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReadin
         ...
 
 
-class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, Protocol):
+class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, TrustedWriting, Protocol):
     """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
 
     def put_installation(self, row: InstallationRow) -> None:

@@ -14,6 +14,7 @@ from keybroker.store.recoveryrows import AheadRow, RestoreRow
 from keybroker.store.recoverytables import AHEAD, RESTORES
 from keybroker.store.rows import from_text, to_text
 from keybroker.store.tables import AUDIT
+from keybroker.store.trusted import SqlTrustedReading, SqlTrustedWriting
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 
@@ -31,7 +32,7 @@ _STRANGERS: Final = (
 )
 
 
-class RestoreReading(RecoveryReading):
+class RestoreReading(RecoveryReading, SqlTrustedReading):
     """The part of ``Reading`` that is about a database that was set back."""
 
     def restore(self) -> RestoreRow | None:
@@ -60,7 +61,7 @@ class RestoreReading(RecoveryReading):
         return [row.actor for row in self._connection.execute(_STRANGERS, {"after": after})]
 
 
-class RestoreWriting(RecoveryWriting, RestoreReading):
+class RestoreWriting(RecoveryWriting, RestoreReading, SqlTrustedWriting):
     """The part of ``Writing`` that is about a database that was set back."""
 
     def put_restore(self, row: RestoreRow) -> None:

@@ -316,6 +316,14 @@ CERTIFICATES: Final = Table(
     Index("ix_certificates_newest", "host", "not_after"),
 )
 
+SHOWN_CERTIFICATES: Final = Table(
+    "shown_certificates",
+    METADATA,
+    Column("fingerprint", Text, ForeignKey("certificates.fingerprint"), primary_key=True),
+    Column("at", Text, nullable=False),
+)
+"""Certificates that somebody has come with; kept only while two CAs are trusted."""
+
 ENROLMENTS: Final = Table(
     "enrolments",
     METADATA,

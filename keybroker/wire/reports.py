@@ -216,11 +216,14 @@ class ReportReply:
     Attributes:
         again_seconds: when the next report is wanted; the agent spreads itself around it.
         receipt: of the last audit record; None from a broker that gives none.
+        trust: SHA-256, hex, of the CA certificates (PEM) that come with a certificate at this time; None from
+            a broker that does not say. A host that has others renews at once.
     """
 
     records: tuple[Record, ...]
     again_seconds: int
     receipt: Receipt | None = None
+    trust: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form."""
@@ -228,6 +231,7 @@ class ReportReply:
             "records": [record.as_json() for record in self.records],
             "again_seconds": self.again_seconds,
             **given(self.receipt),
+            **({} if self.trust is None else {"trust": self.trust}),
         }
 
     @classmethod
@@ -237,6 +241,7 @@ class ReportReply:
             records=tuple(Record.read(each) for each in fields.objects("records", most=64)),
             again_seconds=fields.number("again_seconds", least=1, most=86400),
             receipt=fields.optional("receipt", lambda key: Receipt.read(fields.object(key), calm=True)),
+            trust=fields.optional("trust", lambda key: fields.text(key, most=64)),
         )
         fields.ignore_rest()
         return reply

@@ -153,6 +153,24 @@ def test_volume_reveal(transcript: Transcript, broker: Broker, tmp_path: Path) -
     assert place.read_text() not in broker.log.read_text()
 
 
+def test_ca(transcript: Transcript, tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        transcript.broker = own
+        own.add_addon("shop-db")
+        own.enrol("shop-db")
+        transcript.run("ca", "show")
+        transcript.run("ca", "retire")
+        transcript.run("ca", "renew-server")
+        transcript.run("ca", "rotate")
+        transcript.run("ca", "rotate")
+        transcript.run("check")
+        transcript.run("ca", "show", "--json")
+        transcript.run("ca", "retire")
+        transcript.run("operator", "renew")
+        transcript.run("ca", "retire", "--force")
+        transcript.run("ca", "show")
+
+
 def test_deletion(transcript: Transcript, tmp_path: Path) -> None:
     laptop = str(tmp_path / "laptop")
     papers = f"{laptop}/.config/keybroker"

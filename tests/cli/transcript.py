@@ -26,6 +26,8 @@ NORMAL: Final = (
     (re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"), "0123456789abcdef0123456789abcdef"),
     (re.compile(r"KBS1(-[A-Z2-7]{4}){18}"), "KBS1-SHARE"),
     (re.compile(r"(?<=/)[0-9a-f]{32}\b"), "0123456789abcdef0123456789abcdef"),
+    (re.compile(r"Keybroker CA \d{8}-\d{6}"), "Keybroker CA 20260131-120000"),
+    (re.compile(r'"ends": "\d{4}-[0-9T:-]+Z"'), '"ends": "2026-01-31T12:00:00Z"'),
     # how far it is by then
     (re.compile(r"2> \[[#.]+\] \d+%: \d+ keys, \d+ records left\n"), ""),
     (re.compile(r"hash is [0-9a-f]{16}"), "hash is HASH"),

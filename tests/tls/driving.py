@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -537,6 +538,25 @@ def canaries(site: Site, host: Host) -> None:
             broken = site.broker.ask(method.upper(), at, f'{{"a": "{CANARY}'.encode(), who=who, port=port)
             assert broken.status in (400, 429), (method, at, broken.status)
             site.replies.append((f"{method} {at} with half a canary", broken, ()))
+
+
+def certificates(site: Site) -> None:
+    """A new certificate for the server, and a new CA, after which the host is cut off."""
+    site.run("ca", "renew-server")
+    site.run("ca", "rotate")
+    mark_installation(site)
+    reload(site)
+    site.run("operator", "renew")
+    site.marked.mark_key_file("operator key", site.broker.operator.key)
+    site.run("ca", "show", "--json")
+    site.run("ca", "retire", "--force")
+    reload(site)
+
+
+def reload(site: Site) -> None:
+    site.broker.signal(signal.SIGHUP)
+    site.broker.wait_for("RELOADING=1")
+    assert "refused" not in site.broker.wait_for("READY=1")
 
 
 def master_keys(site: Site) -> None:

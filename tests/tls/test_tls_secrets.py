@@ -65,6 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             driving.reading(site, host, data)
             driving.boots(site)
             driving.canaries(site, host)
+            driving.certificates(site)
             driving.master_keys(site)
             driving.audit_and_backup(site, public["backup"], directory)
             yield site

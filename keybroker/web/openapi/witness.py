@@ -16,7 +16,7 @@ from flask import request
 
 from keybroker.audit import AuditEvent
 from keybroker.policy import Peer
-from keybroker.service.broker import Broker, BrokerSettings
+from keybroker.service.broker import Authorities, Broker, BrokerSettings
 from keybroker.web.app import Incoming
 from keybroker.web.openapi.choosing import Choices
 from keybroker.web.openapi.schema import Schema
@@ -43,10 +43,10 @@ class Witness:
 
     def broker(self) -> Broker:
         """Return a broker with this store and nothing else."""
-        authority = SimpleNamespace(pem="", fingerprint="0" * 64)
+        authority = SimpleNamespace(pem="", anchor_pem="", before=None, fingerprint="0" * 64)
         settings = BrokerSettings("nowhere.example", ())
         store, nothing = cast(Any, self), cast(Any, None)
-        return Broker(store, nothing, cast(Any, authority), _now, bytes, settings)
+        return Broker(store, nothing, Authorities(cast(Any, authority)), _now, bytes, settings)
 
     def read(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` on a view in which nobody is known (``store.Store``)."""
