@@ -223,12 +223,13 @@ class Authority:
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
-    def load(cls, certificate: str, key: Secret) -> Authority:
+    def load(cls, certificate: str, key: Secret, where: str = "CA") -> Authority:
         """Read a CA from the PEM of its certificate and of its key.
 
         Args:
             certificate: the newest, and that of the CA before, if that is trusted too; the key says which
                 one issues.
+            where: what an error names.
 
         Raises:
             KeybrokerError: CONFIGURATION where either cannot be read, or one is not the other's, or there
@@ -239,13 +240,12 @@ class Authority:
             private = load_pem_private_key(key.reveal(), None)
             mine = [each for each in loaded if each.public_key() == private.public_key()]
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise KeybrokerError(Problem.CONFIGURATION, "CA: certificate or key is not PEM") from None
+            raise KeybrokerError(Problem.CONFIGURATION, f"{where}: it or its key is not PEM") from None
         if not isinstance(private, ec.EllipticCurvePrivateKey) or len(mine) != 1:
-            raise KeybrokerError(Problem.CONFIGURATION, "CA: the key is not the certificate's")
+            raise KeybrokerError(Problem.CONFIGURATION, f"{where}: the key is not the certificate's")
         if len(loaded) > MOST:
-            raise KeybrokerError(
-                Problem.CONFIGURATION, f"CA: there are {len(loaded)}, two are trusted at most"
-            )
+            what = f"{where}: there are {len(loaded)}, two are trusted at most"
+            raise KeybrokerError(Problem.CONFIGURATION, what)
         newest, *rest = loaded
         if mine[0] != newest:
             return cls(mine[0], private, following=newest)

@@ -246,7 +246,8 @@ class _Server:
         async with self._reloading:
             await _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                authority = await asyncio.to_thread(load_authority, self._settings.installation)
+                files, store = self._settings.installation, self._broker.store
+                authority = await asyncio.to_thread(load_authority, files, store)
                 fresh = [(door, await asyncio.to_thread(door.context)) for door in doors if door.context]
             except KeybrokerError as error:
                 for line in error.lines("reload"):

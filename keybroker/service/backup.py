@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from keybroker.audit import AuditEvent, rfc3339
-from keybroker.ca import Authority
 from keybroker.masterkey import key_file
-from keybroker.masterkey.files import open_private, read_key
+from keybroker.masterkey.files import read_key
 from keybroker.service import archive
 from keybroker.service.archive import CONFIGURATION, DATABASE, Manifest
-from keybroker.service.installation import Installation, check_files
+from keybroker.service.installation import Installation, check_files, load_authority
 from keybroker.store import Writing, schema
 from keybroker.store.copying import check_integrity, snapshot
 from keybroker.store.sqlite import SqliteStore
@@ -53,8 +52,7 @@ def make(
     check_files(installation)
     schema.check(installation.database)
     parts = _parts(installation, with_ca_key=with_ca_key)
-    with open_private(installation.ca_key) as file:
-        authority = Authority.load(installation.ca_certificate.read_text(), Secret(file.readall()))
+    authority = load_authority(installation)
     if authority.following is not None:  # a restore takes the first one of ca.crt for the one that signed
         raise KeybrokerError(
             Problem.CONFLICT, "CA: its rotation was cut short", hint="keybroker ca rotate: it goes on"

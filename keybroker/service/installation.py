@@ -22,7 +22,7 @@ from keybroker.masterkey.files import check_private, open_private
 from keybroker.service import masters
 from keybroker.service.broker import Authorities, Broker, BrokerSettings, ConfiguredKey
 from keybroker.service.founding import Created, Plan, create
-from keybroker.store import schema
+from keybroker.store import Store, schema
 from keybroker.store.rows import InstallationRow
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -208,15 +208,29 @@ def _wrong(path: Path, what: str, hint: str | None) -> KeybrokerError:
     return KeybrokerError(Problem.CONFIGURATION, f"{path}: {what}", hint=hint)
 
 
-def load_authority(installation: Installation) -> Authority:
+def load_authority(installation: Installation, store: Store | None = None) -> Authority:
     """Read the CA's files.
 
+    Args:
+        store: of this installation, which is held to be this CA's; None where that is seen to elsewhere.
+
     Raises:
-        KeybrokerError: CONFIGURATION for files that cannot be read, or are not one another's.
+        KeybrokerError: CONFIGURATION, with the file's path, for what cannot be read, a key that is not the
+            certificate's, or a CA that is not the database's; UNAVAILABLE.
     """
+    path = installation.ca_certificate
     with open_private(installation.ca_key) as file:
         key = Secret(file.readall())
-    return Authority.load(installation.ca_certificate.read_text(), key)
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}", None) from None
+    except UnicodeDecodeError:
+        raise _wrong(path, "is not PEM", None) from None
+    authority = Authority.load(text, key, str(path))
+    if store is not None:
+        _check_belongs(installation, store.read(lambda reading: reading.installation()), authority)
+    return authority
 
 
 def _check_belongs(installation: Installation, row: InstallationRow | None, authority: Authority) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from keybroker.ca import key_pem, pem_of
 from tests.tls.forging import SERVER, issue, new_ca
 from tests.tls.running import LOOPBACK, Broker, Host, ask, client_context, unlock_request
 
@@ -73,7 +74,18 @@ def test_a_new_certificate_is_shown_to_new_connections_and_open_ones_live_on(
 
 @pytest.mark.parametrize(
     "defect",
-    ["no file", "not PEM", "other key", "expired", "other CA", "for clients", "empty CA", "world's CA"],
+    [
+        "no file",
+        "not PEM",
+        "other key",
+        "expired",
+        "other CA",
+        "for clients",
+        "no CA",
+        "empty CA",
+        "binary CA",
+        "world's CA",
+    ],
 )
 def test_a_broken_one_changes_nothing(
     broker: Broker, host: Host, files: Path, tmp_path: Path, defect: str
@@ -83,12 +95,15 @@ def test_a_broken_one_changes_nothing(
     from tests.tls.forging import CLIENT
 
     before, signer = served(broker), broker.signer
+    authority = (files / "ca.crt").read_bytes()
     if defect == "no file":
         (files / "server.crt").rename(files / "elsewhere.crt")
     elif defect == "not PEM":
         replace(files / "server.crt", b"-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n")
-    elif defect == "empty CA":
-        replace(files / "ca.crt", b"")
+    elif defect == "no CA":
+        (files / "ca.crt").unlink()
+    elif defect in ("empty CA", "binary CA"):
+        replace(files / "ca.crt", b"" if defect == "empty CA" else b"\xff\xfe")
     elif defect == "world's CA":
         other = issue(tmp_path, None, common="world")
         replace(files / "ca.crt", other.certificate.read_bytes())
@@ -108,13 +123,37 @@ def test_a_broken_one_changes_nothing(
     assert "refused" in reload(broker)
     log = broker.log.read_text()[said:]
     assert "ERROR" in log
+    if defect.endswith(" CA") and defect != "other CA":
+        assert f"{files / 'ca.crt'}: " in log
+        (files / "ca.crt").unlink(missing_ok=True)
+        (files / "ca.crt").write_bytes(authority)  # the clients here read it too
     assert str(files) in log
-    if not defect.endswith("CA"):
-        assert served(broker) == before
-        assert broker.ask("POST", "/v1/unlock", unlock_request(), who=host.files).status == 200
+    assert served(broker) == before
+    assert broker.ask("POST", "/v1/unlock", unlock_request(), who=host.files).status == 200
     assert broker.probe("/readyz").status == 200
     if defect == "no file":
         (files / "elsewhere.crt").rename(files / "server.crt")
+
+
+def test_another_installation_s_ca_is_refused_though_all_its_files_fit(
+    broker: Broker, host: Host, files: Path, tmp_path: Path
+) -> None:
+    before, kept = served(broker), {name: (files / name).read_bytes() for name in ("ca.crt", "ca.key")}
+    other = new_ca()
+    fresh = issue(tmp_path, other, dns=["localhost"], usages=(SERVER,))
+    replace(files / "server.crt", fresh.certificate.read_bytes())
+    replace(files / "server.key", fresh.key.read_bytes())
+    replace(files / "ca.crt", pem_of(other.certificate).encode())
+    replace(files / "ca.key", key_pem(other.key).reveal())
+    try:
+        said = len(broker.log.read_text())
+        assert "refused" in reload(broker)
+        assert f"{files / 'ca.crt'}: is not the CA" in broker.log.read_text()[said:]
+    finally:
+        for name, content in kept.items():
+            replace(files / name, content)
+    assert served(broker) == before
+    assert broker.ask("POST", "/v1/unlock", unlock_request(), who=host.files).status == 200
 
 
 def test_a_service_manager_that_does_not_listen_holds_up_nobody(broker: Broker, host: Host) -> None:
