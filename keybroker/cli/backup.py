@@ -59,15 +59,18 @@ def backup() -> None:
     help="Offline key that opens it; may be repeated.  [default: those of the recovery key]",
 )
 @click.option(
-    "--without-ca-key", is_flag=True, help="Leave the CA's key out; it is needed to certify hosts again."
+    "--without-ca-key",
+    is_flag=True,
+    help="Leave the CA's key out, or both CAs'; no broker starts without it.",
 )
 @config_option
 @json_option
 def make(file: Path, recipients: tuple[str, ...], without_ca_key: bool, config: Path, as_json: bool) -> None:
     """Write a backup to FILE, which must not be there; `keybroker backup FILE` is the same.
 
-    The CA's key is in it, because without it every VM would have to be enrolled anew after a restore.
-    Operators' keys are not. That it was made is in the audit trail.
+    The CA's key is in it, because without it every VM would have to be enrolled anew after a restore; while
+    the CA is changed, both certificates and the keys of both. Operators' keys are not. That it was made is in
+    the audit trail.
 
     \b
       keybroker backup make /srv/backups/broker.age --recipient age1...

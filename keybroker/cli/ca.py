@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keybroker.service.rollover import Trust
 
 _RELOAD = "next: systemctl reload keybroker"
+_BACK_UP = "then: keybroker backup, for what earlier ones bring back is the CA as it was"
 
 
 @click.group()
@@ -45,7 +46,7 @@ def show(config: Path, as_json: bool) -> None:
       keybroker ca show
       keybroker ca show --json | jq -r '.waiting[]'
     """
-    with _here(config, "ca show") as (broker, installation):
+    with _here(config, "ca show", to_change=False) as (broker, installation):
         _print(_trust(broker, installation), as_json)
 
 
@@ -79,10 +80,12 @@ def rotate(config: Path, as_json: bool) -> None:
     Hosts that are on hear of it with their next report and renew within about half an hour; those that are
     off boot as before and follow then. Operators run keybroker operator renew. The broker's own certificate
     stays one of the CA before until that is retired. Cut anywhere, the same command goes on; once two CAs
-    are trusted, it changes nothing.
+    are trusted, it changes nothing. Make a backup next: an earlier one would bring back a broker that does
+    not know the new CA, and refuses every host that has moved to it.
 
     \b
       keybroker ca rotate && systemctl reload keybroker
+      keybroker backup /srv/backups/broker-$(date +%F).age
     """
     from keybroker.service import rollover
 
@@ -93,6 +96,8 @@ def rotate(config: Path, as_json: bool) -> None:
     if not as_json:
         note("CA: a new one issues" if done else "CA: two are trusted already, unchanged")
         note(_RELOAD if done else "hint: keybroker ca retire, once nobody is waited for")
+        if done:
+            note(_BACK_UP)
     _print(found, as_json)
 
 
@@ -105,6 +110,8 @@ def retire(force: bool, config: Path, as_json: bool) -> None:
 
     It is refused while a host or an operator has not come with a certificate of the new CA, and says who.
     One whose last certificate is over, grace and all, is not waited for. Revoke hosts that are gone for good.
+    Make a backup next. An earlier one, once restored, has both CAs and a server certificate that hosts trust
+    no more: keybroker ca retire --force there brings them back.
 
     \b
       keybroker ca retire && systemctl reload keybroker
@@ -119,18 +126,24 @@ def retire(force: bool, config: Path, as_json: bool) -> None:
         note("CA: the one before is retired" if done else "CA: only one is trusted, unchanged")
         if done:
             note(_RELOAD)
+            note(_BACK_UP)
     _print(found, as_json)
 
 
 @contextmanager
-def _here(config: Path, verb: str) -> Iterator[tuple[Broker, Installation]]:
+def _here(config: Path, verb: str, *, to_change: bool = True) -> Iterator[tuple[Broker, Installation]]:
     from keybroker.cli.local import open_here
-    from keybroker.cli.owner import credentials_directory_here
+    from keybroker.cli.owner import become_owner, credentials_directory_here
     from keybroker.config import load
+    from keybroker.service.installation import ca_held
 
-    with open_here(config, verb) as broker:
-        settings = load(config, credentials_directory=credentials_directory_here())
-        yield broker, settings.installation
+    become_owner(config)
+    installation = load(config, credentials_directory=credentials_directory_here()).installation
+    with (
+        ca_held(installation, to_change=True) if to_change else nullcontext(),
+        open_here(config, verb) as broker,
+    ):
+        yield broker, installation
 
 
 def _trust(broker: Broker, installation: Installation) -> Trust:

@@ -134,6 +134,7 @@ def _restore(
         "ca_fingerprint": done.ca_fingerprint,
         "master_keys": [str(path) for path in done.master_keys],
         "missing_master_keys": list(done.missing),
+        "ca_changing": done.ca_changing,
     }
     if as_json:
         print_json(facts)
@@ -142,6 +143,7 @@ def _restore(
     facts["made"] = moment(done.made)
     facts["master_keys"] = ", ".join(facts["master_keys"]) or None
     facts["missing_master_keys"] = ", ".join(done.missing) or None
+    del facts["ca_changing"]
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
     note("next:")
     if done.missing:
@@ -152,6 +154,9 @@ def _restore(
             note(f"  have there: {needed}")
     if not revoked:
         note(f"  whoever was revoked after {moment(done.made)} is welcome again: restore with --revoke HOST")
+    if done.ca_changing:
+        note("  the CA was being changed: if the one before was retired since, keybroker ca retire --force;")
+        note("    until then hosts that know only the new one refuse this broker's certificate")
     for line in ("keybroker check", "systemctl start keybroker", "keybroker restore --check"):
         note(f"  {line}")
 

@@ -7,10 +7,12 @@
 | ``manifest.json`` | what is in it, hash by hash, and of which installation and moment |
 | ``manifest.sig`` | the CA's signature of it (ECDSA, SHA-256): a recipient is not enough to forge one |
 | ``keybroker.toml``, ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key`` | the configuration's directory |
+| ``ca-before.key`` | while two CAs are trusted: of the one before; ``ca.crt`` has both certificates |
 | ``keybroker.db`` | the database as of one moment |
 
-The master key is never in it. The CA's key is, unless it is left out: without it every VM would have to be
-enrolled anew. An archive is read strictly: these members, in this order, each once, nothing else.
+The master key is never in it. The CA's keys are, unless they are left out: without the one every VM would
+have to be enrolled anew, without the other the server gets no certificate for a VM that was off since before
+the new CA. An archive is read strictly: these members, in this order, each once, nothing else.
 """
 
 from __future__ import annotations
@@ -42,10 +44,11 @@ MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 DATABASE: Final = "keybroker.db"
 CONFIGURATION: Final = "keybroker.toml"
-FILES: Final = (CONFIGURATION, "ca.crt", "ca.key", "server.crt", "server.key")
+FORMER_KEY: Final = "ca-before.key"
+FILES: Final = (CONFIGURATION, "ca.crt", "ca.key", FORMER_KEY, "server.crt", "server.key")
 MEMBERS: Final = (MANIFEST, SIGNATURE, *FILES, DATABASE)
-MODES: Final = {CONFIGURATION: 0o600, "ca.crt": 0o444, "ca.key": 0o400, "server.crt": 0o444,
-                "server.key": 0o400, DATABASE: 0o600}  # fmt: skip
+MODES: Final = {CONFIGURATION: 0o600, "ca.crt": 0o444, "ca.key": 0o400, FORMER_KEY: 0o400,
+                "server.crt": 0o444, "server.key": 0o400, DATABASE: 0o600}  # fmt: skip
 
 _CHUNK: Final = 1 << 20
 _LARGEST_FILE: Final = 1 << 20

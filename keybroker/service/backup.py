@@ -15,8 +15,8 @@ from keybroker.audit import AuditEvent, rfc3339
 from keybroker.masterkey import key_file
 from keybroker.masterkey.files import read_key
 from keybroker.service import archive
-from keybroker.service.archive import CONFIGURATION, DATABASE, Manifest
-from keybroker.service.installation import Installation, check_files, load_authority
+from keybroker.service.archive import CONFIGURATION, DATABASE, FORMER_KEY, Manifest
+from keybroker.service.installation import Installation, ca_held, check_files, load_authority
 from keybroker.store import Writing, schema
 from keybroker.store.copying import check_integrity, snapshot
 from keybroker.store.sqlite import SqliteStore
@@ -46,17 +46,32 @@ def make(
     Raises:
         KeybrokerError: CONFIGURATION as ``check_files``, for a file that a restore could not put in place, or
             where the master key would be among what is backed up; USAGE without any recipient; UNAVAILABLE;
-            CORRUPT where the copy of the database does not pass its checks.
+            CONFLICT while the CA is being changed, or where its rotation was cut; CORRUPT where the copy of
+            the database does not pass its checks.
         OSError: ``target`` cannot be written to.
     """
+    with ca_held(installation, to_change=False):
+        return _made(installation, target, recipients, now, who, with_ca_key=with_ca_key)
+
+
+def _made(
+    installation: Installation,
+    target: IO[bytes],
+    recipients: tuple[str, ...],
+    now: datetime,
+    who: str,
+    *,
+    with_ca_key: bool,
+) -> Manifest:
     check_files(installation)
     schema.check(installation.database)
-    parts = _parts(installation, with_ca_key=with_ca_key)
     authority = load_authority(installation)
     if authority.following is not None:  # a restore takes the first one of ca.crt for the one that signed
         raise KeybrokerError(
             Problem.CONFLICT, "CA: its rotation was cut short", hint="keybroker ca rotate: it goes on"
         )
+    is_changing = authority.before is not None
+    parts = _parts(installation, with_ca_key=with_ca_key, is_changing=is_changing)
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=installation.database.parent) as private:
         copy = Path(private) / DATABASE
         recipients = _note(installation, recipients, now, who)
@@ -69,7 +84,7 @@ def make(
     return manifest
 
 
-def _parts(installation: Installation, *, with_ca_key: bool) -> dict[str, Path]:
+def _parts(installation: Installation, *, with_ca_key: bool, is_changing: bool) -> dict[str, Path]:
     assert installation.configuration is not None, "the command line read it"  # noqa: S101
     home = installation.configuration.parent
     parts = {
@@ -88,6 +103,8 @@ def _parts(installation: Installation, *, with_ca_key: bool) -> dict[str, Path]:
             )
     if not with_ca_key:
         del parts["ca.key"]
+    elif is_changing and os.path.lexists(installation.former_ca_key):
+        parts[FORMER_KEY] = installation.former_ca_key
     return parts
 
 

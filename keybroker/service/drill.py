@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keybroker.ca import Authority, load_key
 from keybroker.masterkey import MasterKey, Ring, is_sealed
 from keybroker.service import masters, trail
-from keybroker.service.archive import DATABASE, Manifest
+from keybroker.service.archive import DATABASE, FORMER_KEY, Manifest
 from keybroker.service.broker import ConfiguredKey
 from keybroker.service.installation import Installation, open_master_keys
 from keybroker.service.keys import (
@@ -25,6 +26,7 @@ from keybroker.store import Reading, Store, schema
 from keybroker.store.copying import check_integrity
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def rehearse(
     there = replace(installation, database=database)
     results = [
         Result("archive", "good", f"signed by the CA {manifest.ca_fingerprint[:16]}…, made {manifest.made}"),
+        *_authority(directory),
         _tried("database", lambda: _sound(database)),
         _tried("schema", lambda: _upgraded(database, manifest)),
     ]
@@ -85,6 +88,30 @@ def _tried(check: str, look: Callable[[], str]) -> Result:
         return Result(check, "good", look())
     except KeybrokerError as error:
         return Result(check, "wrong", error.detail)
+
+
+def _authority(directory: Path) -> tuple[Result, ...]:
+    """Say whether the CA's keys are there and its own; without the first of them no broker starts."""
+    check = "CA"
+    if not (directory / "ca.key").exists():
+        return (Result(check, "warning", "its key was left out: put it in place before the broker starts"),)
+    try:
+        authority = Authority.load(
+            (directory / "ca.crt").read_text(), Secret((directory / "ca.key").read_bytes()), "ca.crt"
+        )
+        if authority.following is not None:
+            raise KeybrokerError(Problem.CORRUPT, "ca.crt: its rotation was cut short")
+        if authority.before is None:
+            return (Result(check, "good", "with its key"),)
+        former = directory / FORMER_KEY
+        if not former.exists():
+            what = "two are trusted; the key of the one before is not here, which ca renew-server needs"
+            return (Result(check, "warning", what),)
+        if load_key(Secret(former.read_bytes())).public_key() != authority.before.public_key():
+            raise KeybrokerError(Problem.CORRUPT, f"{FORMER_KEY}: is not the key of the CA before")
+    except KeybrokerError as error:
+        return (Result(check, "wrong", error.detail),)
+    return (Result(check, "good", "two are trusted, with the keys of both"),)
 
 
 def _sound(database: Path) -> str:

@@ -1,15 +1,18 @@
 """An installation on its host: where its parts are, and opening it with every mode and owner checked.
 
 CONFIG/  0700   keybroker.toml 0600, ca.crt 0444, ca.key 0400, server.crt 0444, server.key 0400,
+                ca-before.key and ca-next.key 0400 (while the CA is changed, service/rollover.py),
                 master.key 0400 (unless it is a credential), operators/ 0700 with NAME.crt, NAME.key
 STATE/   0700   keybroker.db 0600
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +55,16 @@ class Installation:
     configuration: Path | None = None
     credentials_directory: Path | None = None
     reread: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
+
+    @property
+    def former_ca_key(self) -> Path:
+        """Return where the key of the CA before is, for as long as that is trusted."""
+        return self.ca_key.with_name("ca-before.key")
+
+    @property
+    def next_ca_key(self) -> Path:
+        """Return where the key of the next CA is, until it issues."""
+        return self.ca_key.with_name("ca-next.key")
 
     @property
     def unseal_socket(self) -> Path:
@@ -156,6 +169,9 @@ def check_files(installation: Installation) -> None:
         _check_public(path)
     for path in secret:
         open_private(path).close()
+    for path in (installation.former_ca_key, installation.next_ca_key):
+        if os.path.lexists(path):
+            open_private(path).close()
     _check_operators(installation.ca_certificate.with_name("operators"))
     # Looked at without opening: closing any descriptor of a database drops the locks that SQLite holds on it
     # in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
@@ -206,6 +222,30 @@ def _check_public(path: Path) -> None:
 
 def _wrong(path: Path, what: str, hint: str | None) -> KeybrokerError:
     return KeybrokerError(Problem.CONFIGURATION, f"{path}: {what}", hint=hint)
+
+
+@contextmanager
+def ca_held(installation: Installation, *, to_change: bool) -> Iterator[None]:
+    """Have the CA's files to oneself, or to those who only read them, until the end.
+
+    Raises:
+        KeybrokerError: CONFLICT where somebody else has them; CONFIGURATION.
+    """
+    home = installation.ca_key.parent
+    try:
+        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _wrong(home, f"cannot be opened: {error.strerror}", None) from None
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if to_change else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise KeybrokerError(
+            Problem.CONFLICT, f"{home}: a backup or a change of the CA is under way", hint="try again"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def load_authority(installation: Installation, store: Store | None = None) -> Authority:

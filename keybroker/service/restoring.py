@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
+
 from keybroker.audit import AuditEvent
 from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, key_file
@@ -31,6 +33,7 @@ class Restored:
     Attributes:
         master_keys: files of master keys that were put in place.
         missing: URIs of master keys whose files are not in place.
+        ca_changing: whether two CAs were trusted when the backup was made.
     """
 
     configuration: Path
@@ -39,6 +42,7 @@ class Restored:
     ca_fingerprint: str
     master_keys: tuple[Path, ...]
     missing: tuple[str, ...]
+    ca_changing: bool = False
 
 
 def restore(
@@ -104,6 +108,7 @@ def restore(
         ca_fingerprint=manifest.ca_fingerprint,
         master_keys=tuple(placed),
         missing=tuple(uri for uri in installation.master_keys if not _is_there(uri, placed)),
+        ca_changing=len(x509.load_pem_x509_certificates((directory / "ca.crt").read_bytes())) > 1,
     )
 
 

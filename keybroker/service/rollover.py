@@ -15,7 +15,8 @@
 
 The server's certificate stays one of the CA before until ``retire``: a host that was off all the time trusts
 no other, and has to boot.
-``retire`` writes a server certificate of the new CA first, then ca.crt without the one before. It refuses
+``retire`` writes a server certificate of the new CA first, then takes ca-before.key away, then writes ca.crt
+without the one before, so that a run that was cut goes on. It refuses
 while a host has not yet come with a certificate of the new CA, or an operator has none: a host that has come
 with one has stored it, and in the same instant the new CA's certificate.
 """
@@ -43,8 +44,6 @@ from keybroker.store import Reading, Writing
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
-NEXT: Final = "ca-next.key"
-BEFORE: Final = "ca-before.key"
 SERVER_LIFETIME: Final = timedelta(days=3650)
 _SHOWN: Final = 5
 
@@ -135,7 +134,7 @@ def rotate(broker: Broker, installation: Installation, who: str) -> bool:
         KeybrokerError: CONFIGURATION for a file that cannot be read or written; UNAVAILABLE.
     """
     now, authority = broker.clock(), broker.authority
-    path, following = installation.ca_certificate, installation.ca_key.with_name(NEXT)
+    path, following = installation.ca_certificate, installation.next_ca_key
     if authority.before is not None:
         return False
     try:
@@ -152,7 +151,7 @@ def rotate(broker: Broker, installation: Installation, who: str) -> bool:
                 writing.append(AuditEvent(now, "local", "", "local", "ca.rotate", "done", detail=facts))
 
         broker.store.write(keep)
-        before = installation.ca_key.with_name(BEFORE)
+        before = installation.former_ca_key
         before.unlink(missing_ok=True)
         os.link(installation.ca_key, before)
         sync(before.parent)
@@ -201,9 +200,9 @@ def retire(broker: Broker, installation: Installation, who: str, *, force: bool)
     broker.store.write(keep)
     try:
         _certify_server(installation, authority.certificate, authority.key, now, broker.entropy)
-        _replace(installation.ca_certificate, authority.pem.encode(), 0o444)
-        installation.ca_key.with_name(BEFORE).unlink(missing_ok=True)
+        installation.former_ca_key.unlink(missing_ok=True)
         sync(installation.ca_key.parent)
+        _replace(installation.ca_certificate, authority.pem.encode(), 0o444)
     except OSError as error:
         raise _cannot(installation.ca_certificate, error) from None
     broker.authorities.current = load_authority(installation)
@@ -224,10 +223,12 @@ def renew_server(broker: Broker, installation: Installation, who: str) -> dateti
     """
     now, authority = broker.clock(), broker.authority
     try:
-        key = authority.key if authority.before is None else _load(installation.ca_key.with_name(BEFORE))
+        key = authority.key if authority.before is None else _key_before(installation)
         if key.public_key() != authority.anchor.public_key():
             raise KeybrokerError(
-                Problem.CONFIGURATION, f"{BEFORE}: is not the key of the CA before", hint="keybroker ca show"
+                Problem.CONFIGURATION,
+                f"{installation.former_ca_key}: is not the key of the CA before",
+                hint="keybroker ca show",
             )
         event = AuditEvent(now, "local", "", "local", "ca.renew-server", "done", detail={"who": who})
         broker.store.write(lambda writing: writing.append(event))
@@ -245,6 +246,17 @@ def _following(path: Path) -> ec.EllipticCurvePrivateKey:
         Maker(None).file(beside, key_pem(new_key()).reveal(), 0o400)
         beside.rename(path)
         sync(path.parent)
+    return _load(path)
+
+
+def _key_before(installation: Installation) -> ec.EllipticCurvePrivateKey:
+    path = installation.former_ca_key
+    if not os.path.lexists(path):
+        raise KeybrokerError(
+            Problem.CONFIGURATION,
+            f"{path}: is not here, and the server's certificate has to be of the CA before",
+            hint="keybroker ca retire gives it one of the new CA",
+        )
     return _load(path)
 
 
