@@ -207,6 +207,8 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
         renewed = lapsed.renew(settings, deadline=deadline, clockwork=clockwork)
     else:
         renewed = enrolment.renew(settings.state_directory, client, now=time.time(), force=options.now)
+    if renewed.unsaved is not None:
+        raise enrolment.unsaved(settings.state_directory, renewed.unsaved)
     who = renewed.identity
     print("renewed" if renewed.done else "not due yet", end=": ")
     print(f"the certificate of {who.host} is good until {enrolment.until(who)}")

@@ -74,15 +74,9 @@ def _after_renewal(
     tell: Tell,
 ) -> Broker:
     """Return a client that renews the ended certificate first, and has begun to."""
-    from agent.lapsed import Lapsed, renew  # 100 ms of imports that no other boot needs
+    from agent.lapsed import Lapsed, renewed  # 100 ms of imports that no other boot needs
 
-    def begin() -> BrokerClient:
-        tell("certificate: has ended; asking the enrolment listener for the next one", 4)
-        renewed = renew(config, deadline=deadline, clockwork=clockwork)
-        tell("certificate: renewed", 6)
-        return client_of(renewed.identity)
-
-    lapsed = Lapsed(begin)
+    lapsed = Lapsed(lambda: client_of(renewed(config, deadline=deadline, clockwork=clockwork, tell=tell)))
     Aside(lambda each: each.prepare(), lapsed)
     return lapsed
 

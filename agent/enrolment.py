@@ -9,6 +9,7 @@ On the boot path only where the certificate has ended; this is the module that i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -35,7 +36,7 @@ from keybroker.wire.messages import Certified, EnrolmentRequest, LateRenewalRequ
 from keybroker.wire.names import Identity as Name
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
-from keybroker.wire.values import dataclass
+from keybroker.wire.values import dataclass, replace
 
 _LARGEST_KEY: Final = 4096
 
@@ -46,10 +47,12 @@ class Renewed:
 
     Attributes:
         done: False where it was not due yet.
+        unsaved: why the certificate is in this process's memory alone; None where it was stored.
     """
 
     identity: Identity
     done: bool
+    unsaved: str | None = None
 
 
 def enrol(
@@ -68,7 +71,8 @@ def enrol(
         deadline: on ``clockwork.monotonic``, in seconds.
 
     Raises:
-        KeybrokerError: as ``agent.broker.offered_ca``; TOKEN_REFUSED; CORRUPT for a foreign certificate.
+        KeybrokerError: as ``agent.broker.offered_ca``; TOKEN_REFUSED; CORRUPT for a foreign certificate;
+            CERTIFICATE where it cannot be stored.
     """
     spent = sha256(token.reveal()).hexdigest()
     with identity.alone(state):
@@ -78,16 +82,21 @@ def enrol(
                 return known  # the token was good, and this is what it was good for
         except KeybrokerError:
             pass  # not enrolled, or not readably so: that is what enrolling is for
-        key = _pending_key(state)
-        ca = broker.offered_ca(brokers, token, deadline=deadline, limits=limits, clockwork=clockwork)
-        client = BrokerClient(brokers, Credentials(ca), deadline=deadline, limits=limits, clockwork=clockwork)
         try:
-            certified = client.enrol(EnrolmentRequest(token, _csr(key)))
-        finally:
-            client.close()
-        if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
-            raise _foreign("the CA that comes with it is not the one that the token names")
-        return _keep(state, certified, key, spent, certified.enrolment or brokers, renewed=False)
+            key = _pending_key(state)
+            ca = broker.offered_ca(brokers, token, deadline=deadline, limits=limits, clockwork=clockwork)
+            client = BrokerClient(
+                brokers, Credentials(ca), deadline=deadline, limits=limits, clockwork=clockwork
+            )
+            try:
+                certified = client.enrol(EnrolmentRequest(token, _csr(key)))
+            finally:
+                client.close()
+            if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
+                raise _foreign("the CA that comes with it is not the one that the token names")
+            return _keep(state, certified, key, spent, certified.enrolment or brokers, renewed=False)
+        except OSError as error:
+            raise unsaved(state, error.strerror or str(error)) from error
 
 
 def renew(
@@ -101,20 +110,24 @@ def renew(
         force: whatever is left.
 
     Raises:
-        KeybrokerError: as ``agent.broker.BrokerClient``; CERTIFICATE where this machine is not enrolled.
+        KeybrokerError: as ``agent.broker.BrokerClient``; CERTIFICATE where this machine is not enrolled, or
+            the next key or certificate cannot be stored.
     """
     with identity.alone(state):
         present = identity.load(state)
         if now < present.renewable_from and not force:
             return Renewed(present, done=False)
-        key = _pending_key(state)
-        asked = client(present)
         try:
-            certified = asked.renew(RenewalRequest(_csr(key)))
-        finally:
-            asked.close()
-        urls = certified.enrolment or present.enrolment()
-        return Renewed(_keep(state, certified, key, present.token, urls, renewed=True), done=True)
+            key = _pending_key(state)
+            asked = client(present)
+            try:
+                certified = asked.renew(RenewalRequest(_csr(key)))
+            finally:
+                asked.close()
+            urls = certified.enrolment or present.enrolment()
+            return Renewed(_keep(state, certified, key, present.token, urls, renewed=True), done=True)
+        except OSError as error:
+            raise unsaved(state, error.strerror or str(error)) from error
 
 
 def renew_late(
@@ -124,7 +137,7 @@ def renew_late(
 
     The key stays, because the request's signature with it is all that proves who asks. A renewal whose reply
     was lost before may have given the waiting key its certificate: then that one is the newest, and is asked
-    with next.
+    with next. Where the certificate cannot be stored, it is good for as long as this process lives.
 
     Args:
         client: makes a client of the enrolment listeners; it shows no certificate.
@@ -139,13 +152,14 @@ def renew_late(
         if now() <= present.not_after:
             return Renewed(present, done=False)  # another process was first
         shown = present.certificate.read_text()
-        keys = [_read_key(present.key), _read_key(state / identity.PENDING_KEY)]
+        files = (present.key, state / identity.PENDING_KEY)
+        keys = {file: key for file in files if (key := _read_key(file)) is not None}
         asked = client(present)
         try:
-            certified, key = _ask_late(asked, shown, [key for key in keys if key is not None])
+            certified, file = _ask_late(asked, shown, keys)
         finally:
             asked.close()
-        ends = _checked(certified, key).not_valid_after_utc.timestamp()
+        ends = _checked(certified, keys[file]).not_valid_after_utc.timestamp()
         if ends < now():
             raise KeybrokerError(
                 Problem.CERTIFICATE,
@@ -153,16 +167,30 @@ def renew_late(
                 hint="set the clock: timedatectl set-time, or a time server that this machine reaches",
             )
         urls = certified.enrolment or present.enrolment()
-        return Renewed(_keep(state, certified, key, present.token, urls, renewed=True), done=True)
+        try:
+            kept = _keep(state, certified, keys[file], present.token, urls, renewed=True)
+        except OSError as error:  # its key is on the disk already, and a boot needs no more than that
+            kept, why = _in_memory(present, certified, file, keys[file]), error.strerror or str(error)
+            return Renewed(kept, done=True, unsaved=why)
+        return Renewed(kept, done=True)
+
+
+def unsaved(state: Path, why: str) -> KeybrokerError:
+    """Return, to be raised, that the next certificate cannot be stored; the present one stays in place."""
+    return KeybrokerError(
+        Problem.CERTIFICATE,
+        f"certificate: the next one cannot be stored: {why}",
+        hint=f"make room in {state}",
+    )
 
 
 def _ask_late(
-    asked: BrokerClient, shown: str, keys: list[ec.EllipticCurvePrivateKey]
-) -> tuple[Certified, ec.EllipticCurvePrivateKey]:
+    asked: BrokerClient, shown: str, keys: dict[Path, ec.EllipticCurvePrivateKey]
+) -> tuple[Certified, Path]:
     error = KeybrokerError(Problem.CORRUPT, "key: none can be read", hint="enrol this machine again")
-    for key in keys:
+    for file, key in keys.items():
         try:
-            return asked.renew_late(LateRenewalRequest(shown, _csr(key))), key
+            return asked.renew_late(LateRenewalRequest(shown, _csr(key))), file
         except KeybrokerError as refused:
             if refused.problem is not Problem.NO_IDENTITY:
                 raise
@@ -204,6 +232,27 @@ def _csr(key: ec.EllipticCurvePrivateKey) -> str:
     return request.public_bytes(Encoding.PEM).decode()
 
 
+def _in_memory(
+    present: Identity, certified: Certified, file: Path, key: ec.EllipticCurvePrivateKey
+) -> Identity:
+    """Return who this machine is by a certificate that no disk has; its key has stayed where it is.
+
+    The file is open, and so there, until this process ends (memfd_create(2)): ssl reads no other.
+    """
+    leaf = _checked(certified, key)
+    fd = os.memfd_create(identity.CERTIFICATE, os.MFD_CLOEXEC)
+    os.write(fd, certified.certificate.encode())
+    return replace(
+        present,
+        key=file,
+        certificate=Path(f"/proc/self/fd/{fd}"),
+        brokers=certified.brokers,
+        not_before=int(leaf.not_valid_before_utc.timestamp()),
+        not_after=int(leaf.not_valid_after_utc.timestamp()),
+        ca=certified.ca,
+    )
+
+
 def _keep(
     state: Path,
     certified: Certified,
@@ -233,7 +282,12 @@ def _keep(
     (state / identity.PENDING_KEY).unlink(missing_ok=True)
     # Of whoever has a token the broker's word is taken; a renewal is no reason to forget who has the data.
     known = layout.load(state).records if renewed else ()
-    layout.save(state, relapse.kept(known, certified.records))
+    try:
+        layout.save(state, relapse.kept(known, certified.records))
+    except OSError:
+        if not renewed:
+            raise
+        # of a renewal no more than a copy: the next boot or report hears the same
     return identity.load(state)
 
 

@@ -101,8 +101,8 @@ there is anything.
 
 _RENEW = """\
 Gets the next certificate once a third of the present one's lifetime is left; keybroker-agent-renew.timer
-runs it. One that has ended is renewed too, for as long as the broker allows (grace_days); unlock does that
-by itself.
+runs it. One that has ended is renewed too, for as long as the broker allows (grace_days); unlock, settle and
+the other verbs that ask the broker do that by themselves, with no room in /var too, for that run then.
 
   keybroker-agent renew
   keybroker-agent renew --now

@@ -50,6 +50,7 @@ class Identity:
 
     Attributes:
         directory: of the set, not of the link, so that key and certificate are read from the same one.
+        key, certificate: their files, in that directory but for a certificate that could not be stored.
         brokers: base URLs of the main listeners.
         not_before, not_after: of the certificate, in seconds since 1970.
         token: hex SHA-256 of the enrolment token, so that the same one given again is recognised.
@@ -57,22 +58,14 @@ class Identity:
     """
 
     directory: Path
+    key: Path
+    certificate: Path
     host: HostId
     brokers: tuple[str, ...]
     not_before: int
     not_after: int
     token: str
     ca: str
-
-    @property
-    def key(self) -> Path:
-        """The private key's file."""
-        return self.directory / KEY
-
-    @property
-    def certificate(self) -> Path:
-        """The certificate's file."""
-        return self.directory / CERTIFICATE
 
     def enrolment(self) -> tuple[str, ...]:
         """Read the base URLs of the enrolment listeners; none where the broker was older than that."""
@@ -106,6 +99,8 @@ def load(state: Path) -> Identity:
     about.number("format", least=FORMAT, most=FORMAT)
     identity = Identity(
         directory=directory,
+        key=directory / KEY,
+        certificate=directory / CERTIFICATE,
         host=HostId(about.text("host", match=names.HOST_ID)),
         brokers=about.texts("brokers", most=16),
         not_before=about.number("not_before"),
@@ -125,37 +120,52 @@ def store(state: Path, identity: Mapping[str, object], files: Mapping[str, bytes
         files: the others, by name.
 
     Raises:
-        OSError: the old set is still in place.
+        OSError: the old set is still in place, and nothing of the new one is left.
     """
+    before = os.readlink(state / LINK) if (state / LINK).is_symlink() else ""
+    _clear(state, before)  # that may be the room that is wanted here
+    fresh = state / f"{LINK}-{os.urandom(4).hex()}"
+    about = json.dumps({"format": FORMAT, **identity}, indent=1).encode() + b"\n"
+    try:
+        fresh.mkdir(mode=0o700)
+        for name, text in {**files, ABOUT: about}.items():
+            write_new(fresh / name, text)
+        sync(fresh)
+        link = fresh.with_suffix(".link")
+        link.symlink_to(fresh.name)
+        link.rename(state / LINK)
+    except OSError:
+        _clear(state, before)
+        raise
+    sync(state)
+
+
+def _clear(state: Path, present: str) -> None:
+    """Remove every set but the present one: of a process that was killed, and those of before."""
     import shutil  # 1.5 ms, and not needed to read an identity at boot
 
-    before = os.readlink(state / LINK) if (state / LINK).is_symlink() else ""
-    fresh = state / f"{LINK}-{os.urandom(4).hex()}"
-    fresh.mkdir(mode=0o700)
-    about = json.dumps({"format": FORMAT, **identity}, indent=1).encode() + b"\n"
-    for name, text in {**files, ABOUT: about}.items():
-        write_new(fresh / name, text)
-    sync(fresh)
-    link = fresh.with_suffix(".link")
-    link.symlink_to(fresh.name)
-    link.rename(state / LINK)
-    sync(state)
     for old in state.glob(f"{LINK}-*"):
-        if old.name not in (fresh.name, before):
-            old.unlink() if old.is_symlink() else shutil.rmtree(old)
+        if old.is_symlink():
+            old.unlink(missing_ok=True)
+        elif old.name != present:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_new(path: Path, text: bytes) -> None:
     """Write a file that nobody else can read and that was not there before, down to the disk.
 
     Raises:
-        OSError: FileExistsError among others.
+        OSError: FileExistsError among others; nothing of it is left.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def sync(directory: Path) -> None:

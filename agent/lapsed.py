@@ -13,6 +13,7 @@ from agent import enrolment
 from agent.broker import BrokerClient, Clockwork
 from agent.broker.connection import Credentials
 from agent.config import Config
+from agent.contact import Tell
 from agent.identity import Identity
 from keybroker.wire.messages import (
     ClaimRequest,
@@ -48,6 +49,22 @@ def renew(config: Config, *, deadline: float, clockwork: Clockwork) -> enrolment
         return BrokerClient(urls, Credentials(mine.ca), deadline=deadline, clockwork=clockwork)
 
     return enrolment.renew_late(config.state_directory, client, now=clockwork.wall)
+
+
+def renewed(config: Config, *, deadline: float, clockwork: Clockwork, tell: Tell) -> Identity:
+    """Return who this machine is by its new certificate, be it stored or not, and tell of it.
+
+    Raises:
+        KeybrokerError: as ``renew``.
+    """
+    tell("certificate: has ended; asking the enrolment listener for the next one", 4)
+    done = renew(config, deadline=deadline, clockwork=clockwork)
+    if done.unsaved is None:
+        tell("certificate: renewed", 6)
+    else:
+        tell(f"certificate: renewed, but only for this run: {done.unsaved}", 4)
+        tell(f"hint: make room in {config.state_directory}", 4)
+    return done.identity
 
 
 class Lapsed:
@@ -89,10 +106,8 @@ class Lapsed:
                     self._found = self._begin()
                 except KeybrokerError as error:
                     self._found = error
-                except OSError as error:  # a full or broken /var: said, and no reason to leave swap off
-                    self._found = KeybrokerError(
-                        Problem.CERTIFICATE, f"certificate: the new one cannot be stored: {error.strerror}"
-                    )
+                except OSError as error:  # a broken /var: said, and no reason to leave swap off
+                    self._found = KeybrokerError(Problem.CERTIFICATE, f"certificate: {error}")
             if isinstance(self._found, KeybrokerError):
                 raise self._found
             return self._found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -62,5 +63,7 @@ class Receipts:
             fresh.write_text(json.dumps(given.as_json()) + "\n")
             fresh.rename(self._path)
         except OSError as error:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             if self._path.parent.is_dir():  # else never enrolled: there is nothing to keep
                 self._tell(f"receipt: not kept: {error}", 4)

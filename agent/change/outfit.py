@@ -25,20 +25,27 @@ from keybroker.wire.records import Record
 
 
 def client(config: Config, *, patience: float, tell: Tell) -> ChangeClient:
-    """Return the way to this machine's broker; nothing is asked yet.
+    """Return the way to this machine's broker; nothing is asked yet but for a certificate, if it has ended.
 
     Args:
         patience: seconds that each call may take until a broker answers.
 
     Raises:
-        KeybrokerError: CERTIFICATE or CONFIGURATION, where this machine has no identity.
+        KeybrokerError: CERTIFICATE or CONFIGURATION, where this machine has no identity; of an ended one, as
+            ``agent.enrolment.renew_late``.
     """
     mine = identity.load(config.state_directory)
+    clockwork = Clockwork(tell=lambda line: tell(line, 4))
+    if clockwork.wall() > mine.not_after:
+        from agent import lapsed  # as at a boot
+
+        deadline = clockwork.monotonic() + patience
+        mine = lapsed.renewed(config, deadline=deadline, clockwork=clockwork, tell=tell)
     return ChangeClient(
         config.brokers or mine.brokers,
         contact.credentials(mine),
         patience=patience,
-        clockwork=Clockwork(tell=lambda line: tell(line, 4)),
+        clockwork=clockwork,
         receipts=Receipts(config.state_directory, tell),
     )
 

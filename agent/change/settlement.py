@@ -61,6 +61,9 @@ def settle(config: Config, *, patience: float, if_due: bool, tell: Tell) -> int:
     try:
         return _settle(config, patience, tell, spread=if_due)
     except KeybrokerError as error:
+        if error.problem is Problem.CERTIFICATE:
+            said = "what is open stays open, and nothing is heard from the broker: no order, and no lock"
+            tell(f"report: not made: {said}", 4)
         if error.problem is not Problem.LOCK:
             raise
         return locking.close(config, layout.load(config.state_directory).records, error, tell)

@@ -120,8 +120,9 @@ def revoke(host_id: str, reason: str, lock: bool, as_json: bool, **options: Any)
     """Turn HOST away from its next request on, for good; done again, it changes nothing.
 
     Volumes that it has open stay open until the VM stops, or with --lock until its agent reports, within two
-    minutes: it stops their mount units, and what requires these, and closes them. Who has the VM can keep it
-    from that, and nothing says that it did. A new VM enrols as a new host.
+    minutes, or asks for a certificate after its own has ended: it stops their mount units, and what requires
+    these, and closes them. Who has the VM can keep it from that, and nothing says that it did. A new VM
+    enrols as a new host.
 
     \b
       keybroker host revoke kbh-q3m5x7abcdef --reason "VM was cloned"

@@ -9,6 +9,7 @@ the certificate that this broker gave it last:
 | a certificate that was never given to a host | no-identity, and no record |
 | a request that is not signed with the key of the host's newest certificate | no-identity |
 | by a host that is revoked, elsewhere, or whose add-on is disabled | revoked, wrong-address, disabled |
+| by a host that was revoked, and told to close its volumes | lock, also after the grace |
 | while the newest certificate is good | that one again: a lost reply, or a clock that is ahead |
 | within the grace after its end | a new one, for the same key |
 | later | certificate |
@@ -44,8 +45,9 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
         address: where the request came from.
 
     Raises:
-        KeybrokerError: NO_IDENTITY, REVOKED, WRONG_ADDRESS, DISABLED or CERTIFICATE as the table above has
-            it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good signature; UNAVAILABLE.
+        KeybrokerError: NO_IDENTITY, REVOKED, LOCK, WRONG_ADDRESS, DISABLED or CERTIFICATE as the table above
+            has it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good signature;
+            UNAVAILABLE.
     """
     requested, fingerprint = read_request(request.csr), fingerprint_of(request.certificate)
     shown = broker.store.read(lambda reading: reading.certificate(fingerprint))
@@ -104,6 +106,8 @@ def unfit(
 ) -> KeybrokerError | None:
     """Say why a host that has proven its newest certificate's key gets none; None where it does. Pure."""
     if host.revoked is not None:
+        if host.lock:  # at its report, too, it would come no further than this
+            return KeybrokerError(Problem.LOCK, f"host {host.id}: is revoked, and is to close its volumes")
         return KeybrokerError(Problem.REVOKED, f"host {host.id}: is revoked")
     # As for a boot, which this is for: a disabled add-on's hosts wait until it is enabled again.
     error = outside(terms, "unlock", address, denied=default_deny)

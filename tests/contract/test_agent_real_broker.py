@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from keybroker.wire.profile import Pin
 from keybroker.wire.records import Device, Observation, Record, SeenHeader
 from keybroker.wire.secret import Secret
 from tests.tls.ended import ended
+from tests.tls.forging import private_pem
 from tests.tls.running import Broker, free_ports, running
 
 PROGRAM = Path(sys.executable).parent / "keybroker-agent"
@@ -51,14 +53,16 @@ class Vm:
     def state(self) -> Path:
         return self.directory / "state"
 
-    def run(self, verb: str, *options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, verb: str, *options: str, stdin: str = "", inside: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         config = self.directory / "agent.toml"
         config.write_text(
             f'state_directory = "{self.state}"\nruntime_directory = "{self.directory}/run"\n'
             f'mounts = "agent"\n{self.more}'
         )
         return subprocess.run(
-            [PROGRAM, verb, "--config", str(config), *options],
+            [*inside, PROGRAM, verb, "--config", str(config), *options],
             input=stdin, capture_output=True, text=True, timeout=60, check=False,
             env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
@@ -213,13 +217,16 @@ def expire(vm: Vm, broker: Broker, *, days: float) -> None:
     (mine.directory / identity.ABOUT).write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("verb", ["unlock", "renew"])
+@pytest.mark.parametrize("verb", ["unlock", "renew", "settle"])
 def test_a_machine_that_was_off_for_long_renews_and_boots_with_nobody_typing(
     vm: Vm, broker: Broker, verb: str
 ) -> None:
     expire(vm, broker, days=20)
     done = vm.run(verb, "--deadline", "5")
-    if verb == "unlock":
+    if verb == "settle":
+        assert done.returncode == 0, done.stderr
+        assert "certificate: renewed" in done.stderr
+    elif verb == "unlock":
         assert "certificate: renewed" in done.stderr
         assert "data: closed: no-device" in done.stderr, "which the broker's records were needed for"
     else:
@@ -228,6 +235,77 @@ def test_a_machine_that_was_off_for_long_renews_and_boots_with_nobody_typing(
     with vm.client() as client:
         assert len(client.unlock(BOOT).grants) == 1
     assert "renewed" not in vm.run("unlock", "--deadline", "0").stderr
+
+
+FULL = """
+state=$1 full=$2; shift 2
+mkdir "$full"; mount -t tmpfs -o size=128k none "$full"; cp -a "$state/." "$full/"
+dd if=/dev/zero of="$full/filler" bs=4k 2>/dev/null || true
+mount --bind "$full" "$state"
+"$@" || echo "status $?"
+ls -A "$state" >&2
+"""
+
+
+def full(vm: Vm) -> tuple[str, ...]:
+    """Return what runs a program beside whose files there is no room for another byte."""
+    return ("unshare", "--mount", "sh", "-ec", FULL, "sh", str(vm.state), str(vm.directory / "full"))
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["same key", "a waiting key that is the newest"])
+@pytest.mark.parametrize("verb", ["unlock", "settle"])
+def test_a_machine_with_a_full_var_boots_and_reports_with_a_certificate_in_memory(
+    vm: Vm, broker: Broker, verb: str, waiting: bool
+) -> None:
+    expire(vm, broker, days=20)
+    if waiting:  # a renewal whose reply was lost
+        key = ec.generate_private_key(ec.SECP256R1())
+        (vm.state / identity.PENDING_KEY).write_bytes(private_pem(key))
+        ended(broker, identity.load(vm.state).host, vm.directory / "newer", key, days=1)
+    before = sorted(path.name for path in vm.state.iterdir())
+    done = vm.run(verb, "--deadline", "5", inside=full(vm))
+    assert "certificate: renewed, but only for this run: No space left on device" in done.stderr
+    assert f"hint: make room in {vm.state}" in done.stderr
+    if verb == "settle":
+        assert "status" not in done.stdout, done.stderr
+    else:
+        assert "data: closed: no-device" in done.stderr, "which the broker's records were needed for"
+    assert done.stderr.split("\n")[-len(before) - 2 : -1] == sorted([*before, "filler"]), "and no debris"
+    assert identity.load(vm.state).not_after < time.time()
+    assert vm.run("renew", "--deadline", "5").stdout.startswith("renewed: "), "once there is room"
+
+
+def test_renew_says_that_there_is_no_room(vm: Vm, broker: Broker) -> None:
+    done = vm.run("renew", "--now", "--deadline", "5", inside=full(vm))
+    assert f"status {Problem.CERTIFICATE.exit_status}" in done.stdout, done.stderr
+    assert "certificate: the next one cannot be stored: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(vm.directory / "full")
+    expire(vm, broker, days=1)
+    done = vm.run("renew", "--deadline", "5", inside=full(vm))
+    assert f"status {Problem.CERTIFICATE.exit_status}" in done.stdout, done.stderr
+    assert "certificate: the next one cannot be stored: No space left on device" in done.stderr
+
+
+def test_a_machine_whose_certificate_has_ended_hears_that_it_is_to_lock(vm: Vm, broker: Broker) -> None:
+    for days in (20, 40):  # within the grace, and after it
+        expire(vm, broker, days=days)
+        host = identity.load(vm.state).host
+        body = {"reason": "stolen", "lock": True}
+        assert broker.ask("PUT", f"/v1/hosts/{host}/revocation", body, who=broker.operator).status == 200
+        done = vm.run("settle", "--deadline", "5")
+        assert "is revoked, and is to close its volumes: closing all volumes" in done.stderr
+        assert done.returncode == Problem.LOCK.exit_status
+
+
+def test_a_machine_that_cannot_renew_is_told_at_its_report_what_it_will_not_hear(
+    vm: Vm, broker: Broker
+) -> None:
+    expire(vm, broker, days=40)
+    done = vm.run("settle", "--deadline", "5")
+    assert done.returncode == Problem.CERTIFICATE.exit_status
+    assert "is renewed for 30 days after that" in done.stderr
+    assert "report: not made: what is open stays open, and nothing is heard from the broker" in done.stderr
 
 
 def test_a_machine_that_was_off_for_too_long_is_told_what_to_do(vm: Vm, broker: Broker) -> None:

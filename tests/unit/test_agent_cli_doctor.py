@@ -21,6 +21,8 @@ Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority
 """
 MINE = Identity(
     Path("/state/identity-1"),
+    Path("/state/identity-1/host.key"),
+    Path("/state/identity-1/host.crt"),
     HostId("kbh-q3m5x7abcdef"),
     ("https://b.example",),
     100 * DAY,
