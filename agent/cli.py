@@ -186,7 +186,7 @@ def _token(file: str) -> Secret:
 
 
 def _renew(settings: Config, options: argparse.Namespace) -> int:
-    from agent import contact, enrolment, identity
+    from agent import contact, enrolment, identity, thisboot
     from agent.broker import BrokerClient, Clockwork
     from agent.identity import Identity
 
@@ -198,6 +198,7 @@ def _renew(settings: Config, options: argparse.Namespace) -> int:
             contact.credentials(mine),
             deadline=deadline,
             clockwork=Clockwork(tell=lambda line: say(f"{PROGRAM}: {line}", 4)),
+            boot=thisboot.named(),
         )
 
     if time.time() > identity.load(settings.state_directory).not_after:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent import hygiene, identity, supervisor
+from agent import hygiene, identity, supervisor, thisboot
 from agent.broker import BrokerClient, Clockwork
 from agent.broker.connection import Credentials
 from agent.config import Config
@@ -53,6 +53,7 @@ def begin(config: Config, deadline: float, tell: Tell) -> Broker:
             deadline=deadline,
             clockwork=clockwork,
             receipts=Receipts(config.state_directory, tell),
+            boot=thisboot.named(),
         )
 
     try:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from agent import enrolment
+from agent import enrolment, thisboot
 from agent.broker import BrokerClient, Clockwork
 from agent.broker.connection import Credentials
 from agent.config import Config
@@ -46,7 +46,9 @@ def renew(config: Config, *, deadline: float, clockwork: Clockwork) -> enrolment
                 f"certificate: ended on {enrolment.until(mine)}, and no enrolment listener is known",
                 hint='enrolment = ["https://broker.example:8444"] in agent.toml; or enrol this machine again',
             )
-        return BrokerClient(urls, Credentials(mine.ca), deadline=deadline, clockwork=clockwork)
+        return BrokerClient(
+            urls, Credentials(mine.ca), deadline=deadline, clockwork=clockwork, boot=thisboot.named()
+        )
 
     return enrolment.renew_late(config.state_directory, client, now=clockwork.wall)
 

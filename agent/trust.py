@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
-from agent import contact, identity
+from agent import contact, identity, thisboot
 from agent.broker import REAL, BrokerClient, Clockwork
 from agent.config import Config
 from agent.contact import Tell
@@ -55,6 +55,7 @@ def follow(
                 contact.credentials(mine),
                 deadline=time.monotonic() + _SECONDS,
                 clockwork=Clockwork(tell=lambda line: tell(line, 4)),
+                boot=thisboot.named(),
             )
 
         enrolment.renew(config.state_directory, client, now=time.time(), force=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from agent import layout, mountunits, supervisor
+from agent import layout, mountunits, supervisor, thisboot
 from agent.config import Config
 from agent.contact import Tell
 from agent.driver import Boot, Driver, Report, VolumeOutcome
@@ -23,7 +23,7 @@ from agent.process import run
 from agent.search import Search
 from agent.world import Broker
 from keybroker import __version__
-from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
 
 INCOMPLETE: Final = "incomplete"
@@ -111,14 +111,7 @@ class _Keeper:
 
 def boot() -> Boot:
     """Say which boot of which machine this is."""
-
-    def first_line(path: str) -> str:
-        try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise KeybrokerError(Problem.CONFIGURATION, f"{path}: {error.strerror}") from error
-
-    return Boot(first_line("/proc/sys/kernel/random/boot_id"), first_line("/etc/machine-id"), __version__)
+    return Boot(thisboot.first_line(thisboot.BOOT_ID), thisboot.first_line(thisboot.MACHINE_ID), __version__)
 
 
 def _hand_over(

@@ -60,6 +60,7 @@ from datetime import datetime
 from keybroker.model import Keyring, Volume
 from keybroker.rights import MAY
 from keybroker.rights import Verb as Verb
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.names import Identity, KeyVersion, Kind, Role
 from keybroker.wire.orders import ONGOING
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -75,11 +76,13 @@ class Peer:
         identity: from the certificate's one URI SAN.
         fingerprint: SHA-256 of the certificate's DER, 64 lower-case hex digits.
         address: IP address that the connection comes from, or ``local``.
+        boot: which boot of the host the request says that it is of; that is its word alone.
     """
 
     identity: Identity
     fingerprint: str
     address: str
+    boot: AskingBoot | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from agent.broker.exchange import NotHttp
 from agent.broker.naming import naming_boot
 from agent.broker.replies import Reply
 from agent.receipts import Receipts
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import (
     TOKEN,
@@ -92,6 +93,7 @@ class _Caller:
     Args:
         brokers: base URLs, ``https://name[:port]``, in the order to try them.
         deadline: on the clock ``clockwork.monotonic``, in seconds; temporary problems end there.
+        boot: which boot of this machine each request is to say that it is of; None where that is not known.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class _Caller:
         deadline: float,
         limits: Limits = PATIENCE,
         clockwork: Clockwork = REAL,
+        boot: AskingBoot | None = None,
     ) -> None:
         if not brokers:
             raise KeybrokerError(
@@ -111,6 +114,7 @@ class _Caller:
         self._deadline = deadline
         self._limits = limits
         self._clockwork = clockwork
+        self._boot = None if boot is None else boot.written
         self._kept: tuple[int, Connection] | None = None
         self._turn = threading.Lock()
         self._first = 0
@@ -168,13 +172,13 @@ class _Caller:
         until = self._clockwork.monotonic() + self._limits.whole
         if self._kept is not None and self._kept[0] == broker and self._kept[1].is_open:
             try:
-                return self._kept[1].ask(method, path, body, until)
+                return self._kept[1].ask(method, path, body, until, self._boot)
             except (OSError, NotHttp):
                 pass  # it may have closed while we were busy with a disk; that says nothing
         self._drop()
         fresh = self._secure(*self._brokers[broker], until)
         self._kept = (broker, fresh)
-        return fresh.ask(method, path, body, until)
+        return fresh.ask(method, path, body, until, self._boot)
 
     def _handshake(self, context: ssl.SSLContext, host: str, port: int, until: float) -> ssl.SSLSocket:
         left = min(self._limits.connect, until - self._clockwork.monotonic())
@@ -202,6 +206,7 @@ class BrokerClient(_Caller):
         brokers: base URLs, ``https://name[:port]``, in the order to try them.
         credentials: whom to trust, and what to show.
         receipts: where this machine keeps the last one; None for nowhere.
+        boot: as of ``agent.thisboot``.
         deadline: on the clock ``clockwork.monotonic``, in seconds; temporary problems end there.
     """
 
@@ -214,8 +219,9 @@ class BrokerClient(_Caller):
         limits: Limits = PATIENCE,
         clockwork: Clockwork = REAL,
         receipts: Receipts | None = None,
+        boot: AskingBoot | None = None,
     ) -> None:
-        super().__init__(brokers, deadline, limits, clockwork)
+        super().__init__(brokers, deadline, limits, clockwork, boot)
         self._credentials = credentials
         self._receipts = receipts
         self._context: ssl.SSLContext | None = None

@@ -112,7 +112,9 @@ class Connection:
         self._until = 0.0
         self.is_open = True
 
-    def ask(self, method: str, path: str, body: Secret | None, until: float) -> Reply:
+    def ask(
+        self, method: str, path: str, body: Secret | None, until: float, boot: str | None = None
+    ) -> Reply:
         """Send a request and read the whole reply.
 
         Raises:
@@ -120,7 +122,7 @@ class Connection:
             NotHttp: the reply is not HTTP, too large or cut short.
         """
         self._until = until
-        data = exchange.request(method, path, self._host, None if body is None else body.reveal())
+        data = exchange.request(method, path, self._host, None if body is None else body.reveal(), boot)
         try:
             self._send(data)
         except OSError:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agent.broker.replies import Reply
+from keybroker.wire.askingboot import HEADER
 
 LARGEST_HEAD: Final = 16 << 10
 _PIECE: Final = 64 << 10
@@ -28,14 +29,17 @@ class NotHttp(Exception):
     """What came is no HTTP reply, or too large, or cut short; the text says which."""
 
 
-def request(method: str, path: str, host: str, body: bytes | None) -> bytes:
+def request(method: str, path: str, host: str, body: bytes | None, boot: str | None = None) -> bytes:
     """Return the bytes of a request.
 
     Args:
         host: and the port, where it is not 443.
         body: JSON; None where there is none.
+        boot: what the field ``Keybroker-Boot`` is to say; None for no such field.
     """
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Accept: application/json"]
+    if boot is not None:
+        lines.append(f"{HEADER}: {boot}")
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")

@@ -12,6 +12,7 @@ from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials
 from agent.broker.naming import naming_boot
 from agent.receipts import Receipts
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.changes import (
     AdoptionRequest,
     ErasedRequest,
@@ -36,7 +37,7 @@ class ChangeClient(BrokerClient):
     """The ``Broker`` of ``agent.change.workshop``, over the network; threads may share it.
 
     Args:
-        brokers, credentials: as of ``BrokerClient``.
+        brokers, credentials, boot: as of ``BrokerClient``.
         patience: seconds that each call may take until a broker answers.
     """
 
@@ -49,9 +50,16 @@ class ChangeClient(BrokerClient):
         limits: Limits = PATIENCE,
         clockwork: Clockwork = REAL,
         receipts: Receipts | None = None,
+        boot: AskingBoot | None = None,
     ) -> None:
         super().__init__(
-            brokers, credentials, deadline=0.0, limits=limits, clockwork=clockwork, receipts=receipts
+            brokers,
+            credentials,
+            deadline=0.0,
+            limits=limits,
+            clockwork=clockwork,
+            receipts=receipts,
+            boot=boot,
         )
         self._patience = patience
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from agent import contact, hygiene, identity, layout
+from agent import contact, hygiene, identity, layout, thisboot
 from agent.broker import Clockwork
 from agent.change.broker import ChangeClient
 from agent.change.growth import MachineGrowth
@@ -47,6 +47,7 @@ def client(config: Config, *, patience: float, tell: Tell) -> ChangeClient:
         patience=patience,
         clockwork=clockwork,
         receipts=Receipts(config.state_directory, tell),
+        boot=thisboot.named(),
     )
 
 

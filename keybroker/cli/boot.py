@@ -79,7 +79,8 @@ def list_boots(addon: str | None, waiting: bool, as_json: bool, **options: Any) 
 def approve(boot_id: str, as_json: bool, **options: Any) -> None:
     """Say yes to BOOT: it gets keys when it asks again, within seconds; done again, it changes nothing.
 
-    Other boots of its host that are up are denied: one identity is one machine's. It takes the role approver.
+    Other machines with its identity that are up are denied: one identity is one machine's. It takes the role
+    approver.
 
     \b
       keybroker boot approve kbb-0a1b2c3d4e5f
@@ -93,8 +94,9 @@ def approve(boot_id: str, as_json: bool, **options: Any) -> None:
 def deny(boot_id: str, as_json: bool, **options: Any) -> None:
     """Say no to BOOT: it gets no key; done again, it changes nothing.
 
-    It holds for this boot; what it has open stays open, and its next boot is looked at anew. Turn away a host
-    whose certificate was stolen with keybroker host revoke. It takes the role approver.
+    What it has open stays open. From then on each new boot of its host waits for an approver; a machine that
+    was approved reboots where it is without one. To end that, keybroker host revoke and a new enrolment. It
+    takes the role approver.
 
     \b
       keybroker boot deny kbb-0a1b2c3d4e5f

@@ -12,8 +12,10 @@ boot is a copy of it: a cloned VM, or a snapshot that was started elsewhere. Wha
 | up (only reported so far) | no approval is asked for | admitted | goes on |
 | up | approval is asked for | waiting | pends |
 | replaced | the one that replaced it is live, and was approved by nobody | contested, both | pends |
+| replaced | an approved one of its machine id and address is live | contested, it alone | pends |
 | replaced | otherwise | as if it were new | |
 | new, waiting, refused | some boot of the host is contested | waiting | pends |
+| … | some boot of the host is denied, and this is no reboot of one that was vouched for | waiting | pends |
 | … | another one is live, of another machine id or address | waiting or refused | pends or refused |
 | … | the add-on has its most hosts live already | waiting or refused | pends or refused |
 | … | approval is asked for | waiting | pends |
@@ -23,6 +25,13 @@ An ordinary reboot never waits: the same machine id from the same address with a
 before it, live or not. A clone behind the same address looks just like that, until the machine that it
 replaced is heard of again; then neither gets a key before an approver decides. The same boot id and machine
 id from an address of the other family (IPv4, IPv6) is the same boot.
+
+After a denial somebody else has the host's key, and a boot id is what a request says of itself: so each new
+boot of that host waits for an approver, however quiet all others are. An approver's yes **vouches** for a
+machine id at an address; its reboots there go on, unless something at that very address is denied.
+
+Nothing waits for a time that never comes: what was heard of more than ``LIVE`` ahead of the clock is not live
+(a clock was set back), and what is contested and was not heard of for ``SETTLED`` counts as denied.
 
 A report goes the same way, but asks for no approval, and makes a boot ``up`` and not ``admitted``.
 """
@@ -38,12 +47,15 @@ from typing import Final, Literal
 from keybroker.wire.names import HostId
 
 State = Literal["up", "admitted", "approved", "waiting", "refused", "contested", "denied", "replaced"]
-Why = Literal["denied", "contested", "second", "crowded", "approval"]
+Why = Literal["denied", "contested", "doubted", "second", "crowded", "approval"]
 OnClone = Literal["pend", "refuse"]
 ON_CLONE: Final = frozenset({"pend", "refuse"})
 
 LIVE: Final = timedelta(seconds=180)
 """Three reports: agents are told to report once a minute."""
+
+SETTLED: Final = timedelta(days=30)
+"""What is contested and was not heard of for so long counts as denied."""
 
 FRESH: Final = timedelta(seconds=20)
 """A boot that was heard of so lately is not written down again."""
@@ -74,6 +86,7 @@ class Boot:
     Attributes:
         why: it waits or is refused; None where it does neither.
         first, last: when it was heard of.
+        vouched: whether an approver said yes to it, or to the boots before it there.
     """
 
     host: HostId
@@ -84,6 +97,7 @@ class Boot:
     first: datetime
     last: datetime
     why: Why | None = None
+    vouched: bool = False
 
     @property
     def id(self) -> str:
@@ -92,8 +106,14 @@ class Boot:
         return f"kbb-{sha256(told.encode()).hexdigest()[:12]}"
 
     def live(self, now: datetime) -> bool:
-        """Say whether it was heard of lately."""
-        return now - self.last < LIVE
+        """Say whether it was heard of lately; not so much ahead of the clock, which was set back then."""
+        return abs(now - self.last) < LIVE
+
+    def as_of(self, now: datetime) -> Boot:
+        """Return it as it counts at that time."""
+        if self.state == "contested" and abs(now - self.last) > SETTLED:
+            return replace(self, state="denied", why="denied")
+        return self
 
     def same(self, sight: Sight) -> bool:
         """Say whether that is this boot, wherever it asks from."""
@@ -146,6 +166,7 @@ def judge(
         known: every boot of the host that is remembered.
         asks: whether it asks for keys; it reports otherwise.
     """
+    known = [boot.as_of(now) for boot in known]
     own = _own(host, known, sight, now)
     others = [boot for boot in known if boot.id != own.id]
     if own.state == "denied":
@@ -163,7 +184,15 @@ def judge(
         twins = [boot for boot in standing if boot.state != "approved"]
         if any(boot.live(now) for boot in twins):
             return _contest(own, twins)
+        chosen = [boot for boot in standing if boot.state == "approved" and _is_there(boot, own)]
+        if any(boot.live(now) for boot in chosen):
+            return Judged(replace(own, state="contested", why="contested"), beside=chosen[0])
     return _newcomer(own, others, sight, rules, now, asks=asks)
+
+
+def is_denied(host: HostId, known: Iterable[Boot], sight: Sight, now: datetime) -> bool:
+    """Say whether an approver has said no to the boot that is seen."""
+    return _own(host, [boot.as_of(now) for boot in known], sight, now).state == "denied"
 
 
 def _own(host: HostId, known: Iterable[Boot], sight: Sight, now: datetime) -> Boot:
@@ -175,6 +204,8 @@ def _own(host: HostId, known: Iterable[Boot], sight: Sight, now: datetime) -> Bo
     moved = [boot for boot in known if boot.same(sight)]
     # A boot that was denied is so wherever it moves; any other takes along what it is between IPv4 and IPv6.
     moved.sort(key=lambda boot: boot.state != "denied")
+    if any(boot.state == "denied" for boot in moved) and any(boot.state == "approved" for boot in moved):
+        return here  # yes at one address and no at another: which of them came here, nobody can say
     for boot in moved:
         if boot.state == "denied" or _family(boot.address) != _family(sight.address):
             return replace(boot, address=sight.address, first=now, last=now)
@@ -198,12 +229,15 @@ def _newcomer(
     if unsettled is not None:
         return Judged(replace(own, state="waiting", why="contested"), beside=unsettled)
     standing = [boot for boot in others if boot.state in STANDING]
+    here = [
+        boot for boot in standing if boot.machine_id == sight.machine_id and boot.address == sight.address
+    ]
+    denied = [boot for boot in others if boot.state == "denied"]
+    vouched = any(boot.vouched for boot in here) and all(boot.address != sight.address for boot in denied)
+    if denied and not vouched:
+        return Judged(replace(own, state="waiting", why="doubted"), beside=denied[0])
     # It ended when this one began, by all that can be seen; by its boot id, so with every address it had.
-    before = {
-        (boot.boot_id, boot.machine_id)
-        for boot in standing
-        if boot.machine_id == sight.machine_id and boot.address == sight.address
-    }
+    before = {(boot.boot_id, boot.machine_id) for boot in here}
     live = (boot for boot in standing if boot.live(now))
     rival = next((boot for boot in live if (boot.boot_id, boot.machine_id) not in before), None)
     if rival is not None:
@@ -213,7 +247,8 @@ def _newcomer(
     if asks and rules.approval:
         return Judged(replace(own, state="waiting", why="approval"))
     replaced = tuple(replace(boot, state="replaced", why=None) for boot in standing)
-    return Judged(replace(own, state="admitted" if asks else "up", why=None), replaced)
+    own = replace(own, state="admitted" if asks else "up", why=None, vouched=vouched)
+    return Judged(own, replaced)
 
 
 def _held(own: Boot, rules: Rules, why: Why) -> Boot:
@@ -228,12 +263,15 @@ def approve(known: Iterable[Boot], boot: Boot, now: datetime) -> tuple[Boot, ...
     """
     if boot.state == "approved":
         return ()
-    changed = [replace(boot, state="approved", why=None)]
-    for other in known:
+    changed = [replace(boot, state="approved", why=None, vouched=True)]
+    for other in (each.as_of(now) for each in known):
         if other.id == boot.id or other.state not in STANDING:
             continue
         if _alias(other, boot):
-            changed.append(replace(other, state="approved", why=None))
+            changed.append(replace(other, state="approved", why=None, vouched=True))
+        elif _named_alike(other, boot) or (_is_there(other, boot) and other.state != "contested"):
+            # The same boot before it moved, or the boot before it there: a no would be one to what is meant.
+            changed.append(replace(other, state="replaced", why=None))
         elif other.state == "contested" or other.live(now):
             changed.append(replace(other, state="denied", why="denied"))
         else:
@@ -243,8 +281,15 @@ def approve(known: Iterable[Boot], boot: Boot, now: datetime) -> tuple[Boot, ...
 
 def _alias(one: Boot, other: Boot) -> bool:
     """Say whether two rows are of one boot that has an IPv4 and an IPv6 address."""
-    same = (one.boot_id, one.machine_id) == (other.boot_id, other.machine_id)
-    return same and _family(one.address) != _family(other.address)
+    return _named_alike(one, other) and _family(one.address) != _family(other.address)
+
+
+def _is_there(one: Boot, other: Boot) -> bool:
+    return (one.machine_id, one.address) == (other.machine_id, other.address)
+
+
+def _named_alike(one: Boot, other: Boot) -> bool:
+    return (one.boot_id, one.machine_id) == (other.boot_id, other.machine_id)
 
 
 def deny(known: Iterable[Boot], boot: Boot) -> tuple[Boot, ...]:

@@ -9,7 +9,7 @@ from keybroker.audit import AuditEvent
 from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
-from keybroker.service import boots, receipts
+from keybroker.service import receipts, sentry
 from keybroker.service.admission import Caller, admit, limit, note_shown, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
@@ -69,7 +69,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     def note(writing: Writing) -> _Decided:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
-        boots.check(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        sentry.check(writing, caller, AskingBoot(request.boot_id, request.machine_id))
         note_shown(broker, writing, peer, now)
         final = decided
         withheld = writing.withheld(decided.addon)

@@ -12,6 +12,7 @@ from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.issuing import issue, lasts
+from keybroker.service.sentry import denied
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
 from keybroker.terms import UNCHANGED, outside
@@ -131,12 +132,16 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
         A new certificate; or, for a key that got one in the first third of its lifetime, that one again.
 
     Raises:
-        KeybrokerError: as ``boot.unlock`` for the peer; MALFORMED as ``enrol``.
+        KeybrokerError: as ``boot.unlock`` for the peer, but of its boot only BOOT_DENIED; MALFORMED as
+            ``enrol``.
     """
     requested = read_request(request.csr)
 
     def work(writing: Writing, caller: Caller) -> Certified:
         host, addon = caller.as_host()
+        error = denied(writing, host, peer.boot, peer.address, caller.now)
+        if error is not None:
+            raise error
         certificate = writing.newest_certificate(host, requested.spki)
         if certificate is None or not lasts(broker, certificate, caller.now):
             certificate = certify(broker, host, requested, caller.now)

@@ -7,15 +7,17 @@ the certificate that this broker gave it last:
 | what is sent | reply |
 |---|---|
 | a certificate that was never given to a host | no-identity, and no record |
-| a request that is not signed with the key of the host's newest certificate | no-identity |
+| a request that is not signed with the key of one of the host's certificates | no-identity |
 | by a host that is revoked, elsewhere, or whose add-on is disabled | revoked, wrong-address, disabled |
 | by a host that was revoked, and told to close its volumes | lock, also after the grace |
-| while the newest certificate is good | that one again: a lost reply, or a clock that is ahead |
+| by a boot that an approver has said no to | boot-denied |
+| while that key's newest certificate is good | that one again: a lost reply, or a clock that is ahead |
 | within the grace after its end | a new one, for the same key |
 | later | certificate |
 
 A request that is sent again by somebody else gives a certificate for a key that he does not have; it takes
-nothing from the host, whose certificates stay what they are.
+nothing from the host, whose certificates stay what they are. Each key has a grace of its own: a copy of the
+VM that renewed first has a newer one, and must not lock the VM itself out by that.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ from keybroker.audit import AuditEvent, Outcome
 from keybroker.ca import fingerprint_of, read_request
 from keybroker.service.broker import Broker
 from keybroker.service.enrolment import certified_as, certify
+from keybroker.service.sentry import denied
 from keybroker.store import Writing
 from keybroker.store.rows import CertificateRow, HostRow
 from keybroker.terms import UNCHANGED, Terms, outside
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.messages import Certified, LateRenewalRequest
 from keybroker.wire.names import Identity
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -38,16 +42,19 @@ A_MINUTE: Final = 6
 """Late renewals of one host; refusals of one host that are put on record."""
 
 
-def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certified:
-    """Give a host its next certificate, for the key of its last one.
+def renew(
+    broker: Broker, address: str, request: LateRenewalRequest, boot: AskingBoot | None = None
+) -> Certified:
+    """Give a host its next certificate, for the key of the last one that it has.
 
     Args:
         address: where the request came from.
+        boot: of which it says that it is.
 
     Raises:
-        KeybrokerError: NO_IDENTITY, REVOKED, LOCK, WRONG_ADDRESS, DISABLED or CERTIFICATE as the table above
-            has it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good signature;
-            UNAVAILABLE.
+        KeybrokerError: NO_IDENTITY, REVOKED, LOCK, WRONG_ADDRESS, DISABLED, BOOT_DENIED or CERTIFICATE as the
+            table above has it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good
+            signature; UNAVAILABLE.
     """
     requested, fingerprint = read_request(request.csr), fingerprint_of(request.certificate)
     shown = broker.store.read(lambda reading: reading.certificate(fingerprint))
@@ -57,8 +64,8 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
     host_id, now = shown.host, broker.clock()
 
     def work(writing: Writing) -> Certified | KeybrokerError:
-        host, newest = writing.host(host_id), writing.newest_certificate(host_id)
-        if host is None or newest is None:
+        host, newest = writing.host(host_id), writing.newest_certificate(host_id, requested.spki)
+        if host is None:
             return _stranger()
 
         def event(outcome: Outcome, **facts: object) -> AuditEvent:
@@ -67,11 +74,11 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
                 now, uri, fingerprint, address, "renew.late", outcome, host.addon, host=host.id, detail=facts
             )
 
-        if newest.spki != requested.spki:
+        if newest is None:
             # Whoever has seen a certificate can be here: his tries are recorded so often and no more, and
             # cost the host nothing of its own rate. Nor are they a sign that a newer database knows more.
             if _drawn(broker, f"late refusals of host {host.id}", now) is None:
-                writing.append(event("denied", why="made with another key"))
+                writing.append(event("denied", why="made with a key of no certificate"))
             return _stranger()
         busy = _drawn(broker, f"late renewals of host {host.id}", now)
         if busy is not None:
@@ -79,6 +86,7 @@ def renew(broker: Broker, address: str, request: LateRenewalRequest) -> Certifie
         addon = writing.addon(host.addon)
         terms = UNCHANGED if addon is None else addon.terms
         error = unfit(host, newest, terms, address, now, broker.settings.grace, broker.settings.default_deny)
+        error = error or denied(writing, host.id, boot, address, now)
         if error is not None:
             writing.append(event("denied", problem=error.problem.slug, why=error.detail))
             return error
@@ -126,7 +134,7 @@ def _stranger() -> KeybrokerError:
     """Return all that somebody is told who has proven nothing; the record says more."""
     return KeybrokerError(
         Problem.NO_IDENTITY,
-        "certificate: is not a host's of this broker, or the request is not made with its newest one's key",
+        "certificate: is not a host's of this broker, or the request is not made with the key of one",
         hint="enrol this machine again: keybroker host enrol ADDON",
     )
 

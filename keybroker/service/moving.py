@@ -7,10 +7,11 @@ from dataclasses import replace
 from keybroker.model import moving
 from keybroker.policy import Peer
 from keybroker.service import setback
-from keybroker.service.admission import Caller, perform
+from keybroker.service.admission import Caller
 from keybroker.service.broker import Broker
 from keybroker.service.custody import done, own, save
 from keybroker.service.endings import forget
+from keybroker.service.sentry import attend
 from keybroker.store import Writing
 from keybroker.wire.changes import ErasedRequest, SwitchReply, SwitchRequest
 from keybroker.wire.names import VolumeId
@@ -53,7 +54,7 @@ def switch(broker: Broker, peer: Peer, volume: VolumeId, request: SwitchRequest)
         )
         return SwitchReply(now_holder.record, former.record)
 
-    return perform(broker, peer, "switch", work)
+    return attend(broker, peer, "switch", work)
 
 
 def erased(broker: Broker, peer: Peer, volume: VolumeId, request: ErasedRequest) -> Record:
@@ -86,7 +87,7 @@ def erased(broker: Broker, peer: Peer, volume: VolumeId, request: ErasedRequest)
         )
         return changed.record
 
-    record = perform(broker, peer, "erased", work)
+    record = attend(broker, peer, "erased", work)
     broker.store.scrub()
     return record
 

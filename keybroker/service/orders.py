@@ -15,6 +15,7 @@ from keybroker.service.directory import lasting_volume, view
 from keybroker.service.endings import forget
 from keybroker.service.moving import part
 from keybroker.service.offline import entrust
+from keybroker.service.sentry import attend
 from keybroker.service.views import OrderSpec, VolumeSpec, VolumeView
 from keybroker.service.volumes import FIRST, SMALLEST_DATA, check_room, new_volume
 from keybroker.store import Writing
@@ -261,7 +262,7 @@ def announce(broker: Broker, peer: Peer, volume: VolumeId, request: PhaseRequest
         writing.append(done(caller, changed, order=request.number, digest=request.digest))
         return changed.record
 
-    return perform(broker, peer, "announce", work)
+    return attend(broker, peer, "announce", work)
 
 
 def finish(broker: Broker, peer: Peer, volume: VolumeId, number: int) -> Record:
@@ -278,7 +279,7 @@ def finish(broker: Broker, peer: Peer, volume: VolumeId, number: int) -> Record:
         writing.append(done(caller, changed, order=number))
         return changed.record
 
-    return perform(broker, peer, "finish", work)
+    return attend(broker, peer, "finish", work)
 
 
 def _malformed(field: str, what: str) -> KeybrokerError:

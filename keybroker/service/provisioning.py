@@ -9,12 +9,12 @@ from functools import partial
 
 from keybroker.model import orders
 from keybroker.policy import Peer
-from keybroker.service import boots
-from keybroker.service.admission import Caller, perform
+from keybroker.service.admission import Caller
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_copy, done, keep_header, own, save, unwrap
 from keybroker.service.keys import AddonKeys, header_context
 from keybroker.service.rotation import back_up
+from keybroker.service.sentry import attend
 from keybroker.store import Writing
 from keybroker.wire.messages import ClaimRequest, DepositRequest, HeaderCopy, ReadyRequest
 from keybroker.wire.names import VolumeId
@@ -35,7 +35,6 @@ def claim(broker: Broker, peer: Peer, volume: VolumeId, request: ClaimRequest) -
     """
 
     def work(writing: Writing, caller: Caller) -> Grant:
-        boots.check(writing, caller, request.boot)
         row = own(writing, caller, volume)
         changed = row.volume.claim(request.revision, request.device)
         save(writing, caller, row, changed)
@@ -56,7 +55,7 @@ def claim(broker: Broker, peer: Peer, volume: VolumeId, request: ClaimRequest) -
         )
         return Grant(changed.record, live)
 
-    grant = perform(broker, peer, "claim", work)
+    grant = attend(broker, peer, "claim", work, request.boot)
     if grant.keys:
         broker.tally.delivered("claim")
     return grant
@@ -87,7 +86,7 @@ def deposit(broker: Broker, peer: Peer, volume: VolumeId, request: DepositReques
         writing.append(done(caller, changed, digest=request.header.pin.digest))
         return changed.record
 
-    return perform(broker, peer, "deposit", work)
+    return attend(broker, peer, "deposit", work)
 
 
 def header_copy(broker: Broker, peer: Peer, volume: VolumeId) -> HeaderCopy:
@@ -108,7 +107,7 @@ def header_copy(broker: Broker, peer: Peer, volume: VolumeId) -> HeaderCopy:
         writing.append(done(caller, row.volume, number=header.number))
         return HeaderCopy(row.volume.record, copy)
 
-    return perform(broker, peer, "header.read", work)
+    return attend(broker, peer, "header.read", work)
 
 
 def ready(broker: Broker, peer: Peer, volume: VolumeId, request: ReadyRequest) -> Record:
@@ -125,4 +124,4 @@ def ready(broker: Broker, peer: Peer, volume: VolumeId, request: ReadyRequest) -
         writing.append(done(caller, changed))
         return changed.record
 
-    return perform(broker, peer, "ready", work)
+    return attend(broker, peer, "ready", work)

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Final
 
 from keybroker.policy import Peer
-from keybroker.service import boots, receipts, setback
+from keybroker.service import receipts, sentry, setback
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import check_proof, note_proof
@@ -38,7 +38,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
 
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
-        counts = boots.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        counts = sentry.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
         volumes = request.volumes if counts else ()  # a clone's word would lift what is held for its host's
         receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from keybroker.model import rotation
 from keybroker.policy import Peer
-from keybroker.service import boots, setback
-from keybroker.service.admission import Caller, perform
+from keybroker.service import setback
+from keybroker.service.admission import Caller
 from keybroker.service.broker import Broker
 from keybroker.service.custody import (
     check_copy,
@@ -26,6 +26,7 @@ from keybroker.service.custody import (
     unwrap,
 )
 from keybroker.service.offline import entrust
+from keybroker.service.sentry import attend
 from keybroker.store import Writing
 from keybroker.wire.changes import AdoptionRequest, PromoteRequest, StageRequest
 from keybroker.wire.messages import DepositRequest
@@ -46,7 +47,6 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
     """
 
     def work(writing: Writing, caller: Caller) -> Grant:
-        boots.check(writing, caller, request.boot)
         row = own(writing, caller, volume)
         changed = rotation.stage(row.volume, request.revision)
         if changed is not row.volume:
@@ -61,7 +61,7 @@ def stage(broker: Broker, peer: Peer, volume: VolumeId, request: StageRequest) -
         writing.append(caller.event("released", volume=volume, **facts))
         return Grant(row.volume.record, live)
 
-    grant = perform(broker, peer, "stage", work)
+    grant = attend(broker, peer, "stage", work, request.boot)
     broker.tally.delivered("stage")
     return grant
 
@@ -89,7 +89,7 @@ def promote(broker: Broker, peer: Peer, volume: VolumeId, request: PromoteReques
         writing.append(done(caller, changed, version=proof.version, sequence=proof.sequence))
         return changed.record
 
-    return perform(broker, peer, "promote", work)
+    return attend(broker, peer, "promote", work)
 
 
 def back_up(broker: Broker, peer: Peer, volume: VolumeId, request: DepositRequest) -> Record:
@@ -127,7 +127,7 @@ def back_up(broker: Broker, peer: Peer, volume: VolumeId, request: DepositReques
         writing.append(done(caller, changed, **facts))
         return changed.record, "digest" in facts
 
-    record, dropped = perform(broker, peer, "backup", work)
+    record, dropped = attend(broker, peer, "backup", work)
     if dropped:
         broker.store.scrub()
     return record
@@ -152,7 +152,7 @@ def retire(broker: Broker, peer: Peer, volume: VolumeId, version: KeyVersion) ->
         writing.append(done(caller, changed, version=version, retention=_days(broker.settings.retention)))
         return changed.record
 
-    return perform(broker, peer, "retire", work)
+    return attend(broker, peer, "retire", work)
 
 
 def adopt(broker: Broker, peer: Peer, volume: VolumeId, request: AdoptionRequest) -> Record:
@@ -174,7 +174,7 @@ def adopt(broker: Broker, peer: Peer, volume: VolumeId, request: AdoptionRequest
         writing.append(done(caller, changed, digest=request.header.pin.digest, serial=request.device.serial))
         return changed.record
 
-    return perform(broker, peer, "adopt", work)
+    return attend(broker, peer, "adopt", work)
 
 
 def _days(span: timedelta) -> str:

@@ -66,6 +66,7 @@ class BootWriting(BootReading):
             "why": boot.why,
             "first": to_text(boot.first),
             "last": to_text(boot.last),
+            "vouched": int(boot.vouched),
         }
         changed = self._connection.execute(update(BOOTS).where(BOOTS.c.id == boot.id).values(columns))
         if changed.rowcount == 0:
@@ -94,4 +95,5 @@ def _boot_of(row: Row[Any]) -> Boot:
         first=from_text(row.first),
         last=from_text(row.last),
         why=row.why,
+        vouched=bool(row.vouched),
     )

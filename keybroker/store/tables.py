@@ -270,6 +270,7 @@ BOOTS: Final = Table(
     Column("why", Text),
     Column("first", Text, nullable=False),
     Column("last", Text, nullable=False),
+    Column("vouched", Integer, nullable=False, server_default="0"),
     CheckConstraint(
         "state IN ('up', 'admitted', 'approved', 'waiting', 'refused', 'contested', 'denied', 'replaced')",
         name="state",

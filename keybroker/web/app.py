@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from keybroker.policy import Peer
 from keybroker.service.broker import Broker
 from keybroker.unforeseen import where
-from keybroker.web.gate import CERTIFICATE, IDENTITY
+from keybroker.web.gate import BOOT, CERTIFICATE, IDENTITY
 from keybroker.web.peer import read_peer
 from keybroker.web.problems import JSON_TYPE, headers, reply_for, unexpected
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.fields import LARGEST_INTEGER, Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -54,7 +55,7 @@ def broker() -> Broker:
 
 
 class Incoming:
-    """What a request brings: who asks, a body, a query."""
+    """What a request brings: who asks, of which boot, a body, a query."""
 
     def peer(self) -> Peer:
         """Return who asks (``peer``)."""
@@ -63,9 +64,15 @@ class Incoming:
             request.environ["REMOTE_ADDR"],
             broker().settings.trust_domain,
             broker().clock(),
+            self.boot(),
         )
         request.environ[IDENTITY] = f"{found.identity.kind}/{found.identity.name}"
         return found
+
+    def boot(self) -> AskingBoot | None:
+        """Return which boot the request says that it is of (``boot``)."""
+        said: str | None = request.environ.get(BOOT)
+        return None if said is None else AskingBoot.parse(said)
 
     def body(self) -> Fields:
         """Return the body (``body``)."""
@@ -103,9 +110,18 @@ def peer() -> Peer:
     """Return who asks, from the certificate of the connection.
 
     Raises:
-        KeybrokerError: NO_IDENTITY or CERTIFICATE.
+        KeybrokerError: NO_IDENTITY or CERTIFICATE; MALFORMED as ``boot``.
     """
     return _incoming().peer()
+
+
+def boot() -> AskingBoot | None:
+    """Return which boot of a host the request says that it is of; None where it does not say.
+
+    Raises:
+        KeybrokerError: MALFORMED.
+    """
+    return _incoming().boot()
 
 
 def body() -> Fields:

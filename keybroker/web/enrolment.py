@@ -6,7 +6,7 @@ from flask import Blueprint, Flask, Response, request
 
 from keybroker.service import enrolment, grace
 from keybroker.service.broker import Broker
-from keybroker.web.app import body, broker, create_app, say
+from keybroker.web.app import body, boot, broker, create_app, say
 from keybroker.web.telling import gives
 from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest, LateRenewalRequest
 
@@ -46,5 +46,7 @@ def _enrol() -> Response:
 @gives(Certified)
 def _renew_late() -> Response:
     return say(
-        grace.renew(broker(), request.environ["REMOTE_ADDR"], LateRenewalRequest.read(body())).as_json()
+        grace.renew(
+            broker(), request.environ["REMOTE_ADDR"], LateRenewalRequest.read(body()), boot()
+        ).as_json()
     )

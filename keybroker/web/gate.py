@@ -4,7 +4,8 @@
 
 Strangers wait in the event loop, where one costs some kilobytes and no thread; a thread is spent on a request
 only when all of it has arrived. What an app sees of a request is its method, path, query, content type and
-body, and the certificate of the TLS connection: no other header field gets through, so none can name anyone.
+body, the certificate of the TLS connection, and ``Keybroker-Boot``, which says which boot of the
+certificate's host this is: no other header field gets through, so none can name anyone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ from tornado.iostream import SSLIOStream
 from keybroker.config import Limits
 from keybroker.unforeseen import where
 from keybroker.web.problems import Reply, reply_for, unexpected
+from keybroker.wire.askingboot import HEADER
 from keybroker.wire.problems import KeybrokerError, Problem
 
 CERTIFICATE: Final = "keybroker.certificate"
 """In the WSGI environment: the client's certificate in DER as the TLS connection has it, or None."""
+
+BOOT: Final = "keybroker.boot"
+"""In the WSGI environment: the header field ``Keybroker-Boot``, unread; None where there is none."""
 
 IDENTITY: Final = "keybroker.identity"
 """In the WSGI environment: set by the app, for the log, once it knows who asks."""
@@ -169,6 +174,7 @@ class Exchange(HTTPMessageDelegate):
         self._refused: Reply | None = None
         self._began = 0.0
         self._method = self._path = self._query = self._type = ""
+        self._boot: str | None = None
         self._environ: dict[str, Any] = {}
         self.gone = False
 
@@ -181,6 +187,7 @@ class Exchange(HTTPMessageDelegate):
         self._method = request.method
         self._path, _, self._query = request.path.partition("?")
         self._type = headers.get("Content-Type", "")
+        self._boot = headers.get(HEADER)
         self._gate.enter(self)
         refusal = self._refusal(headers)
         if refusal is not None:
@@ -267,6 +274,7 @@ class Exchange(HTTPMessageDelegate):
             "wsgi.multiprocess": False,
             "wsgi.run_once": False,
             CERTIFICATE: certificate,
+            BOOT: self._boot,
         }
 
     def _answered(self, task: asyncio.Future[Reply]) -> None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keybroker.policy import Peer
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.names import Identity
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -25,13 +26,16 @@ class _Named:
     ends: datetime
 
 
-def read_peer(certificate: bytes | None, address: str, trust_domain: str, now: datetime) -> Peer:
+def read_peer(
+    certificate: bytes | None, address: str, trust_domain: str, now: datetime, boot: AskingBoot | None = None
+) -> Peer:
     """Return the peer that a verified client certificate names.
 
     Args:
         certificate: DER, as the TLS connection has it; OpenSSL has checked its chain and its purpose.
         address: IP address of the connection.
         now: UTC. A connection outlives its handshake, and so may outlive its certificate.
+        boot: as the request says.
 
     Raises:
         KeybrokerError: NO_IDENTITY for a certificate that names nobody of this trust domain; CERTIFICATE for
@@ -46,7 +50,7 @@ def read_peer(certificate: bytes | None, address: str, trust_domain: str, now: d
         raise KeybrokerError(
             Problem.CERTIFICATE, f"certificate: is good from {named.begins:%F %T} to {named.ends:%F %T} UTC"
         )
-    return Peer(named.identity, named.fingerprint, address)
+    return Peer(named.identity, named.fingerprint, address, boot)
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,8 @@ from agent.broker import Clockwork, Limits
 from agent.change.broker import ChangeClient
 from agent.change.workshop import Broker
 from agent.turn import alone
+from agent.unlocking import boot
+from keybroker.wire.askingboot import HEADER, AskingBoot
 from keybroker.wire.changes import (
     AdoptionRequest,
     ErasedRequest,
@@ -77,13 +79,15 @@ CALLS: dict[str, tuple[Any, Callable[[Broker], object]]] = {
 def test_each_change_is_one_call_and_its_reply_is_read(bench: Bench, call: str) -> None:
     said, make = CALLS[call]
     asked: list[str] = []
+    this = AskingBoot("00000000-0000-4000-8000-000000000000", "0" * 32)
 
     def answer(request: Asked) -> bytes:
         asked.append(f"{request.method} {request.path}")
+        assert request.headers.get(HEADER.lower()) == f"{this.boot_id} {this.machine_id}"
         return reply(said)
 
     with bench.serve(answer) as listener:
-        client = ChangeClient((listener.url,), bench.credentials)
+        client = ChangeClient((listener.url,), bench.credentials, boot=this)
         made = make(client)
         client.close()
     assert asked == [call]
@@ -102,6 +106,16 @@ def test_each_call_has_a_time_of_its_own_to_get_through(bench: Bench) -> None:
             assert caught.value.problem is Problem.UNREACHABLE
             assert time.monotonic() - begun > 1.0
         client.close()
+
+
+@pytest.mark.parametrize(("verb", "options"), [("settle", ()), ("unlock", ()), ("renew", ("--now",))])
+def test_each_request_of_the_agent_names_its_boot(
+    enrolled: Machine, verb: str, options: tuple[str, ...]
+) -> None:
+    before = len(enrolled.broker.asked)
+    enrolled.run(verb, *options)
+    asked = enrolled.broker.asked[before:]
+    assert {request.headers.get(HEADER.lower()) for request in asked} == {boot().asking().written}
 
 
 def test_settle_without_volumes_reports_once_and_is_content(enrolled: Machine) -> None:

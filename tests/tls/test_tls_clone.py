@@ -7,12 +7,14 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.broker import BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials
+from keybroker.wire.askingboot import HEADER
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import UnlockRequest
-from tests.tls.forging import Files
+from tests.tls.forging import Files, signing_request
 from tests.tls.running import BOOT, Broker, Host, Reply, ask, unlock_request
 from tests.tls.test_review_greedy_clients import from_elsewhere
 from tests.tls.test_tls_roles import REPORT
@@ -157,6 +159,32 @@ def test_a_key_does_not_leave_by_a_claim_of_a_clone(broker: Broker, vm: Host, vo
     asked["boot"] = {"boot_id": NEXT, "machine_id": CLONE}
     reply = broker.ask("PUT", f"/v1/volumes/{volume['volume']}/device", asked, who=vm.files)
     assert (reply.status, reply.problem, keys(reply)) == (423, "pending", False)
+
+
+def test_a_denied_clone_is_told_nothing_by_any_call_and_gets_no_key_by_another_name(
+    broker: Broker, vm: Host, volume: dict[str, Any]
+) -> None:
+    boot(broker, vm.files, volume, machine=CLONE)
+    assert decide(broker, boots(broker, vm)["waiting"], "denial", broker.operator).status == 200
+    header = f"/v1/volumes/{volume['volume']}/header"
+    denied = {HEADER: f"{BOOT} {CLONE}"}
+    for method, path in (("GET", header), ("DELETE", f"/v1/volumes/{volume['volume']}/order/1")):
+        reply = broker.ask(method, path, who=vm.files, headers=denied)
+        assert (reply.status, reply.problem) == (403, "boot-denied")
+        assert broker.ask(method, path, who=vm.files).problem == "pending", "it may be that one"
+    csr = {"csr": signing_request(ec.generate_private_key(ec.SECP256R1()))}
+    assert broker.ask("POST", "/v1/renewal", csr, who=vm.files, headers=denied).problem == "boot-denied"
+    assert broker.ask("POST", "/v1/renewal", csr, who=vm.files).status == 200
+    own = broker.ask("GET", header, who=vm.files, headers={HEADER: f"{BOOT} {'0' * 32}"})
+    assert own.problem == "unknown", "nothing was deposited"
+    for machine in (CLONE, "0" * 32):
+        assert boot(broker, vm.files, volume, boot=NEXT, machine=machine).problem == "pending"
+
+
+@pytest.mark.parametrize("said", ["", "x", BOOT, f"{BOOT}  {CLONE}", f"{BOOT} {CLONE}, {BOOT} {CLONE}"])
+def test_what_is_no_name_of_a_boot_is_malformed(broker: Broker, vm: Host, said: str) -> None:
+    reply = broker.ask("POST", "/v1/report", REPORT, who=vm.files, headers={HEADER: said})
+    assert (reply.status, reply.problem) == (400, "malformed")
 
 
 def test_the_agent_waits_for_the_approver_and_then_gets_its_answer(

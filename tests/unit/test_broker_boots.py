@@ -13,7 +13,17 @@ from keybroker.audit import AuditEntry
 from keybroker.model import boots as model
 from keybroker.model.boots import Boot, Judged, Rules, Sight, State
 from keybroker.policy import Peer
-from keybroker.service import boot, boots, inventory, orders, policies, provisioning, reports, rotation
+from keybroker.service import (
+    boot,
+    boots,
+    inventory,
+    orders,
+    policies,
+    provisioning,
+    reports,
+    rotation,
+    sentry,
+)
 from keybroker.terms import Change, Terms, loosens
 from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.changes import StageRequest
@@ -27,7 +37,7 @@ from tests.contract.broker_house import House, device, luks2
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOST = HostId("kbh-aaaaaaaaaaaa")
 HERE, THERE, SIXTH = "192.0.2.1", "192.0.2.7", "2001:db8::1"
-OLD, NEW, OTHER = (f"00000000-0000-4000-8000-00000000000{i}" for i in range(3))
+OLD, NEW, OTHER, LATER, LAST = (f"00000000-0000-4000-8000-00000000000{i}" for i in range(5))
 MACHINE, CLONE = "0" * 32, "1" * 32
 
 
@@ -91,7 +101,7 @@ def test_a_boot_that_was_not_heard_of_for_three_minutes_is_in_nobody_s_way() -> 
     assert (found.why, [other.state for other in found.others]) == (None, ["replaced"])
 
 
-@pytest.mark.parametrize("state", ["waiting", "refused", "denied", "replaced"])
+@pytest.mark.parametrize("state", ["waiting", "refused", "replaced"])
 def test_what_has_no_keys_is_in_nobody_s_way(state: State) -> None:
     assert judged(known(state, machine=CLONE, address=THERE)).why is None
 
@@ -169,8 +179,88 @@ def test_an_approver_who_decides_for_one_decides_against_the_others() -> None:
     ]
     assert judged(*after, boot_id=OLD).why is None
     assert judged(*after, boot_id=NEW).why == "denied"
-    assert judged(*after, boot_id="00000000-0000-4000-8000-000000000009").why is None
     assert model.approve(after, after[0], NOW) == ()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("ago", [30, 9000])
+@pytest.mark.parametrize("address", [HERE, THERE])
+def test_another_boot_id_is_no_way_out_of_a_denial_however_quiet_the_original_is(
+    asks: bool, ago: float, address: str
+) -> None:
+    there = (known("admitted", ago=ago), known("denied", NEW, CLONE, address, ago=ago))
+    for machine, at in ((MACHINE, HERE), (CLONE, THERE), (MACHINE, THERE), (CLONE, HERE)):
+        found = judged(*there, boot_id=OTHER, machine=machine, address=at, asks=asks)
+        assert (found.boot.state, found.why, found.others) == ("waiting", "doubted", ())
+        assert found.beside == there[1]
+    assert judged(*there, boot_id=OLD).why is None, "what goes on stays so"
+
+
+def test_a_machine_that_was_vouched_for_reboots_where_it_is_and_nobody_else_does() -> None:
+    waiting, denied = known("waiting", OTHER), known("denied", NEW, CLONE, THERE)
+    (one,) = model.approve((waiting, denied), waiting, NOW)
+    later = judged(one, denied, boot_id=LATER)
+    assert (later.boot.state, later.why, later.others[0].state) == ("admitted", None, "replaced")
+    again = judged(later.boot, *later.others, denied, boot_id=LAST)
+    assert (again.boot.state, again.why) == ("admitted", None)
+    for machine, address in ((MACHINE, THERE), (CLONE, HERE), (MACHINE, SIXTH)):
+        assert judged(one, denied, boot_id=LATER, machine=machine, address=address).why == "doubted"
+    as_near = replace(denied, address=HERE)
+    assert judged(one, as_near, boot_id=LATER).why == "doubted", "they cannot be told apart there"
+
+
+def test_a_twin_of_a_machine_that_was_vouched_for_is_contested_all_the_same() -> None:
+    denied, one = known("denied", NEW, CLONE, THERE), replace(known("approved"), vouched=True)
+    twin = judged(one, denied, boot_id=OTHER)
+    found = judged(twin.boot, *twin.others, denied, boot_id=OLD)
+    assert (found.boot.state, found.others[0].state) == ("contested", "contested")
+
+
+def test_approving_a_boot_where_it_moved_to_does_not_deny_that_very_boot() -> None:
+    before, waiting = known("admitted"), known("waiting", address=THERE)
+    after = model.approve((before, waiting), waiting, NOW)
+    assert [(each.address, each.state) for each in after] == [(THERE, "approved"), (HERE, "replaced")]
+    assert judged(*after, boot_id=OLD, address=THERE).why is None
+    assert judged(*after, boot_id=OLD, address=SIXTH).boot.state == "approved"
+    back = judged(*after, boot_id=OLD)
+    assert (back.boot.state, back.why) == ("waiting", "second"), "a copy that stayed there waits"
+
+
+def test_a_yes_at_one_address_and_a_no_at_another_decide_nothing_at_a_third() -> None:
+    there = (known("approved", address=THERE), known("denied"))
+    assert judged(*there, boot_id=OLD, address=THERE).why is None
+    assert judged(*there, boot_id=OLD).why == "denied"
+    for address in (SIXTH, "192.0.2.9"):
+        found = judged(*there, boot_id=OLD, address=address)
+        assert (found.boot.state, found.why) == ("waiting", "doubted")
+
+
+def test_approving_a_reboot_does_not_deny_the_boot_that_it_is_a_reboot_of() -> None:
+    before, waiting = known("admitted"), known("waiting", NEW)
+    after = model.approve((before, waiting), waiting, NOW)
+    assert [(each.boot_id, each.state) for each in after] == [(NEW, "approved"), (OLD, "replaced")]
+    found = judged(*after, boot_id=OLD)
+    assert (found.boot.state, found.others) == ("contested", ()), (
+        "if it is none, that shows, and changes nothing"
+    )
+    assert judged(found.boot, after[0], boot_id=NEW).why is None
+    assert judged(found.boot, after[0], boot_id=OTHER).why == "contested"
+
+
+def test_what_was_heard_of_in_the_future_is_not_live_for_ever() -> None:
+    assert known("admitted", ago=-179).live(NOW)
+    assert not known("admitted", ago=-180).live(NOW)
+    assert judged(known("admitted", ago=-1e8), address=THERE).why is None
+
+
+def test_a_contest_ends_in_denials_when_nothing_was_heard_for_a_month_and_still_releases_nobody() -> None:
+    for ago in (30 * 86400 + 1, -31 * 86400):
+        old, other = known("contested", ago=ago), known("contested", NEW, CLONE, THERE, ago=60)
+        assert judged(old, other, boot_id=OLD).why == "denied"
+        assert judged(old, other, boot_id=NEW, machine=CLONE, address=THERE).why == "contested"
+        assert judged(old, boot_id=OTHER).why == "doubted"
+    kept = known("contested", ago=30 * 86400 - 1)
+    assert judged(kept, boot_id=OLD).why == "contested"
 
 
 def test_an_approver_decides_on_both_addresses_of_a_boot() -> None:
@@ -246,8 +336,8 @@ def test_a_clone_gets_no_key_and_is_on_record_once_however_often_it_asks(
     for _ in range(3):
         error = problem(lambda: unlock(house, clone_of(host), luks2(data), boot_id=NEW))
         assert error.problem is Problem.PENDING
-        assert error.retry_after == boots.AGAIN_SECONDS
-        house.clock.forward(seconds=boots.AGAIN_SECONDS)
+        assert error.retry_after == sentry.AGAIN_SECONDS
+        house.clock.forward(seconds=sentry.AGAIN_SECONDS)
     entry, *more = trail(house)[count:]
     assert more == []
     assert (entry.verb, entry.outcome, entry.address) == ("unlock", "refused", THERE)

@@ -20,7 +20,7 @@ from flask import Flask
 
 from keybroker import __version__
 from keybroker.rights import MAY, Verb
-from keybroker.terms import HANDS_OUT
+from keybroker.service.sentry import JUDGED
 from keybroker.web.app import INCOMING
 from keybroker.web.openapi.choosing import Choices, each_once
 from keybroker.web.openapi.links import add_links
@@ -30,13 +30,15 @@ from keybroker.web.openapi.witness import Asked, Witness
 from keybroker.web.problems import JSON_TYPE, PROBLEM_TYPE
 from keybroker.web.telling import Told, told_of
 from keybroker.wire import names
+from keybroker.wire.askingboot import HEADER, WRITTEN
 from keybroker.wire.problems import Problem
 
 _PARAMETER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,17}")
 
 _ABOUT: Final = """\
-TLS 1.3. Who asks is whom the client certificate names, and nothing in a request says more of it.
+TLS 1.3. Who asks is whom the client certificate names, and nothing in a request says more of it; a host's
+agent adds which boot it is (`Keybroker-Boot`: boot id, space, machine id).
 `x-who-may` has the roles of operators, or `host`, that may do the `x-verbs` of an operation, which are also
 those of the audit trail. Errors are problem documents (RFC 9457). A PUT or DELETE again changes nothing.
 """
@@ -82,6 +84,7 @@ class _Look:
     status: int
     known: bool
     parameters: dict[str, Schema]
+    names_boot: bool
     body: Schema | None
     witness: Witness
 
@@ -174,6 +177,10 @@ def _operation(app: Flask, route: Route, schemas: dict[str, Schema]) -> dict[str
                 {"name": name, "in": "query", "schema": schema}
                 for name, schema in sorted(last.parameters.items())
             ),
+            *(
+                {"name": HEADER, "in": "header", "schema": {"type": "string", "pattern": pattern(WRITTEN)}}
+                for _ in range(last.names_boot or any("host" in MAY[verb] for verb in verbs))
+            ),
         ],
         "responses": {
             **{str(status): _reply(route.told, schemas) for status in route.told.statuses},
@@ -212,7 +219,7 @@ def _look(app: Flask, route: Route, choices: Choices) -> _Look:
     app.extensions[INCOMING] = asked
     reply = app.test_client().open(route.example, method=route.method)
     body = None if asked.sketch is None else asked.sketch.schema
-    return _Look(reply.status_code, asked.known, asked.parameters, body, witness)
+    return _Look(reply.status_code, asked.known, asked.parameters, asked.names_boot, body, witness)
 
 
 def _reply(told: Told, schemas: dict[str, Schema]) -> dict[str, Any]:
@@ -263,7 +270,7 @@ def _may_fail_with(route: Route, look: _Look) -> list[int]:
         and (status != 404 or route.parameters or look.parameters or look.body is not None)
         and (status != 409 or route.method != "GET" or route.parameters)
         and (status != 413 or look.body is not None)
-        and (status != 423 or look.witness.verb in HANDS_OUT)
+        and (status != 423 or look.witness.verb in JUDGED)
     ]
 
 

@@ -21,12 +21,13 @@ from keybroker.web.app import Incoming
 from keybroker.web.openapi.choosing import Choices
 from keybroker.web.openapi.schema import Schema
 from keybroker.web.openapi.sketch import Sketch
+from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.fields import Fields
 from keybroker.wire.names import Identity
 
 T = TypeVar("T")
 
-_DOORS = ("keybroker.service.admission", "keybroker.service.broker")
+_DOORS = ("keybroker.service.admission", "keybroker.service.broker", "keybroker.service.sentry")
 
 
 class Witness:
@@ -99,6 +100,7 @@ class Asked(Incoming):
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
         self.known = False
+        self.names_boot = False
         self.sketch: Sketch | None = None
         self.parameters: dict[str, Schema] = {}
 
@@ -106,6 +108,11 @@ class Asked(Incoming):
         """Return a peer whose certificate is in order and unknown."""
         self.known = True
         return Peer(Identity("nowhere.example", "operator", "nobody"), "0" * 64, request.remote_addr or "")
+
+    def boot(self) -> AskingBoot | None:
+        """Say that it is of none, and note that it may be."""
+        self.names_boot = True
+        return None
 
     def body(self) -> Fields:
         """Return a body that has every field."""
