@@ -4,6 +4,9 @@ It is opened from the header on the disk, never from a copy: cryptsetup first br
 work to an end, and writes down that it did; in a copy, the disk would not hear of it, and the next opening
 would do it once more, over what was written since (8 MiB were seen to roll back).
 
+A header that is complete but for cryptsetup's last writes is completed first, and then opened as any other:
+cryptsetup does not always open that (``agent.luks.completion``).
+
 So the header is read before, held to its stricter profile, and read once more afterwards; and the kernel's
 table is held to that. Nothing stands above it before both agree.
 """
@@ -15,13 +18,15 @@ from collections.abc import Mapping
 from agent import devicemapper, dmcontrol
 from agent.devicemapper import Mapped
 from agent.devices import OpenDevice
+from agent.ending import complete
 from agent.luks import cryptsetup
 from agent.luks.acceptance import judge
+from agent.luks.copy import hold
 from agent.luks.header import Header, read_header
 from agent.luks.inplace import Layout, check_layers_in_place, check_targets, meant_in_place
 from agent.luks.layers import HELPERS, Helper, check_layers, helper_uuid
 from agent.luks.table import CryptTable, check_crypt_tables, meant_midway
-from agent.opening import Way, crypt_uuid
+from agent.opening import Way, crypt_uuid, open_crypt
 from keybroker.wire import names
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -46,6 +51,8 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
     name = names.crypt_name(record.name, record.luks_uuid)
     _read(record, disk, "midway")
     clear_helpers(name, record.luks_uuid)
+    if complete(record, disk):
+        return open_crypt(record, disk, keys, hold(read_header(disk.read, disk.device.size_bytes), disk.read))
     version = _unlock(record, disk, name, keys)
     try:
         # What was hot is not hot any more; and where that was the last stretch, all is done.

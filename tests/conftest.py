@@ -9,8 +9,13 @@ from types import FrameType
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 HERE: Final = Path(__file__).parent
+
+# a busy machine is no defect of what is tested
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 TIERS: Final = ("unit", "contract", "header", "crash", "tls", "cli", "kernel", "machine", "bench")
 """In the order in which they run: what fails fast fails first."""

@@ -16,6 +16,7 @@ from typing import Final
 from agent import devicemapper
 from agent.change.headers import Opener, Read
 from agent.devices import OpenDevice
+from agent.ending import complete
 from agent.luks import copy, midway, reencrypt
 from agent.luks.acceptance import judge
 from agent.luks.header import Header, read_header
@@ -89,6 +90,9 @@ class MachineReencryption:
             while state == "midway":
                 account.tell(*midway.done_bytes(header, disk.device.size_bytes))
                 clear_helpers(_name(record), record.luks_uuid)
+                if complete(record, disk):  # cryptsetup would begin anew, over what is encrypted already
+                    header, state = _read(record, disk)
+                    continue
                 piece = _Piece(pace, account, _Users(record), disk)
                 hotzone = _hotzone_bytes(rate)
                 reencrypt.carry_on(_name(record), by=keys[by], hotzone_bytes=hotzone, go_on=piece.go_on)

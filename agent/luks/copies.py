@@ -90,6 +90,22 @@ class Copy:
         return Copy(twin._replace(checksum=checksum), self.text).written()
 
 
+def renewed(held: bytes, text: bytes, header_bytes: int, salt: bytes) -> bytes:
+    """Return a copy, of its whole length, that says something else and counts before what it was made of.
+
+    Args:
+        held: as ``Copy.written``.
+        text: of the JSON area.
+        header_bytes: size of one copy.
+        salt: 64 bytes.
+    """
+    binary = Binary(*_BINARY.unpack(held[:BINARY_BYTES]))
+    binary = binary._replace(sequence=binary.sequence + 1, salt=salt)
+    area = text.ljust(header_bytes - BINARY_BYTES, b"\0")
+    checksum = _checksum(_BINARY.pack(*binary), area)
+    return _BINARY.pack(*binary._replace(checksum=checksum)) + area
+
+
 def read_copies(read: Read, device_bytes: int) -> tuple[Copy | None, Copy | None]:
     """Find both copies, as cryptsetup does: the second one wherever it may be if the first is not whole.
 

@@ -27,6 +27,11 @@ class Entry:
     flags: int
     data: bytes
 
+    @property
+    def is_data(self) -> bool:
+        """Say whether it changed what is on the disk."""
+        return not self.flags & (DISCARD | MARK) and bool(self.data)
+
 
 def entries(log: Path) -> Iterator[Entry]:
     with log.open("rb") as file:
@@ -55,7 +60,7 @@ def survivors(log: Sequence[Entry], end: int, chance: random.Random) -> Iterator
     flushed = max((number for number in range(end) if log[number].flags & FLUSH), default=-1)
     share = chance.choice((0.0, 0.5, 0.5, 1.0))
     for number, entry in enumerate(log[:end]):
-        if entry.flags & (DISCARD | MARK) or not entry.data:
+        if not entry.is_data:
             continue
         if number <= flushed or entry.flags & FUA:
             yield entry.offset, entry.data

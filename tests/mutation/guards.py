@@ -49,6 +49,7 @@ HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
 ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
 MIDWAY: Final = ("tests/header/test_header_midway.py",)
 INPLACE: Final = ("tests/header/test_header_inplace.py",)
+COMPLETION: Final = ("tests/header/test_header_completion.py",)
 ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
 RELAPSE: Final = ("tests/unit/test_plan_relapse.py",)
 SHELF: Final = ("tests/crash/test_crash_shelf.py",)
@@ -524,6 +525,22 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ('    equal("digest of the old volume key", old.fingerprint, pin.digest)\n', ""),
         ('        equal("digest of the new volume key", new.fingerprint, order.digest)\n', "        pass\n"),
         ('        equal(f"{path}.offset", segment.offset, at)\n', ""),
+    ),
+    *_guards(
+        "agent/luks/completion.py",
+        COMPLETION,
+        ("    if len(stretches) != 1 or ", "    if "),
+        (" or stretches[0].flags or ", " or "),
+        (" if number not in last.keyslots]", "]"),
+        ("    if last is None or not is_complete(header):\n", "    if last is None:\n"),
+    ),
+    *_guards(
+        "agent/ending.py",
+        COMPLETION,
+        (
+            "    return (second, first) if there == header.first else (first, second)\n",
+            "    return second, first\n",
+        ),
     ),
     *_guards(
         "keybroker/masterkey/shares.py",

@@ -26,19 +26,17 @@ from agent.driver import Driver, VolumeOutcome
 from agent.luks.header import Header, read_header
 from agent.places import Places
 from agent.plan import steps
-from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
 from keybroker.wire.reports import Activity
-from keybroker.wire.secret import Secret
 from keybroker.wire.values import replace
 from tests.crash.memory_broker import MemoryBroker
 from tests.crash.volumes import record
 from tests.kernel import voyage
 from tests.kernel.disks import image, loop
+from tests.kernel.logged import DEVICE, Told, logged, run
 from tests.kernel.voyage import BOOT, Writer
-from tests.kernel.writes import MARK, entries, survivors
 
 pytestmark = [pytest.mark.kernel, pytest.mark.limit(480)]
 
@@ -52,11 +50,6 @@ WAY = [
     steps.Unlink, steps.Announce, steps.Shelve, steps.Deposit, steps.Inscribe, steps.Open, steps.Link,
     steps.Reencrypt, steps.Tag, steps.Backup, steps.Finish,
 ]  # fmt: skip
-
-
-def run(*command: object) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 class Stopped(Exception):
@@ -316,75 +309,33 @@ def test_a_filesystem_that_is_not_clean_is_left_alone(hulk: Hulk) -> None:
     assert hashlib.sha256(hulk.device.read_bytes()).hexdigest() == before
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the broker had when a step began."""
-
-    records: dict[VolumeId, Record]
-    copies: dict[VolumeId, Secret]
-    copied: dict[VolumeId, KeyVersion | None]
-
-
 def test_no_power_cut_between_any_two_writes_costs_a_byte(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     print(f"seed {SEED}")
     disk, content = plain(tmp_path)
-    before = disk.read_bytes()
-    told: list[Told] = []
-    log = image(tmp_path / "log", 4 * SIZE)
-    with loop(disk) as below, loop(log) as logged:
-        table = f"0 {SIZE // 512} log-writes {below} {logged}"
-        run("dmsetup", "create", "logged", "--table", table)
-        run("dmsetup", "mknodes")  # there is no udev
-        with afloat(tmp_path, Path("/dev/mapper/logged"), content) as hulk:
-            ordered(hulk)
-
-            def watch(kept: Record, activity: Activity | None) -> None:
-                if activity is not None and activity.progress is None:
-                    broker = hulk.broker
-                    told.append(Told(dict(broker.records), dict(broker.copies), dict(broker.copied)))
-                    run("dmsetup", "message", "logged", "0", "mark", len(told) - 1)
-
-            assert hulk.settle(watch).error is None
-        run("dmsetup", "remove", "--retry", "logged")
-        log_of = tuple(entries(logged))
-    for large in (disk, log):
-        large.unlink()  # it is memory here
-    marks = [number for number, entry in enumerate(log_of) if entry.flags & MARK]
-    spans = [
-        (mark, end) for mark, end in zip(marks, [*marks[1:], len(log_of)], strict=True) if end > mark + 1
-    ]
+    with logged(disk, 4 * SIZE) as voyage_of, afloat(tmp_path, DEVICE, content) as hulk:
+        ordered(hulk)
+        assert hulk.settle(voyage_of.watch(hulk.broker)).error is None
     met: Counter[str] = Counter()
     until = time.monotonic() + LOGGED_SECONDS
     while time.monotonic() < until or len(met) < 3:
-        mark, last = chance.choice(spans)  # of each step as many, however much it writes
-        kept = list(survivors(log_of, chance.randrange(mark + 1, last + 1), chance))
-        met[_cut(tmp_path, before, content, told[int(log_of[mark].data)], kept, chance)] += 1
-    print(f"{sum(met.values())} cuts between {len(log_of)} writes: {dict(met)}")
+        told = voyage_of.cut(chance, tmp_path / "cut")
+        met[_boot(tmp_path, content, told, goes_on=chance.random() < 0.5)] += 1
+    unfinished = voyage_of.unfinished()
+    assert unfinished
+    for end in unfinished:
+        _boot(tmp_path, content, voyage_of.stop(end, tmp_path / "cut"), goes_on=True)
+    print(f"{sum(met.values())} cuts between {len(voyage_of.entries)} writes: {dict(met)}")
 
 
-def _cut(
-    directory: Path,
-    before: bytes,
-    content: str,
-    told: Told,
-    kept: list[tuple[int, bytes]],
-    chance: random.Random,
-) -> str:
-    """Boot after a cut, hold the content, and now and then go on to the end; say how it was opened."""
-    path = directory / "cut"
-    path.write_bytes(before)
-    with path.open("r+b") as file:
-        for offset, data in kept:
-            file.seek(offset)
-            file.write(data)
-    with loop(path) as device, afloat(directory, device, content) as hulk:
-        hulk.broker.records, hulk.broker.copies = dict(told.records), dict(told.copies)
-        hulk.broker.copied = dict(told.copied)
+def _boot(directory: Path, content: str, told: Told, *, goes_on: bool) -> str:
+    """Boot after a cut, hold the content, and go on to the end if asked to; say how it was opened."""
+    with loop(directory / "cut") as device, afloat(directory, device, content) as hulk:
+        told.again(hulk.broker)
         outcome = hulk.unlock()
         assert outcome.error is None, outcome.error
         hulk.check()
-        if chance.random() < 0.3:
+        if goes_on:
             if hulk.now.is_bare:
                 hulk.unmount()
             settled = hulk.settle_mounted()

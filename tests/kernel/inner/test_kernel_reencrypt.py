@@ -109,6 +109,16 @@ class Ship(voyage.OneVolume):
         self.check()
 
 
+def fill(ship: Ship) -> str:
+    """Put something into it; return its digest."""
+    held = random.Random(7).randbytes(16 * MIB)
+    (ship.mounted / "still").write_bytes(held)
+    content = hashlib.sha256(held).hexdigest()
+    (ship.directory / "still.sha256").write_text(content)
+    os.sync()
+    return content
+
+
 @pytest.fixture
 def ship(tmp_path: Path) -> Iterator[Ship]:
     mounted = tmp_path / "data"
@@ -120,11 +130,7 @@ def ship(tmp_path: Path) -> Iterator[Ship]:
         made = Ship(broker, shop, device, mounted, tmp_path, tmp_path / "run")
         try:
             assert made.unlock().error is None
-            held = random.Random(7).randbytes(16 * MIB)
-            (mounted / "still").write_bytes(held)
-            made.content = hashlib.sha256(held).hexdigest()
-            (tmp_path / "still.sha256").write_text(made.content)
-            os.sync()
+            made.content = fill(made)
             yield made
         finally:
             made.close()
