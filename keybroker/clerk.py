@@ -94,6 +94,7 @@ class Clerk:
             last = self._stopping.wait(_LOOK_SECONDS)
 
     def _sign(self, last: bool) -> None:
+        trail.write_counted(self._broker, at_once=last)
         made = trail.sign_checkpoint(self._broker, at_once=last)
         if made is None:
             return

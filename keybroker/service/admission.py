@@ -108,8 +108,7 @@ def limit(broker: Broker, caller: Caller) -> None:
     """Count a request against the rates of its host and its add-on, if it hands anything out.
 
     Raises:
-        Stopped: BUSY, with the time after which there is room again. Only the first in a minute is put on
-            record, or whoever asks too often would fill the audit trail.
+        Stopped: BUSY, with the time after which there is room again.
     """
     if caller.verb not in HANDS_OUT or caller.host is None or caller.addon is None:
         return
@@ -119,7 +118,7 @@ def limit(broker: Broker, caller: Caller) -> None:
         return
     said = f"{found.whose}: more than {rates[found.whose]} requests a minute"
     error = KeybrokerError(Problem.BUSY, said, retry_after=found.seconds)
-    raise Stopped(caller, "refused", error, unrecorded=not found.is_first)
+    raise Stopped(caller, "refused", error)
 
 
 def _leaving(caller: Caller, pending: Deletion) -> KeybrokerError | None:
@@ -147,7 +146,6 @@ class Stopped(Exception):
     """A request came to nothing; never leaves this package, ``settle`` records it and raises its error.
 
     Attributes:
-        unrecorded: whether the same is on record already.
         instead: is run in a transaction of its own, and puts it on record as it sees fit.
     """
 
@@ -157,19 +155,17 @@ class Stopped(Exception):
         outcome: Outcome,
         error: KeybrokerError,
         *,
-        unrecorded: bool = False,
         instead: Callable[[Writing], None] | None = None,
     ) -> None:
         super().__init__(error.detail)
         self.instead = instead
-        self.unrecorded = unrecorded
         self.caller = caller
         self.outcome = outcome
         self.error = error
 
 
 def settle(broker: Broker, ask: Callable[[], T]) -> T:
-    """Run ``ask``; where it was stopped, put that on record and raise what is wrong.
+    """Run ``ask``; where it was stopped, put that on record (``repeats``) and raise what is wrong.
 
     What cannot be read is not worth a record, and where nothing can be written there is none; neither hands
     out anything.
@@ -178,12 +174,15 @@ def settle(broker: Broker, ask: Callable[[], T]) -> T:
         return ask()
     except Stopped as stopped:
         broker.tally.refused(stopped.caller.peer.identity.kind, stopped.error.problem)
-        error, stopped_quietly, instead = stopped.error, stopped.unrecorded, stopped.instead
+        error, instead = stopped.error, stopped.instead
         event = stopped.caller.event(stopped.outcome, problem=error.problem.slug, why=error.detail)
     if instead is not None:
         broker.store.write(instead)
-    elif not stopped_quietly and error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
-        broker.store.write(lambda writing: writing.append(event))
+    elif error.problem not in (Problem.UNAVAILABLE, Problem.MALFORMED):
+        with broker.repeats.recording() as recording:
+            records = recording.pick([event])
+            if records:
+                broker.store.write(lambda writing: writing.append(*records))
     raise error
 
 

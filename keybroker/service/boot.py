@@ -84,10 +84,11 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
         for grant, _notes in final.grants:
             _call_off(writing, caller, grant)
         receipts.hear(writing, caller, request.receipt)
-        return replace(final, receipt=Receipt(*writing.append(*final.events)))
+        return replace(final, receipt=Receipt(*writing.append(*recording.pick(final.events))))
 
-    decided = settle(broker, lambda: broker.store.write(note))
-    assert decided.receipt is not None, "each request leaves a record"  # noqa: S101
+    with broker.repeats.recording() as recording:
+        decided = settle(broker, lambda: broker.store.write(note))
+    assert decided.receipt is not None, "each reply has one"  # noqa: S101
     _count(broker, decided)
     return UnlockReply(
         host=decided.host,

@@ -11,6 +11,7 @@ from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, Ring, SharesMasterKey
 from keybroker.service.lately import Lately
 from keybroker.service.limiter import Limiter
+from keybroker.service.repeats import Repeats
 from keybroker.store import Store
 from keybroker.tally import Tally
 
@@ -98,6 +99,7 @@ class Broker:
     settings: BrokerSettings
     configured: Callable[[], tuple[ConfiguredKey, ...]] = tuple
     limiter: Limiter = field(default_factory=Limiter)
+    repeats: Repeats = field(default_factory=Repeats)
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
     lately: Lately[Any] = field(default_factory=Lately)

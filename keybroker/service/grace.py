@@ -29,6 +29,7 @@ from keybroker.audit import AuditEvent, Outcome
 from keybroker.ca import fingerprint_of, read_request
 from keybroker.service.broker import Broker
 from keybroker.service.enrolment import certified_as, certify
+from keybroker.service.repeats import Recording
 from keybroker.service.sentry import denied
 from keybroker.store import Writing
 from keybroker.store.rows import CertificateRow, HostRow
@@ -63,7 +64,7 @@ def renew(
         raise _stranger()
     host_id, now = shown.host, broker.clock()
 
-    def work(writing: Writing) -> Certified | KeybrokerError:
+    def work(writing: Writing, recording: Recording) -> Certified | KeybrokerError:
         host, newest = writing.host(host_id), writing.newest_certificate(host_id, requested.spki)
         if host is None:
             return _stranger()
@@ -78,7 +79,8 @@ def renew(
             # Whoever has seen a certificate can be here: his tries are recorded so often and no more, and
             # cost the host nothing of its own rate. Nor are they a sign that a newer database knows more.
             if _drawn(broker, f"late refusals of host {host.id}", now) is None:
-                writing.append(event("denied", why="made with a key of no certificate"))
+                refusal = event("denied", why="made with a key of no certificate")
+                writing.append(*recording.pick([refusal]))
             return _stranger()
         busy = _drawn(broker, f"late renewals of host {host.id}", now)
         if busy is not None:
@@ -88,7 +90,8 @@ def renew(
         error = unfit(host, newest, terms, address, now, broker.settings.grace, broker.settings.default_deny)
         error = error or denied(writing, host.id, boot, address, now)
         if error is not None:
-            writing.append(event("denied", problem=error.problem.slug, why=error.detail))
+            refusal = event("denied", problem=error.problem.slug, why=error.detail)
+            writing.append(*recording.pick([refusal]))
             return error
         certificate = newest
         if newest.not_after <= now or not broker.authority.issued(newest.pem):
@@ -97,7 +100,8 @@ def renew(
         writing.append(event("done", serial=certificate.serial, before=newest.serial))
         return certified_as(broker, writing, host.id, host.addon, certificate)
 
-    found = broker.store.write(work)
+    with broker.repeats.recording() as recording:
+        found = broker.store.write(lambda writing: work(writing, recording))
     if isinstance(found, KeybrokerError):
         raise found
     return found

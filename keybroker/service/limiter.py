@@ -9,7 +9,6 @@ from typing import Final
 
 from keybroker.terms import Bucket, draw
 
-_RECORD_SECONDS: Final = 60.0
 _MOST: Final = 16384
 """Buckets; one a host and one an add-on, so far more than a broker has."""
 
@@ -21,12 +20,10 @@ class Exhausted:
     Attributes:
         whose: of the rates that were asked about.
         seconds: until there is one again.
-        is_first: whether that was not said of it in the last minute.
     """
 
     whose: str
     seconds: float
-    is_first: bool
 
 
 class Limiter:
@@ -35,7 +32,6 @@ class Limiter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._buckets: dict[str, Bucket] = {}
-        self._said: dict[str, float] = {}
 
     def draw(self, rates: Mapping[str, int], now: float) -> Exhausted | None:
         """Take a token of each bucket, or of none where one of them is empty.
@@ -51,18 +47,9 @@ class Limiter:
                     continue
                 drawn[whose], seconds = draw(self._buckets.get(whose), rate, now)
                 if seconds > 0:
-                    return Exhausted(whose, seconds, self._is_first(whose, now))
+                    return Exhausted(whose, seconds)
             self._buckets.update(drawn)
             while len(self._buckets) > _MOST:
                 # the one that was made first: a full bucket again, or one that fills within a minute
                 self._buckets.pop(next(iter(self._buckets)))
             return None
-
-    def _is_first(self, whose: str, now: float) -> bool:
-        said = self._said.get(whose)
-        if said is not None and 0 <= now - said < _RECORD_SECONDS:
-            return False
-        if len(self._said) >= _MOST:
-            self._said.clear()
-        self._said[whose] = now
-        return True

@@ -149,6 +149,21 @@ def proofread(store: Store) -> Verdict:
     return reader.verdict()
 
 
+def write_counted(broker: Broker, *, at_once: bool = False) -> None:
+    """Put on record how many times hosts were refused the same again (``repeats``), where it is time.
+
+    Args:
+        at_once: whatever was counted, because this process ends.
+
+    Raises:
+        KeybrokerError: UNAVAILABLE; then it is still counted.
+    """
+    with broker.repeats.recording() as recording:
+        records = recording.pick_counted(broker.clock(), at_once=at_once)
+        if records:
+            broker.store.write(lambda writing: writing.append(*records))
+
+
 def sign_checkpoint(broker: Broker, *, at_once: bool = False) -> Checkpoint | None:
     """Sign a checkpoint of the trail, if one is due.
 
