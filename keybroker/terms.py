@@ -11,7 +11,9 @@ What ``outside`` decides on every request of a host, before anything else is loo
 
 A disabled add-on's hosts may report and renew their certificates, and nothing else: so they hear what is
 wanted, and are whole when it is enabled again. What hands something out (``HANDS_OUT``) costs a token of two
-buckets, the host's and the add-on's; each holds as many as it gets back in a minute.
+buckets, the host's and the add-on's; each holds as many as it gets back in a minute. A report costs one of
+its boot's own bucket, with the host's rate or the default one, whichever is more: while it works, an agent
+reports every 3 s.
 """
 
 from __future__ import annotations

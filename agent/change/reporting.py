@@ -148,6 +148,10 @@ class Reporter:
             try:
                 broker = broker or self._broker()
                 send(broker, self._boot, reports)
-            except KeybrokerError:
-                pass  # nothing depends on it; the last report of the run says what is wrong with the broker
-            last = time.monotonic()
+                wait = 0.0
+            except KeybrokerError as error:
+                # The last report of the run says what is wrong with the broker; what was to be told still is,
+                # no sooner than the broker said.
+                wait = error.retry_after or 0.0
+                self._news.set()
+            last = time.monotonic() + max(0.0, wait - self._every)

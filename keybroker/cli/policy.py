@@ -41,7 +41,8 @@ def policy(
 
     The networks given with --allow take the place of those before: 192.0.2.0/24, 2001:db8::/32, one address,
     "any", or "default" for what the installation says of add-ons without a list (keybroker init --help).
-    Rates count requests that hand something out; 0 is no limit.
+    Rates count requests that hand something out; 0 is no limit. Each machine's reports are counted apart, by
+    its rate or 60 a minute, whichever is more.
 
     A second machine with a host's identity, beside one that is up, waits for an approver (pend, the default:
     keybroker boot --help) or is refused; so is a host beyond --hosts, where 0 is no limit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -108,11 +108,26 @@ def limit(broker: Broker, caller: Caller) -> None:
     """Count a request against the rates of its host and its add-on, if it hands anything out.
 
     Raises:
-        Stopped: BUSY, with the time after which there is room again.
+        Stopped: as ``draw``.
     """
     if caller.verb not in HANDS_OUT or caller.host is None or caller.addon is None:
         return
-    rates = {f"host {caller.host}": caller.terms.rate, f"add-on {caller.addon}": caller.terms.addon_rate}
+    draw(
+        broker,
+        caller,
+        {f"host {caller.host}": caller.terms.rate, f"add-on {caller.addon}": caller.terms.addon_rate},
+    )
+
+
+def draw(broker: Broker, caller: Caller, rates: Mapping[str, int]) -> None:
+    """Count a request against some rates.
+
+    Args:
+        rates: requests a minute, by whose they are; 0 for no limit.
+
+    Raises:
+        Stopped: BUSY, with the time after which there is room again.
+    """
     found = broker.limiter.draw(rates, caller.now.timestamp())
     if found is None:
         return

@@ -33,12 +33,15 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
         All volumes of the host's add-on, those that are erased only if it named them.
 
     Raises:
-        KeybrokerError: as ``boot.unlock`` for the peer.
+        KeybrokerError: as ``boot.unlock`` for the peer, but nothing of its boot; BUSY where one boot reports
+            more often than the add-on's hosts may ask, or than they may where nobody says otherwise.
     """
 
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
-        counts = sentry.hear(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        asking = AskingBoot(request.boot_id, request.machine_id)
+        sentry.pace(broker, writing, caller, asking)
+        counts = sentry.hear(writing, caller, asking)
         volumes = request.volumes if counts else ()  # a clone's word would lift what is held for its host's
         receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}

@@ -18,9 +18,10 @@ from keybroker.model import boots
 from keybroker.model.boots import STANDING, Boot, Judged, Rules, Sight, Why
 from keybroker.policy import Peer, Verb
 from keybroker.rights import MAY
-from keybroker.service.admission import Caller, Stopped, perform
+from keybroker.service.admission import Caller, Stopped, draw, perform
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
+from keybroker.terms import UNCHANGED
 from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.names import HostId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -93,6 +94,25 @@ def check(writing: Writing, caller: Caller, asking: AskingBoot | None) -> None:
         _keep(later, caller, *_judge(later, caller, asking, asks=True), asks=True)
 
     raise Stopped(caller, "refused", error, instead=again)
+
+
+def pace(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot) -> None:
+    """Count a report against the rate of its boot.
+
+    Each boot that is known has its own, and all others of a host have one: else a clone that reports all the
+    time would keep the original from being heard of, by which it is found out. What hands out keys is counted
+    apart, so that no report keeps a VM from booting.
+
+    Raises:
+        Stopped: BUSY, as ``admission.draw``.
+    """
+    host, _addon = caller.as_host()
+    if caller.terms.rate == 0:
+        return
+    sight = Sight(asking.boot_id, asking.machine_id, caller.peer.address)
+    own = [boot.id for boot in reading.boots(host) if boot.same(sight) and boot.address == sight.address]
+    whose = f"reports of boot {own[0]}" if own else f"reports of new boots of host {host}"
+    draw(broker, caller, {whose: max(caller.terms.rate, UNCHANGED.rate)})
 
 
 def hear(writing: Writing, caller: Caller, asking: AskingBoot) -> bool:

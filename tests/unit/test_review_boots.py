@@ -287,3 +287,35 @@ def test_the_original_still_opens_its_volumes_beside_a_denied_clone(
 ) -> None:
     seen = UnlockRequest(OLD, MACHINE, "0.1.0", (luks2(data),))
     assert boot.unlock(house.broker, peer, seen).grants[0].keys
+
+
+def test_a_clone_that_reports_all_the_time_leaves_few_records_and_cannot_silence_its_original(
+    house: House, peer: Peer, data: Record
+) -> None:
+    twin = replace(peer, boot=AskingBoot(NEW, MACHINE))
+    boot.unlock(house.broker, twin, asking(twin))
+    count = len(house.audit())
+    said: list[Problem | None] = []
+    for number in range(500):
+        name = AskingBoot(f"00000000-0000-4000-8000-{number:012}", CLONE)
+        for liar in (replace(peer, boot=name, address=THERE), twin):
+            said.append(problem(lambda liar=liar: report(house, liar)))  # type: ignore[misc]
+    assert said.count(Problem.BUSY) > 800
+    assert len(house.audit()) - count < 100
+    report(house, peer)
+    assert problem(lambda: boot.unlock(house.broker, twin, asking(twin))) is Problem.PENDING, "contested"
+
+
+def test_a_report_of_too_many_says_when_to_come_back_and_counts_then(
+    house: House, peer: Peer, data: Record
+) -> None:
+    policies.change(house.broker, house.operator, "shop-db", Change(rate=1))
+    for _ in range(60):
+        report(house, peer)
+    with pytest.raises(KeybrokerError) as busy:
+        report(house, peer)
+    assert busy.value.problem is Problem.BUSY
+    assert busy.value.retry_after is not None
+    house.clock.forward(seconds=busy.value.retry_after)
+    report(house, peer)
+    boot.unlock(house.broker, peer, asking(peer))
