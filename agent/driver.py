@@ -57,6 +57,7 @@ class Driver:
         self._paged: frozenset[VolumeId] = frozenset()
         self._others: dict[VolumeId, Record] = {}
         self._known: tuple[Record, ...] = ()
+        self._erased: dict[VolumeId, Grant] = {}
 
     def unlock(self, known: Sequence[Record]) -> Report:
         """Open all volumes: at once those whose disks are there, then those that take waiting for.
@@ -123,18 +124,25 @@ class Driver:
     def _ask(
         self, volumes: dict[VolumeId, Passage], about: Sequence[Passage], heard: dict[VolumeId, Grant]
     ) -> None:
-        """Tell the broker of some volumes, and, once more, of those that its reply was the first to name."""
+        """Tell the broker of some volumes, and, once more, of those that its reply was the first to name.
+
+        In between it is asked about those that it does not speak of any more, though another has their name.
+        """
         grants = tell(self._world, self._boot, about)
-        said = tuple(grant.record for grant in grants.values())
+        said = tuple(grant.record for grant in (self._erased | grants).values())
         doubted = [
             volume
             for each in relapse.replaced(self._known, said)
-            if (volume := volumes.get(each.volume)) is not None and volume not in about
+            if (volume := volumes.get(each.volume)) is not None and (volume not in about or not volume.seen)
         ]
         if doubted:
             # Of what was erased the broker speaks to who names it; of what it forgot it says nothing at all.
-            grants = tell(self._world, self._boot, doubted) | grants
-            said = tuple(grant.record for grant in grants.values())
+            # Whether anything is on its disk does not matter: open or unreadable, it is named all the same.
+            grants = tell(self._world, self._boot, doubted, unseen=True) | grants
+        # That is final, and heard once: what is asked next names the volumes that came late, and not these.
+        self._erased |= {name: each for name, each in grants.items() if each.record.stage == "erased"}
+        grants = self._erased | grants
+        said = tuple(grant.record for grant in grants.values())
         self._keep(relapse.kept(self._known, said))
         self._others = {name: each.record for name, each in grants.items() if not _is_opened(each.record)}
         grants = {name: grant for name, grant in grants.items() if name not in self._others}

@@ -250,8 +250,13 @@ class Passage:
                 world.mappings.swap_on(record)
 
 
-def tell(world: World, boot: Boot, about: Sequence[Passage]) -> dict[VolumeId, Grant]:
+def tell(
+    world: World, boot: Boot, about: Sequence[Passage], *, unseen: bool = False
+) -> dict[VolumeId, Grant]:
     """Send one request that names what is seen of ``about``, and hand each of them what it brings.
+
+    Args:
+        unseen: name those, too, whose disk nobody looked at: as absent, for which no key leaves.
 
     Returns:
         Every volume's grant; those that were not named have no keys in it.
@@ -260,7 +265,12 @@ def tell(world: World, boot: Boot, about: Sequence[Passage]) -> dict[VolumeId, G
         KeybrokerError: as ``Broker.unlock``.
     """
     seen = {passage.record.volume: passage.seen for passage in about}
-    reply = world.broker.unlock(boot.request([each for each in seen.values() if each is not None]))
+    named = [
+        each or Observation(name, "absent", detail="was not looked at")
+        for name, each in seen.items()
+        if each is not None or unseen
+    ]
+    reply = world.broker.unlock(boot.request(named))
     grants = {grant.record.volume: grant for grant in reply.grants}
     for passage in about:
         name = passage.record.volume

@@ -330,3 +330,69 @@ def test_a_volume_that_the_broker_forgot_keeps_its_name(settled: MemoryWorld) ->
     made_anew(settled)
     del settled.broker.records[DATA.volume]
     assert refusals(run(settled)) == {"data": Problem.CONFLICT}
+
+
+class Unreadable:
+    """Disks of which the first data volume's cannot be looked at."""
+
+    def __init__(self, disks: Any) -> None:
+        self._disks = disks
+
+    def look(self, known: Record) -> Any:
+        if known.volume == DATA.volume:
+            raise OSError(5, "Input/output error")
+        return self._disks.look(known)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disks, name)
+
+
+def erase(memory: MemoryWorld) -> None:
+    """Have the broker know that the data volume is erased."""
+    memory.broker.records[DATA.volume] = replace(memory.broker.records[DATA.volume], stage="erased")
+
+
+@pytest.mark.parametrize("why", ["open", "in the way", "unreadable"])
+def test_a_volume_whose_disk_nobody_looked_at_is_asked_about_all_the_same(
+    settled: MemoryWorld, why: str
+) -> None:
+    if why == "open":
+        run(settled)
+    elif why == "in the way":
+        settled.reach[DATA.volume] = Mapping(obstacle="kb-data: is somebody else's")
+    anew = made_anew(settled)
+    erase(settled)
+    world = settled.world()
+    if why == "unreadable":
+        world = replace(world, disks=Unreadable(world.disks))
+    report = run(settled, world)
+    assert outcome(report, "data").record.volume == anew.volume
+    assert refusals(report).get("data") is not Problem.CONFLICT
+    told = [seen for request in settled.broker.requests for seen in request.observations]
+    assert [(seen.sight, seen.device) for seen in told if seen.volume == DATA.volume] == [("absent", None)]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_broker_that_forgot_a_volume_frees_its_name_by_no_way_of_asking(
+    settled: MemoryWorld, is_open: bool
+) -> None:
+    if is_open:
+        run(settled)
+    made_anew(settled)
+    del settled.broker.records[DATA.volume]
+    before = settled.layout
+    assert refusals(run(settled)) == {"data": Problem.CONFLICT}
+    assert [each for each in settled.layout if each.name == "data"] == [
+        each for each in before if each.name == "data"
+    ], "and the next boot knows it too"
+
+
+def test_what_the_broker_said_was_erased_stays_so_when_a_late_disk_is_asked_about(
+    settled: MemoryWorld,
+) -> None:
+    anew = made_anew(settled)
+    erase(settled)
+    settled.arriving[anew.serial] = settled.disks.pop(anew.serial)
+    report = run(settled)
+    assert refusals(report) == {}
+    assert outcome(report, "data").record.volume == anew.volume
