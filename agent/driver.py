@@ -103,13 +103,12 @@ class Driver:
             volumes: gets those that the broker was the first to name.
             heard: gets what the broker said of every volume.
         """
-        late = _late(volumes)
         there = [volume for volume in volumes.values() if not volume.absent]
         try:
-            if there or not late:  # nothing is asked while all that is known is still to come
-                self._ask(volumes, there, heard)
-                late = _late(volumes)
-                at_once(Passage.settle, _but(volumes, late))
+            # Also where nothing is there: a disk that was given up is not waited for, a new one may be there.
+            self._ask(volumes, there, heard)
+            late = _late(volumes)
+            at_once(Passage.settle, _but(volumes, late))
             while late:
                 self._world.disks.wait([volume.record for volume in late])
                 at_once(Passage.observe, late)

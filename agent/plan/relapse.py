@@ -8,7 +8,8 @@ disk that has everything. One of before the order does not even know the disk th
 another one under its name. What was said before is in the layout that the last run kept; so it is kept on.
 
 A volume that was erased, and another one made under its name, looks the same until the broker is asked about
-the first by its id: it speaks of what is erased to who names it.
+the first by its id: it speaks of what is erased to who names it, as absent where its disk was not looked at.
+That asks for nothing and frees no name: only a broker that says itself that the volume is erased does.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from agent.passage import LIMIT, NotConverging
 from agent.plan import steps
 from agent.plan.situation import Content, Mapping
 from agent.world import World
+from keybroker.wire.names import VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from tests.crash.memory_world import Disk, MemoryWorld
@@ -104,11 +105,42 @@ def test_a_disk_that_never_comes_is_reported_to_the_broker_and_refused(settled: 
     assert outcome(report, "logs").result == "opened"
 
 
-def test_nothing_is_asked_while_all_disks_are_still_to_come() -> None:
+def test_while_all_disks_are_still_to_come_the_broker_is_asked_whether_they_are_wanted() -> None:
     world = MemoryWorld([DATA])
     world.arriving[DATA.serial] = world.disks.pop(DATA.serial)
     assert refusals(run(world)) == {}
-    assert named(world)[0] == ["data"]
+    assert named(world)[:2] == [[], ["data"]]
+    assert world.waited == ["data"]
+
+
+@pytest.mark.parametrize("name", ["data", "logs"])
+def test_the_only_disk_is_gone_for_good_and_the_new_one_is_opened_without_waiting_for_it(name: str) -> None:
+    world = MemoryWorld([DATA])
+    assert refusals(run(world)) == {}
+    world.power_cut()
+    made_anew(world, name)
+    erase(world)
+    report = run(world)
+    assert outcome(report, name).result == "opened"
+    assert world.waited == []
+
+
+def test_where_the_only_disk_is_missing_the_new_one_is_opened_first(settled: MemoryWorld) -> None:
+    settled.layout = tuple(each for each in settled.layout if each.name == "data")
+    del settled.disks[DATA.serial]
+    world = settled.world()
+    opened = []
+
+    class Waited(Unreadable):
+        def wait(self, records: Any) -> None:
+            opened.append(LOGS.volume in settled.mounted)
+
+        def look(self, known: Record) -> Any:
+            return self._disks.look(known)
+
+    report = run(settled, replace(world, disks=Waited(world.disks)))
+    assert refusals(report) == {"data": Problem.NO_DEVICE}
+    assert opened == [True]
 
 
 def test_late_swap_is_waited_for_without_a_broker(settled: MemoryWorld) -> None:
@@ -300,9 +332,9 @@ def test_a_mistake_in_one_thread_is_raised_when_all_have_ended() -> None:
     assert sorted(ended) == [1, 2, 3]
 
 
-def made_anew(settled: MemoryWorld) -> Record:
-    """The data volume's disk is gone, and another volume has its name; return that."""
-    memory, anew = settled, replace(record("another"), name=DATA.name)
+def made_anew(settled: MemoryWorld, name: str = "data") -> Record:
+    """The data volume's disk is gone, and another volume is declared, with its name; return that."""
+    memory, anew = settled, replace(record("another"), name=VolumeName(name))
     settled_broker, memory.broker = memory.broker, Forgetful(())
     vars(memory.broker).update(vars(settled_broker))
     memory.broker.records[anew.volume] = anew
