@@ -199,16 +199,44 @@ def test_an_adoption_that_is_cut_anywhere_is_finished_by_the_next_run(
     if removing:
         volume.adopting(volume.passphrase).adopt()
         effect += 1  # the Ask that brings the key
-    mortal = volume.mortal(Death(effect, moment))
+    assert not die(volume, Death(effect, moment), removing=removing).survived
+    finish(volume, removing=removing)
+
+
+@pytest.mark.parametrize("moments", [("after", "during"), ("during", "after")], ids="-".join)
+@pytest.mark.parametrize(
+    ("removing", "effect"),
+    [(False, number) for number in range(len(ADOPTION))]
+    + [(True, 1 + number) for number in range(len(REMOVAL))],
+)
+def test_two_cuts_in_a_row_of_an_adoption_are_survived(
+    volume: Adopted, removing: bool, effect: int, moments: tuple[str, str]
+) -> None:
+    """The second one at the first effect that the next run has beyond its Ask."""
+    if removing:
+        volume.adopting(volume.passphrase).adopt()
+    earlier, later = moments
+    die(volume, Death(effect, earlier), removing=removing)
+    die(volume, Death(1, later), removing=removing)
+    finish(volume, removing=removing)
+
+
+def die(volume: Adopted, death: Death, *, removing: bool) -> Mortal:
+    """Adopt, or take the others out, with a cut; whoever could open the volume still can."""
+    mortal = volume.mortal(death)
     adopting = volume.adopting(volume.passphrase, mortal)
     try:
         adopting.remove_others() if removing else adopting.adopt()
     except Crash:
-        assert moment in ("before", "during", "after")
+        assert death.moment in ("before", "during", "after")
     except KeybrokerError as error:
-        assert (moment, error.problem) == ("unanswered", Problem.UNREACHABLE)
-    assert not mortal.survived
-    assert volume.ours() if removing else volume.opens()  # whoever could open it still can
+        assert (death.moment, error.problem) == ("unanswered", Problem.UNREACHABLE)
+    assert volume.ours() if removing else volume.opens()
+    return mortal
+
+
+def finish(volume: Adopted, *, removing: bool) -> None:
+    """Let the same command go on, to its end."""
     again = volume.adopting(volume.passphrase)
     again.adopt()
     if removing:

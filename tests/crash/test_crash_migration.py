@@ -496,14 +496,84 @@ def test_an_erasure_that_is_cut_anywhere_is_done_again(effect: int, moment: str)
     assert run(world) is None
 
 
-def test_a_disk_that_has_grown_is_filled_and_the_order_is_done() -> None:
+@pytest.mark.parametrize("first", range(len(ERASURE)))
+def test_an_erasure_that_is_cut_twice_is_done_again(first: int) -> None:
+    cut_twice = 0
+    for earlier, later in itertools.product(MOMENTS, MOMENTS):
+        for second in range(len(ERASURE)):
+            world = MemoryWorld([DATA])
+            boot(world)
+            world.broker.order(DATA.volume, Order(1, "erase"))
+            world.mounted.clear()
+            run_until_death(world, Death(first, earlier))
+            if second % 2:
+                world.power_cut()
+            cut_twice += not run_until_death(world, Death(second, later)).survived
+            assert run(world) is None
+            kept = world.broker.records[DATA.volume]
+            assert (kept.stage, kept.order) == ("erased", None)
+            assert world.disks[DATA.serial].header == {}
+    print(f"an erasure: cut at effect {first} and once more: {cut_twice} times")
+    assert cut_twice >= 3
+
+
+GROWTH = (Grow, Grow, Finish)
+
+
+def grown() -> MemoryWorld:
+    """Return a machine whose volume's disk has grown, and is to be filled."""
     world = MemoryWorld([DATA])
     boot(world)
+    world.write_rows(DATA, "rows 0")
     inside = world.disks[DATA.serial].inside
     inside.linear = inside.size = world.size(DATA.volume) - 8 * 2**20
     world.broker.order(DATA.volume, Order(1, "resize"))
+    return world
+
+
+def check_grown(world: MemoryWorld, database: Database) -> None:
+    inside = world.disks[DATA.serial].inside
+    assert (inside.linear, inside.size) == (world.size(DATA.volume), world.size(DATA.volume))
+    assert holder(world).order is None
+    reboot(world, database)
+
+
+def test_a_disk_that_has_grown_is_filled_and_the_order_is_done() -> None:
+    world = grown()
     mortal = Mortal(world.workshop(), world)
     assert run(world, mortal) is None
-    assert tuple(mortal.journey) == (Grow, Grow, Finish)
-    assert holder(world).order is None
+    assert tuple(mortal.journey) == GROWTH
     assert set(steps.CHANGE_STEPS) >= set(mortal.journey)
+    check_grown(world, Database(world))
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["process", "power"])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("effect", range(len(GROWTH)))
+def test_growing_that_is_cut_anywhere_is_finished_by_the_next_run(
+    effect: int, moment: str, power: bool
+) -> None:
+    world = grown()
+    database = Database(world)
+    assert not run_until_death(world, Death(effect, moment)).survived
+    database.write()
+    if power:
+        reboot(world, database)
+    assert run(world) is None
+    check_grown(world, database)
+
+
+@pytest.mark.parametrize("first", range(len(GROWTH)))
+def test_growing_that_is_cut_twice_is_finished_by_the_next_run(first: int) -> None:
+    for earlier, later in itertools.product(MOMENTS, MOMENTS):
+        for second in range(len(GROWTH)):
+            world = grown()
+            database = Database(world)
+            run_until_death(world, Death(first, earlier))
+            database.write()
+            if second % 2:
+                reboot(world, database)
+            run_until_death(world, Death(second, later))
+            database.write()
+            assert run(world) is None
+            check_grown(world, database)

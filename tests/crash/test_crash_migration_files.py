@@ -123,3 +123,18 @@ def test_a_move_that_is_cut_anywhere_is_finished_by_the_next_run(
     moved.stop()
     assert moved.run() is None
     moved.check_moved()
+
+
+@pytest.mark.parametrize(
+    ("how", "effect"), [(how, number) for how in JOURNEYS for number in range(len(JOURNEYS[how]))]
+)
+def test_two_cuts_in_a_row_are_survived(moved: Moved, effect: int) -> None:
+    """The second one a step or two on, in the middle of it; the model has every pair."""
+    moved.run_until_death(Death(effect, "after"))
+    moved.write()
+    moved.run_until_death(Death(1 + effect % 2, "during"))
+    moved.write()
+    moved.boot()
+    moved.stop()
+    assert moved.run() is None
+    moved.check_moved()

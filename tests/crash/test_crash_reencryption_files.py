@@ -54,11 +54,25 @@ def test_a_reencryption_takes_each_step_once(volume: Rotated) -> None:
     check_done(volume, before)
 
 
+@pytest.mark.parametrize("moment", ["after", "twice", "unanswered"])
 @pytest.mark.parametrize("effect", range(len(ROTATION), len(FULL_WAY)))
-def test_a_reencryption_that_is_cut_is_finished_by_the_next_run(volume: Rotated, effect: int) -> None:
-    """After each step; before is after the one before it, and in the middle is the kernel tier's."""
+def test_a_reencryption_that_is_cut_is_finished_by_the_next_run(
+    volume: Rotated, effect: int, moment: str
+) -> None:
+    """Before a step is after the one before it, and in the middle of one is the kernel tier's."""
     before = digest(volume.record)
-    assert not volume.run_until_death(Death(effect, "after")).survived
+    assert not volume.run_until_death(Death(effect, moment)).survived
+    outcome = volume.run()
+    assert outcome.error is None, outcome.error
+    check_done(volume, before)
+
+
+@pytest.mark.parametrize("first", range(len(ROTATION), len(FULL_WAY)))
+def test_two_cuts_in_a_row_are_survived(volume: Rotated, first: int) -> None:
+    """The second one right after the step that the next run goes on with; the model has each pair of them."""
+    before = digest(volume.record)
+    volume.run_until_death(Death(first, "after"))
+    assert volume.run_until_death(Death(1, "after")).survived == (first == len(FULL_WAY) - 1)
     outcome = volume.run()
     assert outcome.error is None, outcome.error
     check_done(volume, before)

@@ -121,6 +121,20 @@ def test_a_rotation_that_is_cut_anywhere_is_finished_by_the_next_run(
     volume.settle()
 
 
+@pytest.mark.parametrize("moments", [("after", "during"), ("during", "after")], ids="-".join)
+@pytest.mark.parametrize("first", range(len(ROTATION)))
+def test_two_cuts_in_a_row_are_survived(volume: Rotated, first: int, moments: tuple[str, str]) -> None:
+    """The second one at the first effect that the next run has beyond its Ask; the model has every pair."""
+    volume.broker.rotate()
+    earlier, later = moments
+    volume.run_until_death(Death(first, earlier))
+    again = volume.run_until_death(Death(1, later))
+    assert again.survived == (first == len(ROTATION) - 1 and earlier == "after")
+    assert any(volume.opens(version) for version in live(volume.record))
+    volume.boot()
+    volume.settle()
+
+
 def test_forty_rotations_leave_one_keyslot_and_one_token(volume: Rotated) -> None:
     for version in range(2, 42):
         volume.broker.rotate()
