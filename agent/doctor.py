@@ -303,7 +303,7 @@ def _broker(url: str, mine: Identity) -> Iterator[Finding]:
         yield _bad(url, error)
         return
     except OSError as error:
-        yield Finding(url, "bad", f"its name is not known: {error.strerror}", f"getent hosts {url[8:]}")
+        yield Finding(url, "bad", f"its name is not known: {error.strerror}", f"getent hosts {host}")
         return
     begun = time.monotonic()
     limits = Limits(connect=3.0, whole=10.0)

@@ -376,6 +376,16 @@ def test_doctor_finds_what_the_broker_would_refuse(enrolled: Machine) -> None:
     assert "revoked by alice" in row["detail"]
 
 
+def test_doctor_finds_a_broker_whose_name_nobody_knows(enrolled: Machine) -> None:
+    enrolment = identity.load(enrolled.state).directory / "enrolment.json"
+    said = json.loads(enrolment.read_text())
+    enrolment.write_text(json.dumps(said | {"brokers": ["https://broker.invalid:8443"]}))
+    row = findings(enrolled)["https://broker.invalid:8443"]
+    assert row["result"] == "bad"
+    assert "its name is not known" in row["detail"]
+    assert row["hint"] == "getent hosts broker.invalid"
+
+
 def test_doctor_finds_a_key_that_others_can_read(enrolled: Machine) -> None:
     key = identity.load(enrolled.state).key
     key.chmod(0o644)
