@@ -53,6 +53,10 @@ COMPLETION: Final = ("tests/header/test_header_completion.py",)
 ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
 RELAPSE: Final = ("tests/unit/test_plan_relapse.py",)
 SHELF: Final = ("tests/crash/test_crash_shelf.py",)
+ADOPTION: Final = ("tests/unit/test_plan_adoption.py",)
+VOLUME: Final = ("tests/unit/test_broker_volume.py", "tests/unit/test_broker_policy_changes.py")
+SETTLING: Final = ("tests/unit/test_plan_settling.py", "tests/crash/test_crash_reencryption.py")
+PACE: Final = ("tests/unit/test_plan_pace.py",)
 
 
 def _guards(file: str, tests: tuple[str, ...], *breaks: tuple[str, str]) -> tuple[Guard, ...]:
@@ -576,5 +580,102 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "    if False:\n",
         ),
         ("        if self._name not in (None, name):\n", "        if False:\n"),
+    ),
+    *_guards(
+        "agent/plan/adoption.py",
+        ADOPTION,
+        ('    if record.stage != "foreign":', "    if False:"),
+        ('    if record.stage != "ready" or record.role != "holder":', "    if False:"),
+        (
+            "any(each.tagged == current for each in keyslots.opened_by(current))",
+            "keyslots.opened_by(current)",
+        ),
+        ("    if (tokens or others) and not survey.fresh:", "    if False:"),
+        ("if each.tagged is None and each.opened_by in (None, GIVEN)", "if each.opened_by in (None, GIVEN)"),
+        ("    if not survey.is_backed_up:", "    if False:"),
+        ("    if survey.grant.refused is not None:", "    if False:"),
+        ("seen = at_its_place(record, survey.seen)", "seen = survey.seen"),
+        ("    if header.pin.uuid != record.luks_uuid:", "    if False:"),
+        ("    if header.requirements:", "    if False:"),
+        ("        if not keyslots.opened_by(GIVEN):", "        if False:"),
+        ("        if len(keyslots.all) >= keyslots.most:", "        if False:"),
+        ("    if not keyslots.is_tagged():", "    if False:"),
+        ("    if not survey.fresh:\n        return _ask", "    if False:\n        return _ask"),
+    ),
+    *_guards(
+        "agent/plan/growth.py",
+        MIGRATION,
+        ("    if sizes.crypt < sizes.room:", "    if sizes.crypt != sizes.room:"),
+        ("    if sizes.linear < sizes.crypt:", "    if sizes.linear != sizes.crypt:"),
+        ("sizes.filesystem + SLACK_BYTES < sizes.linear", "sizes.filesystem + SLACK_BYTES != sizes.linear"),
+        ('    if step.layer == "crypt" and not has_keys:', "    if False:"),
+        ("    if sizes is None:\n", "    if sizes is None:\n        return Ask(str(order))\n    if False:\n"),
+    ),
+    *_guards(
+        "agent/plan/settling.py",
+        SETTLING,
+        (
+            "    reencryption.underway,\n    rotation.next_step,\n",
+            "    rotation.next_step,\n    reencryption.underway,\n",
+        ),
+        (
+            "    rotation.next_step,\n    reencryption.ordered,\n",
+            "    reencryption.ordered,\n    rotation.next_step,\n",
+        ),
+        ('return record.role == "holder" and has_keys and', "return has_keys and"),
+        ("has_keys and not erasure.is_wanted(record)", "has_keys"),
+        ("    return not wanted and backed_up and enclosed and", "    return not wanted and backed_up and"),
+        ("    return not wanted and backed_up and enclosed and", "    return not wanted and enclosed and"),
+        ("    return not wanted and backed_up and enclosed and", "    return backed_up and enclosed and"),
+    ),
+    *_guards(
+        "agent/plan/pace.py",
+        PACE,
+        ("busy >= BUSY and seconds >= LEAST_SECONDS", "busy >= BUSY"),
+        ("        return self._busy or (self._rate", "        return (self._rate"),
+        ("max(owed, min(LONGEST_REST, 2.0 ** (self._yielded - 1)))", "max(owed, 2.0 ** (self._yielded - 1))"),
+    ),
+    *_guards(
+        "agent/plan/survey.py",
+        ROTATION,
+        ("        return self.told == self.seen", "        return True"),
+        ("self.seen.header is None or self.seen.header.sequence == self.record.sequence", "True"),
+    ),
+    *_guards(
+        "agent/plan/situation.py",
+        (*ROTATION, *PROVISION),
+        ("        if self.obstacle:", "        if False:"),
+    ),
+    *_guards(
+        "keybroker/model/volume.py",
+        VOLUME,
+        ("        if device.serial != claimed.serial:", "        if False:"),
+        ("        if device.size_bytes < claimed.size_bytes:", "        if False:"),
+        ('        if self.stage != "new":', "        if False:"),
+        (
+            "        if wrong is not None:\n            raise KeybrokerError(Problem.WRONG_DEVICE",
+            "        if False:\n            raise KeybrokerError(Problem.WRONG_DEVICE",
+        ),
+        (
+            '        if self.stage != "claimed" or self.is_swap:',
+            '        if self.stage != "claimed" and not self.is_swap:',
+        ),
+        ('        if self.stage != "claimed" or self.is_swap:', "        if self.is_swap:"),
+        (
+            "        if wrong is not None:\n            raise KeybrokerError(Problem.HEADER_REFUSED",
+            "        if False:\n            raise KeybrokerError(Problem.HEADER_REFUSED",
+        ),
+        ('        if self.stage != ("claimed" if self.is_swap else "deposited"):', "        if False:"),
+        ("        if revision != self.revision:", "        if False:"),
+        (
+            "        if self.complete_from is None or header.sequence >= self.complete_from:",
+            "        if True:",
+        ),
+        ("        if header.requirements:", "        if False:"),
+        ("        if header.pin.uuid != self.luks_uuid:", "        if False:"),
+        ("        if not least <= header.pin.data_offset <= most:", "        if False:"),
+        ("        if header.pin.sector_size not in self.profile.sector_sizes:", "        if False:"),
+        ("        if header.others:", "        if False:"),
+        ("        if header.degraded:", "        if False:"),
     ),
 )

@@ -12,7 +12,7 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.names import AddonName, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin, first_profile
-from keybroker.wire.records import Device, Record, SeenHeader
+from keybroker.wire.records import Device, Record, SeenHeader, Stage
 
 UUID = "5f0e63b1-3c0f-4f0a-9d3e-2f6d3c9b1a77"
 PIN = Pin(UUID, "sha256:" + "ab" * 32, 4 * MIB, 4096)
@@ -98,6 +98,12 @@ def test_another_device_is_not_claimed(device: Device) -> None:
     assert problem(lambda: NEW.claim(1, device)) is Problem.WRONG_DEVICE
 
 
+@pytest.mark.parametrize("stage", ["foreign", "plain", "erased"])
+def test_a_disk_is_never_claimed_for_a_volume_that_is_not_new(stage: Stage) -> None:
+    """A claim is the authorisation to format; what others made has no claimed device either."""
+    assert problem(lambda: replace(NEW, stage=stage).claim(1, DEVICE)) is Problem.CONFLICT
+
+
 def test_a_larger_device_is_claimed_with_its_own_size() -> None:
     volume = NEW.claim(1, Device(NEW.serial, 1 << 40))
     assert volume.wrong_device(Device(NEW.serial, 1 << 30)) is not None
@@ -113,6 +119,7 @@ def test_a_larger_device_is_claimed_with_its_own_size() -> None:
         replace(HEADER, pin=replace(PIN, sector_size=2048)),
         replace(HEADER, requirements=("online-reencrypt-v2",)),
         replace(HEADER, degraded=True),
+        replace(HEADER, others=("sha256:" + "cd" * 32,)),
     ],
 )
 def test_a_header_that_the_profile_does_not_allow_is_not_pinned(header: SeenHeader) -> None:

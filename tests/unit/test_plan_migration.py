@@ -213,11 +213,18 @@ def test_layers_grow_from_the_bottom_up_and_never_shrink() -> None:
         "crypt", "the disk has 10 bytes that are not encrypted"
     )
     assert growth.next_step(Sizes(80, 90, 80, None)).layer == "linear"  # type: ignore[union-attr]
+    assert growth.next_step(Sizes(80, 90, 100, None)) is None
     assert growth.next_step(Sizes(64 * MIB, 64 * MIB, 64 * MIB, 63 * MIB)) is None
     assert growth.next_step(Sizes(64 * MIB, 64 * MIB, 64 * MIB, 60 * MIB)).layer == "filesystem"  # type: ignore[union-attr]
     assert isinstance(growth.resize(1, Sizes(9, 9, 9, None), has_keys=False), Finish)
     assert isinstance(growth.resize(1, Sizes(9, 8, 8, None), has_keys=False), Ask)
     assert isinstance(growth.resize(1, Sizes(9, 8, 8, None), has_keys=True), Grow)
+
+
+def test_a_volume_that_is_closed_is_not_grown() -> None:
+    with pytest.raises(KeybrokerError) as caught:
+        growth.resize(1, None, has_keys=True)
+    assert caught.value.problem is Problem.NO_DEVICE
 
 
 def test_disks_that_were_left_come_before_one_that_is_moved_to() -> None:
