@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Final
 
 import pytest
+from _pytest.terminal import TerminalReporter
 from hypothesis import settings
 
 HERE: Final = Path(__file__).parent
@@ -66,3 +67,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.getoption("--no-skips") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+TELLING: Final = ("header", "crash", "kernel", "machine")
+"""Tiers whose tests print counts, seeds and measured times, which are to be seen although they passed."""
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print what tests that passed have to tell; of those that failed pytest prints it anyway."""
+    said = [
+        (report.nodeid, line)
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call" and tier(HERE.parent / report.nodeid.partition("::")[0]) in TELLING
+        for title, text in report.sections
+        if title == "Captured stdout call"
+        for line in text.splitlines()
+        if line.strip()
+    ]
+    if said:
+        terminalreporter.section("told")
+    for nodeid, line in said:
+        terminalreporter.write_line(f"{nodeid.rpartition('::')[2]}: {line}")
