@@ -188,8 +188,10 @@ def test_postgresql_works_on_while_its_volume_is_rotated_reencrypted_and_moved(b
 def test_a_power_cut_in_the_middle_of_a_change_is_mended_by_the_next_boot(busy: Busy, change: str) -> None:
     before, rows = busy.show(), busy.rows()
     busy.order(change)
-    busy.wait_for(lambda now: has_begun(change, before, now), pause_seconds=0.1)
+    seen = busy.wait_for(lambda now: has_begun(change, before, now), pause_seconds=0.1)
     busy.machine.cut_power()
+    over = at_rest(seen) and is_changed(change, before, seen)
+    print(f"{change}: the power went {'after its end' if over else 'in its middle'}")
     busy.boot()
     assert busy.rows() == rows
     busy.wait_for(lambda now: at_rest(now) and is_changed(change, before, now))  # the timer sees to it

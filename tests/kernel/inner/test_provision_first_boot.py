@@ -86,6 +86,7 @@ def test_status_tells_which_key_opened_which_keyslot(vm: Rig) -> None:
     (now,) = opened.status([vm.record("data")], world.mappings, runtime=vm.runtime)
     said = now.as_json()
     assert (said["state"], said["key_version"], said["keyslot"]) == ("open", 1, 0)
+    assert isinstance(said["since"], int)
     assert said["mounted"] == [str(vm.mounts["data"])]
     vm.lock()
     (then,) = opened.status([vm.record("data")], world.mappings, runtime=vm.runtime)
