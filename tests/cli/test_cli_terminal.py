@@ -47,6 +47,26 @@ def test_a_table_is_no_wider_than_the_terminal(broker: Broker, columns: int) -> 
     assert any("…" in line for line in lines) == (columns < 132)
 
 
+def test_waiting_draws_a_line_a_volume_over_the_one_before(tmp_path: Path) -> None:
+    asked = ("volume", "rotate", "shop", "data", "--wait", "--timeout", "3s", "--config")
+    with running(tmp_path) as own:
+        own.add_addon("shop")
+        own.make_ready(own.enrol("shop"), own.add_volume("shop", "data"))
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        waiting = subprocess.Popen([*CLI, *asked, str(own.config)], stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # a terminal without its last writer says EIO
+            while piece := os.read(ours, 65536):
+                said += piece
+        os.close(ours)
+        assert waiting.wait(30) == 75
+    line = b"\x1b[2Kshop/data: ready, rotating to 2; waiting for its host\r\n"
+    assert line + b"\x1b[1A" + line in said
+    assert b"not done yet; it goes on by itself" in said
+
+
 def test_a_passphrase_is_revealed_on_a_terminal_alone(broker: Broker) -> None:
     broker.add_addon("shown")
     broker.make_ready(broker.enrol("shown"), broker.add_volume("shown", "data"))
