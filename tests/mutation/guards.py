@@ -564,6 +564,25 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ("(share.of, share.threshold, share.count) != (known.id, known.threshold, known.count)", "False"),
     ),
     *_guards(
+        "keybroker/service/repeats.py",
+        ("tests/unit/test_broker_repeats.py",),
+        (
+            "        if not is_refusal or event.host is None or event.verb",
+            "        if event.host is None or event.verb",
+        ),
+        ("event.host is None or event.verb not in POLLED", "event.host is None"),
+        ("self.last is None or not timedelta(0) <= now", "self.last is None or not now"),
+        ("        if kind is not None:\n", "        if False:\n"),
+        ("            if len(self._seen) >= MOST:\n", "            if False:\n"),
+    ),
+    *_guards(
+        "agent/driver.py",
+        ("tests/unit/test_plan_driver.py",),
+        (" and (volume not in about or not volume.seen)", " and volume not in about"),
+        ("        grants = self._erased | grants\n", ""),
+        (", unseen=True)", ")"),
+    ),
+    *_guards(
         "keybroker/masterkey/tokenform.py",
         TOKEN,
         ("    if key_id != name:\n", "    if False:\n"),
