@@ -1,6 +1,10 @@
-"""The end of a re-encryption that was cut between cryptsetup's last writes, brought to the disk by us.
+"""What a re-encryption that was cut has left unwritten in the header, brought to the disk by us.
 
-1. What nobody may read any more is overwritten with random bytes, then flushed.
+A stretch that was in work is settled first (``agent.luks.hotzone``): what is there is flushed, then 2 and 3.
+A re-encryption that is complete but for cryptsetup's last writes is completed (``agent.luks.completion``):
+
+1. What is there is flushed, for a cryptsetup that was killed may not have done so. Then what nobody may read
+   any more is overwritten with random bytes, then flushed.
 2. One of the header's copies is written, then flushed; then the other one, then flushed. Where only one of
    them is whole, that is the other one.
 3. Both are read again, past the cache, and compared.
@@ -14,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +26,9 @@ from agent.devices import OpenDevice
 from agent.inscription import forget_cache
 from agent.luks.acceptance import judge
 from agent.luks.completion import SALT_BYTES, Completion, completed, is_complete
+from agent.luks.copy import HeaderImage, draft
 from agent.luks.header import Header, read_header
+from agent.luks.hotzone import hot, settled
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 
@@ -54,17 +60,69 @@ def complete(record: Record, disk: OpenDevice) -> bool:
         header = read_header(disk.read, size)
         if judge(header, record, size) != "midway" or not is_complete(header):
             return False
-        made = completed(header, salts=(os.urandom(SALT_BYTES), os.urandom(SALT_BYTES)))
-        fd = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            write(fd, made, header)
-        finally:
-            os.close(fd)
+        _bring(disk, completed(header, salts=_salts()), header)
     return True
 
 
+def settle(record: Record, disk: OpenDevice, recover: Callable[[int], None]) -> bool:
+    """Settle the stretch that was in work when a re-encryption was cut.
+
+    Args:
+        disk: nothing stands on it: its data may be written.
+        recover: has cryptsetup bring the stretch to an end, with the header copy behind a file descriptor.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED; IN_USE; CORRUPT, as of ``complete``; TOOL_FAILED; as ``recover``.
+        OSError: it cannot be written.
+    """
+    size = disk.device.size_bytes
+    header = read_header(disk.read, size)
+    if judge(header, record, size) != "midway" or hot(header) is None:
+        return False
+    if header.metadata.final is None:
+        _recover(disk, header, recover)
+    made = settled(header, salts=_salts())
+    image = HeaderImage(((0, made.first), (header.header_bytes, made.second)), header.data_offset)
+    said = read_header(image.read, size)
+    if judge(said, record, size) != "midway" or hot(said) is not None:
+        raise KeybrokerError(Problem.HEADER_REFUSED, "header: its stretch in work cannot be settled")
+    with _alone(record.luks_uuid):  # cryptsetup itself held it until here
+        if read_header(disk.read, size).first != header.first:
+            raise KeybrokerError(Problem.IN_USE, "header: someone else has written to it")
+        _bring(disk, made, header)
+    return True
+
+
+def _recover(disk: OpenDevice, header: Header, recover: Callable[[int], None]) -> None:
+    fd = draft(header, disk.read)
+    try:
+        recover(fd)
+        after = read_header(lambda at, length: os.pread(fd, length, at), disk.device.size_bytes)
+    finally:
+        os.close(fd)
+    if after.sequence <= header.sequence or hot(after) is not None:
+        raise KeybrokerError(
+            Problem.TOOL_FAILED, "cryptsetup repair: said that it was through, and a stretch is still in work"
+        )
+
+
+def _salts() -> tuple[bytes, bytes]:
+    return os.urandom(SALT_BYTES), os.urandom(SALT_BYTES)
+
+
+def _bring(disk: OpenDevice, made: Completion, header: Header) -> None:
+    fd = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        write(fd, made, header)
+    finally:
+        os.close(fd)
+
+
 def write(fd: int, made: Completion, header: Header) -> None:
-    """Write what completes a re-encryption.
+    """Write what completes a re-encryption, or settles a stretch of it.
 
     Args:
         header: as it is on the disk.
@@ -73,10 +131,12 @@ def write(fd: int, made: Completion, header: Header) -> None:
         KeybrokerError: CORRUPT, the disk does not hold what was written to it.
         OSError: it cannot be written.
     """
+    os.fsync(fd)
     for start, length in made.erased:
         for at in range(start, start + length, PIECE):
             _put(fd, at, os.urandom(min(PIECE, start + length - at)))
-    os.fsync(fd)
+    if made.erased:
+        os.fsync(fd)
     copies = order(made, header, os.pread(fd, len(header.first), 0))
     for offset, held in copies:
         _put(fd, offset, held)

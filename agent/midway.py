@@ -1,8 +1,8 @@
 """Opening a volume whose re-encryption is not through, and holding what stands open to what it may be.
 
-It is opened from the header on the disk, never from a copy: cryptsetup first brings the stretch that was in
-work to an end, and writes down that it did; in a copy, the disk would not hear of it, and the next opening
-would do it once more, over what was written since (8 MiB were seen to roll back).
+The stretch that was in work is settled first, and the header on the disk says so before anything is opened:
+were it only a copy that said so, the next opening would do it once more, over what was written since (8 MiB
+were seen to roll back). cryptsetup would do it by itself, but not safely (``agent.luks.hotzone``).
 
 A header that is complete but for cryptsetup's last writes is completed first, and then opened as any other:
 cryptsetup does not always open that (``agent.luks.completion``).
@@ -13,12 +13,12 @@ table is held to that. Nothing stands above it before both agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent import devicemapper, dmcontrol
 from agent.devicemapper import Mapped
 from agent.devices import OpenDevice
-from agent.ending import complete
+from agent.ending import complete, settle
 from agent.luks import cryptsetup
 from agent.luks.acceptance import judge
 from agent.luks.copy import hold
@@ -51,12 +51,16 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
     name = names.crypt_name(record.name, record.luks_uuid)
     _read(record, disk, "midway")
     clear_helpers(name, record.luks_uuid)
+
+    def recover(header_fd: int) -> None:
+        _fitting(record, keys, lambda key: cryptsetup.recover(disk, header_fd=header_fd, key=key))
+
+    settle(record, disk, recover)
     if complete(record, disk):
         return open_crypt(record, disk, keys, hold(read_header(disk.read, disk.device.size_bytes), disk.read))
-    version = _unlock(record, disk, name, keys)
+    version = _fitting(record, keys, lambda key: cryptsetup.open_midway(disk, name, key=key))
     try:
-        # What was hot is not hot any more; and where that was the last stretch, all is done.
-        header = _read(record, disk, "midway", "done")
+        header = _read(record, disk, "midway")
         if devicemapper.uuid(name) != crypt_uuid(header.uuid, name):
             raise KeybrokerError(Problem.WRONG_DEVICE, f"{name}: its DM UUID is {devicemapper.uuid(name)}")
         node, size = disk.device.node, disk.device.size_bytes
@@ -81,9 +85,11 @@ def _read(record: Record, disk: OpenDevice, *wanted: str) -> Header:
     return header
 
 
-def _unlock(record: Record, disk: OpenDevice, name: str, keys: Mapping[KeyVersion, Secret]) -> KeyVersion:
+def _fitting(
+    record: Record, keys: Mapping[KeyVersion, Secret], opens: Callable[[Secret], bool]
+) -> KeyVersion:
     for version in sorted(keys, key=lambda version: (version != record.current, -version)):
-        if cryptsetup.open_midway(disk, name, key=keys[version]):
+        if opens(keys[version]):
             return version
     raise KeybrokerError(
         Problem.LOCKED_OUT,

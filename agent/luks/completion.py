@@ -57,7 +57,7 @@ def is_complete(header: Header) -> bool:
     stretches = [each for each in header.segments.values() if not each.is_backup]
     if len(stretches) != 1 or stretches[0].flags or stretches[0].size is not None:
         return False
-    last = _last(header)
+    last = last_digest(header)
     return last is not None and stretches[0].is_encrypted and stretches[0].number in last.segments
 
 
@@ -71,7 +71,7 @@ def completed(header: Header, *, salts: tuple[bytes, bytes]) -> Completion:
     Raises:
         KeybrokerError: CONFLICT, it is not complete.
     """
-    last = _last(header)
+    last = last_digest(header)
     if last is None or not is_complete(header):
         raise KeybrokerError(Problem.CONFLICT, "header: its re-encryption is not complete")
     gone = [slot for number, slot in sorted(header.keyslots.items()) if number not in last.keyslots]
@@ -87,7 +87,7 @@ def completed(header: Header, *, salts: tuple[bytes, bytes]) -> Completion:
     )
 
 
-def _last(header: Header) -> Digest | None:
+def last_digest(header: Header) -> Digest | None:
     """Return the digest of the volume key that everything is to be under in the end."""
     final = next((each.number for each in header.segments.values() if each.flags == (FINAL,)), None)
     return next((each for each in header.digests.values() if final in each.segments), None)

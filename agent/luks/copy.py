@@ -213,6 +213,32 @@ def memfd(image: HeaderImage) -> int:
     return fd
 
 
+def draft(header: Header, read: Read) -> int:
+    """Put a header in mid re-encryption into a file in memory, for cryptsetup to write to in its place.
+
+    Args:
+        header: as read from the device.
+        read: of the same device; only the areas of the keyslots are read.
+
+    Returns:
+        A file descriptor that the caller closes, as of ``memfd``.
+
+    Raises:
+        KeybrokerError: HEADER_REFUSED, an area cannot be read.
+    """
+    fd = os.memfd_create("keybroker-draft", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, header.data_offset)
+        for offset, held in ((0, header.first), (header.header_bytes, header.second)):
+            os.pwrite(fd, held, offset)
+        for keyslot in header.keyslots.values():
+            os.pwrite(fd, _area(read, keyslot.area.offset, keyslot.area.size), keyslot.area.offset)
+    except (OSError, KeybrokerError):
+        os.close(fd)
+        raise
+    return fd
+
+
 def _refused(what: str) -> KeybrokerError:
     return KeybrokerError(Problem.HEADER_REFUSED, f"header copy: {what}")
 

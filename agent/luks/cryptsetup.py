@@ -205,8 +205,7 @@ def resize(name: str, *, header_fd: int, keyslot: int, key: Secret) -> bool:
 def open_midway(disk: OpenDevice, name: str, *, key: Secret) -> bool:
     """Map ``name`` onto a disk in mid re-encryption, by its own header; say whether the key fitted.
 
-    cryptsetup brings the stretch to an end that was in work when the power went, and writes that down. It
-    needs both volume keys for that, so all keyslots are tried: none is named.
+    It needs both volume keys for that, so all keyslots are tried: none is named.
 
     Raises:
         KeybrokerError: as ``open_volume``.
@@ -219,6 +218,25 @@ def open_midway(disk: OpenDevice, name: str, *, key: Secret) -> bool:
         )  # fmt: skip
     except ToolFailed as error:
         raise _taken(disk, name, error) from error
+    return done.status == 0
+
+
+def recover(disk: OpenDevice, *, header_fd: int, key: Secret) -> bool:
+    """Bring the stretch to an end that was in work when the power went; say whether the key fitted.
+
+    Only the data is written on the disk. What else there is to write goes to ``header_fd``.
+
+    Args:
+        header_fd: of ``agent.luks.copy.draft``.
+
+    Raises:
+        KeybrokerError: TOOL_FAILED, TOO_SLOW. Repeated with another draft, it goes on.
+    """
+    done = run(
+        "cryptsetup", "repair", "--batch-mode", "--type", "luks2", "--key-file", "-",
+        "--header", f"/proc/self/fd/{header_fd}", disk.path,
+        stdin=key, pass_fds=[header_fd, disk.fd], expect=(0, NO_KEY), timeout_seconds=RECOVERY_SECONDS,
+    )  # fmt: skip
     return done.status == 0
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,15 +19,18 @@ from typing import Final
 import pytest
 
 from agent import ending
+from agent.luks.acceptance import judge
 from agent.luks.completion import SALT_BYTES, completed, is_complete
 from agent.luks.header import Header
-from agent.luks.inplace import accept_in_place
-from agent.luks.midway import accept_begun, new_digest
+from agent.luks.midway import new_digest
 from agent.luks.mould import compose_in_place
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, first_profile
+from keybroker.wire.records import Record
 from keybroker.wire.secret import passphrase
+from keybroker.wire.values import replace
+from tests.crash import volumes
 from tests.header.disks import MIB, OUR_TOKEN, PASSPHRASE, Disk, cryptsetup, import_token, luks_format
 from tests.header.test_header_midway import INIT, OFFLINE, RESUME
 from tests.header.test_header_midway import SIZE as MIDWAY_SIZE
@@ -52,7 +55,6 @@ class Work:
         resume: what carries it on.
         writes: of cryptsetup, to its end.
         data: offset and end of the data, in bytes, when all is done.
-        judge: says how far a header is.
     """
 
     beginning: Path
@@ -60,13 +62,21 @@ class Work:
     writes: int
     end: Disk
     data: tuple[int, int]
-    judge: Callable[[Header], str]
+    record: Record
+
+    def judge(self, header: Header) -> str:
+        """Say how far a header is."""
+        return judge(header, self.record, self.beginning.stat().st_size)
 
     def cut(self, at: int, path: Path) -> Disk:
         shutil.copyfile(self.beginning, path)
         kill = f"inject=write,pwrite64:signal=KILL:when={at}"
         strace("/dev/null", "-e", kill, "cryptsetup", *self.resume, str(path))
         return Disk.of(path)
+
+    @property
+    def end_path(self) -> Path:
+        return self.beginning.with_name("end.img")
 
     def content(self, path: Path) -> bytes:
         return path.read_bytes()[slice(*self.data)]
@@ -88,20 +98,23 @@ def to_the_end(path: Path, resume: tuple[str, ...]) -> int:
     return len(re.findall(r"(?m)^\d+ +p?write(?:64)?\(", trace.read_text()))
 
 
-@pytest.fixture(scope="module", params=["another volume key", "in place"])
-def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Work:
+def make_work(kind: str, directory: Path) -> Work:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    directory = tmp_path_factory.mktemp("completion")
     path = directory / "end.img"
-    make = _another_key if request.param == "another volume key" else _in_place
-    beginning, resume, data, judge = make(directory)
+    make = _another_key if kind == "another volume key" else _in_place
+    beginning, resume, data, of = make(directory)
     shutil.copyfile(beginning, path)
     writes = to_the_end(path, resume)
-    return Work(beginning, resume, writes, Disk.of(path), data, judge)
+    return Work(beginning, resume, writes, Disk.of(path), data, of)
 
 
-Made = tuple[Path, tuple[str, ...], tuple[int, int], Callable[[Header], str]]
+@pytest.fixture(scope="module", params=["another volume key", "in place"])
+def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return make_work(request.param, tmp_path_factory.mktemp("completion"))
+
+
+Made = tuple[Path, tuple[str, ...], tuple[int, int], Record]
 
 
 def _another_key(directory: Path) -> Made:
@@ -113,11 +126,7 @@ def _another_key(directory: Path) -> Made:
     pin = Disk.of(base).header().pin
     cryptsetup(*INIT, base)
     order = Order(1, "reencrypt", "begun", new_digest(Disk.of(base).header()))
-
-    def judge(header: Header) -> str:
-        return accept_begun(header, XTS, pin, order, MIDWAY_SIZE)
-
-    return base, RESUME, (MIB, MIDWAY_SIZE), judge
+    return base, RESUME, (MIB, MIDWAY_SIZE), _record(pin, order)
 
 
 def _in_place(directory: Path) -> Made:
@@ -128,12 +137,13 @@ def _in_place(directory: Path) -> Made:
     )  # fmt: skip
     base = directory / "base.img"
     base.write_bytes(image.read(0, 4 * MIB) + bytes(range(256)) * ((IN_PLACE_SIZE - 4 * MIB) // 256))
-    pin: Pin = Disk.of(base).header().pin
+    pin = Disk.of(base).header().pin
+    order = Order(1, "encrypt", "begun", pin.digest)
+    return base, IN_PLACE, (4 * MIB, IN_PLACE_SIZE - 4 * MIB), _record(pin, order)
 
-    def judge(header: Header) -> str:
-        return accept_in_place(header, XTS, pin, IN_PLACE_SIZE)
 
-    return base, IN_PLACE, (4 * MIB, IN_PLACE_SIZE - 4 * MIB), judge
+def _record(pin: Pin, order: Order) -> Record:
+    return replace(volumes.record(), luks_uuid=pin.uuid, profile=XTS, pin=pin, order=order)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +190,7 @@ def test_it_is_completed_to_what_cryptsetup_makes_of_it(
         assert work.judge(after) == "done"
         assert not is_complete(after)
         assert (after.degraded, after.sequence) == (False, header.sequence + 1)
-        assert work.content(path) == work.content(work.beginning.with_name("end.img"))
+        assert work.content(path) == work.content(work.end_path)
         held = path.read_bytes()
         for start, length in made.erased:
             assert held[start : start + length] != before[start : start + length]
@@ -243,4 +253,4 @@ def test_cryptsetup_itself_spoils_it_or_fails(work: Work, complete: dict[int, Pa
             ["cryptsetup", *work.resume, str(path)], input=PASSPHRASE, capture_output=True, check=False
         )
         if done.returncode == 0:
-            assert work.content(path) != work.content(work.beginning.with_name("end.img")), header.sequence
+            assert work.content(path) != work.content(work.end_path), header.sequence
