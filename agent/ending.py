@@ -28,7 +28,7 @@ from agent.luks.acceptance import judge
 from agent.luks.completion import SALT_BYTES, Completion, completed, is_complete
 from agent.luks.copy import HeaderImage, draft
 from agent.luks.header import Header, read_header
-from agent.luks.hotzone import hot, settled
+from agent.luks.hotzone import before, hot, settled
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 
@@ -82,9 +82,10 @@ def settle(record: Record, disk: OpenDevice, recover: Callable[[int], None]) -> 
     header = read_header(disk.read, size)
     if judge(header, record, size) != "midway" or hot(header) is None:
         return False
-    if header.metadata.final is None:
+    again = before(header, disk.read, size)
+    if again is None and header.metadata.final is None:
         _recover(disk, header, recover)
-    made = settled(header, salts=_salts())
+    made = settled(header, salts=_salts(), again=again)
     image = HeaderImage(((0, made.first), (header.header_bytes, made.second)), header.data_offset)
     said = read_header(image.read, size)
     if judge(said, record, size) != "midway" or hot(said) is not None:

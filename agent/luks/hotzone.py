@@ -7,8 +7,11 @@ cryptsetup 2.6.1 settles it itself when it opens the volume, and is never let to
 | encryption in place | overwrites the kept beginning | it is fetched from there: **random bytes**, status 0 |
 | another volume key | overwrites the old key's keyslots | it **fails**, for ever: it wants both volume keys |
 
-And of any stretch, it flushes the data after the header, which may reach the medium without it. So:
+And of any stretch, it flushes the data after the header, which may reach the medium without it; so may the
+header that says that a stretch is in work, without the checksums by which it is recovered: **none of it** is
+done then, and all of it passes for done. But that is before the second copy of the header is written. So:
 
+* where the second copy is whole and still says what was before, that is taken again;
 * in place, the stretch is taken back: what it was read from is still there, and none of it counts as done;
 * otherwise it is brought to an end by cryptsetup with a copy of the header, in memory; the data is flushed;
   then the header says so. Until then, repeating it changes nothing: the checksums say what is to be done.
@@ -23,8 +26,9 @@ import json
 from typing import Any
 
 from agent.luks.completion import Completion, last_digest
-from agent.luks.copies import BINARY_BYTES, renewed
-from agent.luks.header import Header, Segment
+from agent.luks.copies import BINARY_BYTES, Read, read_copies, renewed
+from agent.luks.copy import HeaderImage
+from agent.luks.header import Header, Segment, read_header
 from agent.luks.inplace import layout_of
 from agent.luks.jsontext import decode
 from agent.luks.objects import FINAL
@@ -39,12 +43,31 @@ def hot(header: Header) -> Segment | None:
     return next((each for each in header.segments.values() if each.is_hot), None)
 
 
-def settled(header: Header, *, salts: tuple[bytes, bytes]) -> Completion:
+def before(header: Header, read: Read, device_bytes: int) -> Header | None:
+    """Return the header of before the stretch in work, where it was cut before anything of that was written.
+
+    cryptsetup writes the first copy, flushes, writes the second copy, flushes, and then the first byte of
+    data. A second copy that is torn was begun after a flush, and with the checksums all is well.
+
+    Args:
+        header: as it was read.
+        read, device_bytes: as of ``read_header``.
+    """
+    first, second = read_copies(read, device_bytes)
+    if first is None or second is None or second.binary.sequence >= first.binary.sequence:
+        return None
+    image = HeaderImage(((0, second.twin()), (header.header_bytes, second.written())), header.data_offset)
+    found = read_header(image.read, device_bytes)
+    return found if hot(found) is None else None
+
+
+def settled(header: Header, *, salts: tuple[bytes, bytes], again: Header | None = None) -> Completion:
     """Return the header in which nothing is hot; nothing is erased for it.
 
     Args:
-        header: that was accepted. Unless it is one of an encryption in place, the data of its hot stretch is
-            all under the last volume key, and on the medium.
+        header: that was accepted. Unless it is one of an encryption in place, or ``again`` is given, the data
+            of its hot stretch is all under the last volume key, and on the medium.
+        again: that was accepted, what ``before`` returned.
         salts: as of ``agent.luks.completion.completed``.
 
     Raises:
@@ -56,6 +79,8 @@ def settled(header: Header, *, salts: tuple[bytes, bytes]) -> Completion:
     said: Any = decode(header.first[BINARY_BYTES:])
     make = _brought_to_an_end if header.metadata.final is None else _taken_back
     text = _written(header, said, make(header, said["segments"], stretch, stretch.size, last.number))
+    if again is not None:
+        text = again.first[BINARY_BYTES:]
     return Completion(
         (),
         renewed(header.first, text, header.header_bytes, salts[0]),

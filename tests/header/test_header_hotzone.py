@@ -42,11 +42,14 @@ def states(work: Work, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pa
         if found.setdefault(work.cut(at, path).header().sequence, path) != path:
             path.unlink()
     for number in hots(found):
-        stretch = hot(Disk.of(found[number]).header())
+        header = Disk.of(found[number]).header()
+        stretch = hot(header)
         assert stretch is not None
         assert stretch.size is not None
         half = slice(stretch.offset, stretch.offset + stretch.size // 1024 * 512)
         held = bytearray(found[number].read_bytes())
+        held[: header.header_bytes] = header.first.ljust(header.header_bytes, b"\0")
+        held[header.header_bytes : 2 * header.header_bytes] = header.second.ljust(header.header_bytes, b"\0")
         held[half] = work.end_path.read_bytes()[half]
         found[number].write_bytes(held)
     return found
@@ -148,6 +151,26 @@ def test_a_power_cut_while_the_last_stretch_is_settled_costs_nothing(
             disk = disk.with_bytes(start, held[: int(share * len(held)) // 512 * 512])
         assert (hot(disk.header()) is None) == (shares[0] == 1)
         assert work.judge(disk.header()) == "midway"
+
+
+def test_a_header_that_comes_without_its_checksums_is_taken_back(
+    work: Work, states: dict[int, Path], tmp_path: Path
+) -> None:
+    """Of what was written between two flushes, the first copy is on the medium, and all else is not."""
+    number, path = max(hots(states)), tmp_path / "cut.img"
+    header = Disk.of(states[number]).header()
+    held = bytearray(states[number - 1].read_bytes())
+    earlier = Disk.of(states[number - 1]).header()
+    held[: header.header_bytes] = header.first.ljust(header.header_bytes, b"\0")
+    held[header.header_bytes : 2 * header.header_bytes] = earlier.second.ljust(header.header_bytes, b"\0")
+    path.write_bytes(held)
+    assert Disk.of(path).header().sequence == number
+    assert settle(work, path)
+    after = Disk.of(path).header()
+    assert hot(after) is None
+    assert (after.sequence, after.degraded) == (number + 1, False)
+    finish(work, path)
+    assert work.content(path) == work.content(work.end_path)
 
 
 def cut_recovery(work: Work, path: Path, at: int) -> bool:

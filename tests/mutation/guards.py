@@ -50,6 +50,7 @@ ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named
 MIDWAY: Final = ("tests/header/test_header_midway.py",)
 INPLACE: Final = ("tests/header/test_header_inplace.py",)
 COMPLETION: Final = ("tests/header/test_header_completion.py",)
+HOTZONE: Final = ("tests/header/test_header_hotzone.py",)
 ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
 RELAPSE: Final = ("tests/unit/test_plan_relapse.py",)
 SHELF: Final = ("tests/crash/test_crash_shelf.py",)
@@ -545,6 +546,13 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "    return (second, first) if there == header.first else (first, second)\n",
             "    return second, first\n",
         ),
+    ),
+    *_guards(
+        "agent/luks/hotzone.py",
+        HOTZONE,
+        ("    if stretch is None or stretch.size is None or ", "    if stretch is None or "),
+        ("    if rest:\n", "    if not rest:\n"),
+        ("    if at == 0:\n", "    if False:\n"),
     ),
     *_guards(
         "keybroker/masterkey/shares.py",
