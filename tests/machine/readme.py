@@ -28,6 +28,19 @@ def commands(section: str) -> list[str]:
     return lines
 
 
+def said_in(file: Path, heading: str) -> list[str]:
+    """Return the commands under a heading of a file's comments, up to the next blank comment.
+
+    Raises:
+        LookupError: there is no such heading.
+    """
+    text = re.sub(r"\\\n# +", "", file.read_text())
+    found = re.search(rf"^# {re.escape(heading)}\n((?:# .*\n)+)", text, re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{file.name}: no {heading!r}")
+    return re.findall(r"^#   (\S.*?)$", found[1], re.MULTILINE)
+
+
 def is_done(command: str) -> bool:
     """Say whether tests.machine.image did it when it made the bare image: the machine has no network."""
     return DONE.match(command) is not None

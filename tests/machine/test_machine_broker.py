@@ -125,6 +125,21 @@ def test_what_the_readme_says_makes_an_agent_that_opens_its_disks(house: House) 
     assert "released" in machine.run("keybroker audit tail")
 
 
+def test_the_master_key_moves_into_a_credential_as_the_drop_in_says(house: House) -> None:
+    """Encrypted by the real systemd-creds(1), given to the unit by the real systemd; the file goes."""
+    drop_in = readme.README.parent / "systemd/keybroker.service.d/master-key-credential.conf.example"
+    for heading in ("An installation with master.key beside its configuration:", "Then, in both cases:"):
+        for command in readme.said_in(drop_in, heading):
+            house.type(command)
+    house.type("shred -u /etc/keybroker/master.key")
+    house.machine.run(f"systemctl restart {UNIT}")
+    assert '"ready"' in house.machine.run(READY)
+    (check,) = (line[4:] for line in drop_in.read_text().splitlines() if line.endswith(" keybroker check"))
+    assert "master key and schema are right" in house.type(check)
+    house.machine.run("keybroker-agent unlock")
+    house.machine.run("! keybroker check")
+
+
 def test_a_broker_that_hangs_is_started_again(house: House) -> None:
     process = house.shown("MainPID")
     house.machine.run(f"kill -STOP {process}")
