@@ -68,9 +68,9 @@ class Site:
         address, token = invitation["enrolment"], invitation["token"]
         return self.machine.run(f"keybroker-agent enrol --broker {address} --token {token}")
 
-    def revoke(self, reason: str) -> None:
+    def revoke(self, reason: str, *options: str) -> None:
         """Turn the machine away."""
-        self.broker.operate("host", "revoke", self.host, "--reason", reason)
+        self.broker.operate("host", "revoke", self.host, "--reason", reason, *options)
 
     def __enter__(self) -> Self:
         return self

@@ -127,9 +127,16 @@ def test_a_broker_that_comes_after_the_deadline_needs_nobody_to_type_either(forl
     assert scenario.rows() == story.ROWS
 
 
-def test_a_revoked_host_stays_locked_and_says_why(scenario: Scenario) -> None:
+def test_a_revoked_host_closes_what_is_open_and_stays_locked_and_says_why(scenario: Scenario) -> None:
     """The last one here: its host is revoked for all the others too."""
-    scenario.provisioned.site.revoke("a test revokes it")
+    scenario.boot()
+    assert scenario.rows() == story.ROWS
+    scenario.provisioned.site.revoke("a test revokes it", "--lock")
+    scenario.machine.run("keybroker-agent settle || true")
+    scenario.machine.wait_until(f"! systemctl is-active {story.DATABASE}")
+    scenario.machine.wait_until("! ls /dev/mapper/kb-*", limit_seconds=120)
+    assert scenario.machine.run("cat /proc/swaps").count("\n") == 1
+    scenario.machine.power_off()
     scenario.boot()
     state, status, journal = scenario.verdict()
     assert (state, status) == ("failed", 78), journal
