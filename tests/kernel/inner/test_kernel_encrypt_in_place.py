@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.limit(480)]
 SIZE, ROOM = 56 * MIB, 8 * MIB
 STILL = 20 * MIB
 SEED = int(os.environ.get("KEYBROKER_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-LOGGED_SECONDS = float(os.environ.get("KEYBROKER_LOGGED_SECONDS", "60"))
+LOGGED_SECONDS = float(os.environ.get("KEYBROKER_LOGGED_SECONDS", "30"))
 """How long power cuts are tried for."""
 
 WAY = [
