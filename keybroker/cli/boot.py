@@ -13,13 +13,15 @@ from keybroker.cli.selection import connect
 
 _COLUMNS: Final = ("BOOT", "HOST", "ADDON", "STATE", "UP", "ADDRESS", "LAST HEARD OF")
 
-_WHY: Final = {
+WHY: Final = {
     "denied": "an approver said no",
     "contested": "two machines use one identity",
+    "doubted": "a boot of the host was denied",
     "second": "another boot of the host is up",
     "crowded": "the add-on has its most hosts up",
     "approval": "each boot needs an approver",
 }
+"""The same as operators are told."""
 
 
 @click.group()
@@ -140,7 +142,7 @@ def _print(one: dict[str, Any], as_json: bool) -> None:
         [
             ("host", one["host"]),
             ("add-on", one["addon"]),
-            ("state", one["state"] if one["why"] is None else f"{one['state']}: {_WHY[one['why']]}"),
+            ("state", one["state"] if one["why"] is None else f"{one['state']}: {WHY[one['why']]}"),
             ("up", "yes" if one["live"] else "no"),
             ("address", one["address"]),
             ("boot id", one["boot_id"]),

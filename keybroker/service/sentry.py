@@ -41,7 +41,7 @@ _KEYS: Final[frozenset[Verb]] = frozenset({"claim", "stage"})
 AGAIN_SECONDS: Final = 10.0
 """When a boot that waits is to ask again; an approver's yes takes no longer to reach it."""
 
-_SAID: Final[dict[Why, str]] = {
+SAID: Final[dict[Why, str]] = {
     "denied": "an approver has said no to it",
     "contested": "two machines use this identity, and none of them gets a key until an approver has decided",
     "doubted": "a boot of this host was denied, so an approver decides on each new one",
@@ -49,6 +49,7 @@ _SAID: Final[dict[Why, str]] = {
     "crowded": "the add-on has its most hosts up already",
     "approval": "the add-on wants each boot to be approved",
 }
+"""Why a boot gets nothing, as its machine is told."""
 
 
 def attend(
@@ -154,7 +155,7 @@ def _keep(writing: Writing, caller: Caller, known: list[Boot], judged: Judged, *
         writing.put_boot(each)
     replaced = sorted({other.boot_id for other in judged.others if other.state == "replaced"})
     if judged.why is not None and is_news:
-        facts = {"id": boot.id, "boot": boot.boot_id, "machine": boot.machine_id, "why": _SAID[judged.why]}
+        facts = {"id": boot.id, "boot": boot.boot_id, "machine": boot.machine_id, "why": SAID[judged.why]}
         if judged.beside is not None:
             facts["beside"] = f"{judged.beside.id} from {judged.beside.address}"
         writing.append(caller.event("refused", problem=_problem(boot).slug, **facts))
@@ -177,7 +178,7 @@ def _error(caller: Caller, judged: Judged) -> KeybrokerError:
         hint = "stop the other one; it counts as up for three minutes after it was last heard of"
     return KeybrokerError(
         problem,
-        f"boot {boot.id}: {_SAID[boot.why]}",
+        f"boot {boot.id}: {SAID[boot.why]}",
         hint=None if problem is Problem.BOOT_DENIED else hint,
         retry_after=AGAIN_SECONDS if problem.temporary else None,
     )
@@ -232,4 +233,4 @@ def denied(
     sight = Sight(asking.boot_id, asking.machine_id, address)
     if not boots.is_denied(host, reading.boots(host), sight, now):
         return None
-    return KeybrokerError(Problem.BOOT_DENIED, f"boot {asking.boot_id}: {_SAID['denied']}")
+    return KeybrokerError(Problem.BOOT_DENIED, f"boot {asking.boot_id}: {SAID['denied']}")

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from keybroker.ca import new_key
+from keybroker.cli.boot import WHY as WORDS
+from keybroker.model.boots import Why
 from keybroker.policy import Peer
 from keybroker.rights import MAY
 from keybroker.service import (
@@ -23,6 +26,7 @@ from keybroker.service import (
     provisioning,
     reports,
     rotation,
+    sentry,
 )
 from keybroker.terms import Change
 from keybroker.wire.askingboot import AskingBoot
@@ -319,3 +323,7 @@ def test_a_report_of_too_many_says_when_to_come_back_and_counts_then(
     house.clock.forward(seconds=busy.value.retry_after)
     report(house, peer)
     boot.unlock(house.broker, peer, asking(peer))
+
+
+def test_whatever_holds_a_boot_back_has_words_for_operators_and_for_hosts() -> None:
+    assert set(WORDS) == set(get_args(Why)) == set(sentry.SAID)
