@@ -90,7 +90,7 @@ def fuzz(target: Target, who: Files | None, where: Path, *options: str) -> list[
     said = [line[:400] for line in (done.stdout + done.stderr).splitlines()]
     assert done.returncode == 0, "\n".join(said[-120:])
     exchanges: list[dict[str, Any]] = json.loads((where / "run.har").read_text())["log"]["entries"]
-    assert len(exchanges) > 50
+    assert len(exchanges) > 20  # so few in 10 s where the machine is busy
     return exchanges
 
 
@@ -136,6 +136,9 @@ def test_a_host_gets_no_error_of_the_brokers(target: Target, tmp_path: Path) -> 
         "--phases", "fuzzing,stateful", "--exclude-path", "/v1/enrolment",
     )  # fmt: skip
     assert {400, 403, 404} <= statuses(exchanges)
+    for exchange in exchanges:  # all volumes are of another add-on
+        said = text(exchange)
+        assert not any(secret in said for secret in target.secrets), exchange["request"]["url"]
     # the broker still works, and the host is still welcome
     assert broker.ask("POST", "/v1/report", REPORT, who=host.files).status == 200
 

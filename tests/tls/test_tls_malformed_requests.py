@@ -71,7 +71,7 @@ def test_no_defect_of_a_request_makes_the_broker_fail_or_talk(
         ("PUT", f"{path}/ready", {"revision": 2}),
         ("POST", "/v1/renewal", {"csr": "x"}),
     ]
-    statuses = []
+    statuses, mark = [], len(broker.log.read_text())
     with broker.connect(host.files) as connection:
         for method, where, good in calls:
             for body in mutants(good, chance, COUNT // len(calls)):
@@ -84,6 +84,8 @@ def test_no_defect_of_a_request_makes_the_broker_fail_or_talk(
                 statuses.append(reply.status)
     print(f"{len(statuses)} malformed requests: {statuses.count(400)} times 400, none of them a 5xx")
     assert statuses.count(400) > COUNT * 0.6
+    said = [line for line in broker.log.read_text()[mark:].splitlines() if " INFO main: " in line]
+    assert [int(line.split(" INFO main: ")[1].split()[2]) for line in said] == statuses
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_trickled_requests_delay_nobody_and_end(broker: Broker, host: Host) -> N
                     held.remove(one)
                     dropped += 1
         assert dropped == 20
+    assert broker.log.read_text().count(f"Timeout reading body from {LOOPBACK}") == 10
 
 
 def test_a_flood_beyond_the_bound_displaces_itself_and_not_those_who_are_served(
