@@ -203,7 +203,9 @@ def _check_unnamed(reading: Reading, caller: Caller) -> None:
     live = [boot for boot in known if boot.state in STANDING and boot.live(caller.now)]
     here = [boot for boot in live if boot.address == caller.peer.address]
     # Whoever was told no, or not yet, would only have to leave out who they are.
-    is_one = any(boot.state == "contested" or boot.address == caller.peer.address for boot in doubtful)
+    is_one = any(
+        boot.state in ("contested", "denied") or boot.address == caller.peer.address for boot in doubtful
+    )
     if is_one or (doubtful and not here):
         raise KeybrokerError(
             Problem.PENDING,

@@ -189,6 +189,16 @@ def test_a_denied_boot_gets_nowhere_by_not_saying_which_it_is(
 
 
 @pytest.mark.parametrize("verb", CHANGES)
+def test_nor_by_moving_to_where_its_original_is(house: House, peer: Peer, data: Record, verb: str) -> None:
+    clone = replace(peer, boot=ITS, address=THERE)
+    problem(lambda: boot.unlock(house.broker, clone, asking(clone)))
+    boots.deny(house.broker, house.operator, named(house, ITS))
+    report(house, peer)
+    assert problem(lambda: CALLS[verb](house, replace(peer, boot=None), data)) is Problem.PENDING
+    assert house.record(data.volume) == data
+
+
+@pytest.mark.parametrize("verb", CHANGES)
 @pytest.mark.parametrize("which", [OWN, AskingBoot(NEW, MACHINE), None])
 def test_while_two_contest_an_identity_nobody_changes_anything(
     house: House, peer: Peer, data: Record, verb: str, which: AskingBoot | None
