@@ -550,7 +550,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
     *_guards(
         "agent/luks/hotzone.py",
         HOTZONE,
-        ("    if stretch is None or stretch.size is None or ", "    if stretch is None or "),
+        ("        text = again.first[BINARY_BYTES:]\n", "        pass\n"),
         ("    if rest:\n", "    if not rest:\n"),
         ("    if at == 0:\n", "    if False:\n"),
     ),
