@@ -9,7 +9,7 @@ What was seen with 2.6.1, under a mounted volume (tests/kernel/inner/test_kernel
 | the kernel holds all I/O to the stretch in work, 466 MiB of it unless told otherwise | ``HOTZONE_BYTES`` |
 | ``io.max`` or SIGSTOP would hold a stretch, and with it the database | rate is kept by resting in between |
 | in the middle no key fits with --key-slot; else all keyslots are tried | the profile bounds their cost |
-| opening recovers what was hot, in an order that a second cut spoils | ``agent.luks.hotzone`` does it before |
+| opening recovers what was hot, but a second cut spoils it | ``agent.luks.hotzone`` does it before |
 | cryptsetup assigns our token to the new keyslot; the old keyslots go in the last write | the planner tags |
 
 Resilience is ``checksum``, written into the header when it begins. ``none`` corrupted 6 of 12 cut runs.
