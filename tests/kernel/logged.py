@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.change.course import Watch
 from agent.luks.completion import is_complete
-from agent.luks.header import read_header
+from agent.luks.header import Header, read_header
+from agent.luks.hotzone import hot
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.records import Record
@@ -81,8 +82,20 @@ class Voyage:
         mark = max(number for number, entry in enumerate(self.entries[:end]) if entry.flags & MARK)
         return self.told[int(self.entries[mark].data)]
 
+    def tear(self, chance: random.Random, path: Path) -> None:
+        """Make an image of what a power cut anywhere leaves, steps or no steps."""
+        self._write(path, survivors(self.entries, chance.randrange(len(self.entries) + 1), chance))
+
     def unfinished(self) -> list[int]:
         """Find a cut for each header that has everything encrypted, and says that it is in progress."""
+        return self.find(is_complete)
+
+    def in_work(self) -> int:
+        """Find a cut at which the last stretch is in work, and some of it is done."""
+        return self.find(lambda header: hot(header) is not None and not header.degraded)[-1] + 2
+
+    def find(self, wanted: Callable[[Header], bool]) -> list[int]:
+        """Find a cut for each header that is wanted."""
         found: dict[tuple[int, bool], int] = {}
         front = bytearray(self.before[:FRONT])
         for end, entry in enumerate(self.entries, 1):
@@ -91,7 +104,7 @@ class Voyage:
             front[entry.offset : entry.offset + len(entry.data)] = entry.data
             with contextlib.suppress(KeybrokerError):  # there is none yet
                 header = read_header(lambda at, length: bytes(front[at : at + length]), len(self.before))
-                if is_complete(header):
+                if wanted(header):
                     found.setdefault((header.sequence, header.degraded), end)
         return list(found.values())
 

@@ -24,6 +24,7 @@ from agent.change.course import CourseOutcome, Watch
 from agent.change.workshop import Workshop
 from agent.driver import Driver, VolumeOutcome
 from agent.luks.header import Header, read_header
+from agent.luks.hotzone import hot
 from agent.places import Places
 from agent.plan import steps
 from keybroker.wire.problems import Problem
@@ -45,6 +46,9 @@ STILL = 20 * MIB
 SEED = int(os.environ.get("KEYBROKER_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 LOGGED_SECONDS = float(os.environ.get("KEYBROKER_LOGGED_SECONDS", "30"))
 """How long power cuts are tried for."""
+
+TWICE = 3
+"""So many boots are cut that settle the last stretch (``agent.luks.hotzone``)."""
 
 WAY = [
     steps.Unlink, steps.Announce, steps.Shelve, steps.Deposit, steps.Inscribe, steps.Open, steps.Link,
@@ -325,6 +329,14 @@ def test_no_power_cut_between_any_two_writes_costs_a_byte(tmp_path: Path) -> Non
     assert unfinished
     for end in unfinished:
         _boot(tmp_path, content, voyage_of.stop(end, tmp_path / "cut"), goes_on=True)
+    for _ in range(TWICE):
+        told = voyage_of.stop(voyage_of.in_work(), tmp_path / "cut")
+        with logged(tmp_path / "cut", 4 * SIZE) as boot, afloat(tmp_path, DEVICE, content) as hulk:
+            told.again(hulk.broker)
+            assert hot(hulk.header()) is not None
+            assert hulk.unlock().error is None
+        boot.tear(chance, tmp_path / "cut")
+        _boot(tmp_path, content, told, goes_on=True)
     print(f"{sum(met.values())} cuts between {len(voyage_of.entries)} writes: {dict(met)}")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.luks.completion import is_complete
+from agent.luks.hotzone import hot
 from agent.places import Places
 from keybroker.wire.profile import MIB
 from tests.crash.memory_broker import MemoryBroker
@@ -29,6 +30,8 @@ from tests.kernel.logged import DEVICE, Told, logged
 pytestmark = [pytest.mark.kernel, pytest.mark.limit(480)]
 
 SIZE = 68 * MIB
+TWICE = 3
+"""So many boots are cut that settle the last stretch (``agent.luks.hotzone``)."""
 
 
 @contextlib.contextmanager
@@ -68,6 +71,13 @@ def test_no_power_cut_between_any_two_writes_costs_a_byte(tmp_path: Path) -> Non
         told = voyage_of.stop(end, tmp_path / "cut")
         met[_boot(tmp_path, content, told, before, chance)] += 1
     assert met[True] >= 4
+    for _ in range(TWICE):
+        told = voyage_of.stop(voyage_of.in_work(), tmp_path / "cut")
+        with logged(tmp_path / "cut", 4 * SIZE) as boot, afloat(tmp_path, DEVICE, told) as ship:
+            assert hot(ship.header()) is not None
+            assert ship.unlock().error is None
+        boot.tear(chance, tmp_path / "cut")
+        _boot(tmp_path, content, told, before, chance)
     print(f"{met.total()} cuts between {len(voyage_of.entries)} writes, {met[True]} among the last ones")
 
 
