@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -14,10 +13,10 @@ from typing import Final
 import pytest
 
 from agent.luks.acceptance import accept
-from agent.luks.header import read_header
+from agent.luks.header import Read, read_header
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin, Profile, first_profile
-from tests.header.disks import Disk
+from tests.header.disks import Disk, Image
 from tests.header.forgeries import forge, scrambled
 from tests.header.judging import destination
 
@@ -43,10 +42,10 @@ HARMLESS: Final = re.compile(
 """What says something else, and opens nothing else: all that may get through."""
 
 
-def verdict(disk: Disk, profile: Profile, pin: Pin) -> str | None:
+def verdict(read: Read, size: int, profile: Profile, pin: Pin) -> str | None:
     """Say why a disk is refused, None if it is not; an exception of another kind fails the test."""
     try:
-        accept(disk.header(), profile, pin)
+        accept(read_header(read, size), profile, pin)
     except KeybrokerError as refusal:
         assert refusal.problem is Problem.HEADER_REFUSED
         assert 0 < len(refusal.detail) <= 1000
@@ -55,18 +54,15 @@ def verdict(disk: Disk, profile: Profile, pin: Pin) -> str | None:
     return None
 
 
-def judged(image: Path, pin: Pin) -> str | None:
+def judged(image: Image, profile: Profile, pin: Pin) -> str | None:
     """Open a file as the agent opens a device, and judge its header."""
-    fd = os.open(image, os.O_RDONLY)
+    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        accept(
-            read_header(lambda offset, length: os.pread(fd, length, offset), os.stat(fd).st_size), XTS, pin
+        return verdict(
+            lambda offset, length: os.pread(fd, length, offset), os.fstat(fd).st_size, profile, pin
         )
-    except KeybrokerError as refusal:
-        return refusal.detail
     finally:
         os.close(fd)
-    return None
 
 
 @pytest.mark.parametrize(
@@ -77,6 +73,7 @@ def judged(image: Path, pin: Pin) -> str | None:
 def test_no_forged_field_gets_through(
     kind: str, copies: tuple[bool, ...], request: pytest.FixtureRequest
 ) -> None:
+    """In memory. ``test_no_passphrase_for_forgeries`` has the same ones on a real file."""
     disk: Disk = request.getfixturevalue(kind)
     pin = disk.header().pin
     document = disk.json()
@@ -88,7 +85,7 @@ def test_no_forged_field_gets_through(
     through = [
         forgery.name
         for forgery in forgeries
-        if verdict(disk.with_text(forgery.text, copies=copies), ARGON2, pin) is None
+        if verdict(disk.with_text(forgery.text, copies=copies).read, disk.size, ARGON2, pin) is None
     ]
     print(
         f"{kind}: {len(forgeries)} forgeries, {len(forgeries) - len(through)} refused, the rest is harmless"
@@ -98,15 +95,21 @@ def test_no_forged_field_gets_through(
 
 
 @pytest.mark.limit(120 + SCRAMBLED // 500)
-def test_no_scrambled_header_gets_through_that_leads_elsewhere(rich: Disk) -> None:
+def test_no_scrambled_header_gets_through_that_leads_elsewhere(
+    rich: Disk, rich_path: Path, tmp_path: Path
+) -> None:
     """Several wrong values at once, some of them from other places of the same header."""
     good = rich.header()
     document = rich.json()
     del document["tokens"]["1"]
+    image = Image(rich_path, tmp_path / "image")
     refused = 0
     for seed in range(SCRAMBLED):
         disk = rich.with_text(scrambled(document, seed))
-        if verdict(disk, ARGON2, good.pin) is None:
+        image.forge(disk)
+        refusal = judged(image, ARGON2, good.pin)
+        assert image.is_untouched, seed
+        if refusal is None:
             header = disk.header()
             assert header.segments == good.segments, seed
             assert destination(header, rich.size) == destination(good, rich.size), seed
@@ -115,22 +118,6 @@ def test_no_scrambled_header_gets_through_that_leads_elsewhere(rich: Disk) -> No
             refused += 1
     print(f"{SCRAMBLED} scrambled headers, {refused} refused, the others lead to the same volume")
     assert refused > SCRAMBLED * 0.9
-
-
-def test_looking_at_forged_headers_changes_no_byte_of_the_image(
-    plain_path: Path, plain: Disk, tmp_path: Path
-) -> None:
-    """Read from real files, each as large as the disk, opened as the agent opens them."""
-    pin = plain.header().pin
-    whole = plain_path.read_bytes()
-    image = tmp_path / "image"
-    for forgery in list(forge(plain.json()))[::25]:
-        start = plain.with_text(forgery.text).start
-        image.write_bytes(start + whole[len(start) :])
-        before = hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns
-        refused = judged(image, pin) is not None
-        assert refused or HARMLESS.fullmatch(forgery.name)
-        assert (hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns) == before
 
 
 BOMBS: Final = {
