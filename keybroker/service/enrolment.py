@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Final
 
 from keybroker.audit import AuditEvent, Outcome
 from keybroker.ca import RequestedKey, read_request
@@ -20,9 +19,6 @@ from keybroker.wire.messages import Certified, EnrolmentOffer, EnrolmentRequest,
 from keybroker.wire.names import AddonName, HostId, Identity
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
-
-_REFUSED: Final = "token: is unknown, used or expired"
-"""All that a stranger is told; the record says which."""
 
 
 def token_hash(token: Secret) -> str:
@@ -55,7 +51,7 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
     hashed = token_hash(request.token)
     if broker.store.read(lambda reading: reading.enrolment(hashed)) is None:
         # Strangers who guess leave no record, so that they cannot fill the disk with them.
-        raise KeybrokerError(Problem.TOKEN_REFUSED, _REFUSED)
+        raise _refused(broker)
 
     def work(writing: Writing) -> Certified | None:
         enrolment = writing.enrolment(hashed)
@@ -81,8 +77,14 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
 
     certified = broker.store.write(work)
     if certified is None:
-        raise KeybrokerError(Problem.TOKEN_REFUSED, _REFUSED)
+        raise _refused(broker)
     return certified
+
+
+def _refused(broker: Broker) -> KeybrokerError:
+    """Count a refusal, and return all that a stranger is told of it; the record says more."""
+    broker.tally.refused("host", Problem.TOKEN_REFUSED)
+    return KeybrokerError(Problem.TOKEN_REFUSED, "token: is unknown, used or expired")
 
 
 def _unfit(

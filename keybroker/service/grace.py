@@ -61,6 +61,7 @@ def renew(
     shown = broker.store.read(lambda reading: reading.certificate(fingerprint))
     if shown is None or shown.host is None:
         # Strangers who guess leave no record, so that they cannot fill the disk with them.
+        broker.tally.refused("host", Problem.NO_IDENTITY)
         raise _stranger()
     host_id, now = shown.host, broker.clock()
 
@@ -103,6 +104,7 @@ def renew(
     with broker.repeats.recording() as recording:
         found = broker.store.write(lambda writing: work(writing, recording))
     if isinstance(found, KeybrokerError):
+        broker.tally.refused("host", found.problem)
         raise found
     return found
 

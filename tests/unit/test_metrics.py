@@ -17,16 +17,19 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event
 
-from keybroker.service import deletions, inventory, measuring, revealing
+from keybroker.ca import new_key
+from keybroker.service import deletions, enrolment, grace, inventory, measuring, revealing
 from keybroker.service.lately import LEAST_SECONDS, REST, Lately
 from keybroker.service.setback import enter
 from keybroker.store.recoveryrows import AheadRow
 from keybroker.store.rows import ProofRow
 from keybroker.tally import Tally
 from keybroker.web.metrics import text
+from keybroker.wire.messages import EnrolmentRequest, LateRenewalRequest
 from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
-from tests.contract.broker_house import House, blank, header, luks2
+from keybroker.wire.secret import Secret
+from tests.contract.broker_house import House, blank, csr, header, luks2
 
 ROOT = Path(__file__).parents[2]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -97,6 +100,26 @@ def test_refusals_are_counted_by_reason_and_by_who_asked(house: House) -> None:
         'keybroker_refusals_total{asker="host",reason="not-allowed"}': 1,
         'keybroker_refusals_total{asker="host",reason="revoked"}': 1,
         'keybroker_refusals_total{asker="operator",reason="not-allowed"}': 1,
+    }
+
+
+def test_who_is_refused_a_certificate_is_counted_too(house: House) -> None:
+    house.addon()
+    key, token = new_key(), inventory.invite(house.broker, house.operator, "shop-db").token
+    enrolment.enrol(house.broker, "192.0.2.1", EnrolmentRequest(token, csr()))
+    for spent in (token, Secret(b"a guess that is nobody's")):
+        with pytest.raises(KeybrokerError):
+            enrolment.enrol(house.broker, "192.0.2.1", EnrolmentRequest(spent, csr()))
+    peer, certified = house.enrol(key=key)
+    inventory.revoke(house.broker, house.operator, peer.identity.name, "a secret reason")
+    for request in (csr(key), csr()):
+        with pytest.raises(KeybrokerError):
+            grace.renew(house.broker, "192.0.2.1", LateRenewalRequest(certified.certificate, request))
+    counted = {name: value for name, value in seen(house).items() if "refusals" in name and value}
+    assert counted == {
+        'keybroker_refusals_total{asker="host",reason="token-refused"}': 2,
+        'keybroker_refusals_total{asker="host",reason="revoked"}': 1,
+        'keybroker_refusals_total{asker="host",reason="no-identity"}': 1,
     }
 
 
