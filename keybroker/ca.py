@@ -61,14 +61,6 @@ class Leaf:
     not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedKey:
-    """The key of a signing request, whose signature was found good."""
-
-    public_key: ec.EllipticCurvePublicKey
-    spki: str
-
-
 def new_key() -> ec.EllipticCurvePrivateKey:
     """Make a P-256 key, from OpenSSL's generator."""
     return ec.generate_private_key(ec.SECP256R1())
@@ -82,12 +74,6 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> Secret:
 def spki_digest(key: ec.EllipticCurvePublicKey) -> str:
     """Return the SHA-256 of a key's SubjectPublicKeyInfo, hex."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
-def signing_request(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return a PEM signing request for a key; it names nobody, for that is the CA's to say."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
 def load_key(pem: Secret) -> ec.EllipticCurvePrivateKey:
@@ -108,25 +94,6 @@ def load_key(pem: Secret) -> ec.EllipticCurvePrivateKey:
 def serial_number(entropy: bytes) -> int:
     """Make a serial number of ``SERIAL_BYTES`` random bytes (RFC 5280 section 4.1.2.2)."""
     return int.from_bytes(entropy[:SERIAL_BYTES]) | 1 << (8 * SERIAL_BYTES)
-
-
-def read_request(pem: str) -> RequestedKey:
-    """Take the key out of a PEM signing request.
-
-    Raises:
-        KeybrokerError: MALFORMED unless it is a PKCS #10 request for a P-256 key, signed with that key.
-    """
-    try:
-        request = x509.load_pem_x509_csr(pem.encode())
-        key = request.public_key()
-        signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeybrokerError(Problem.MALFORMED, "csr: is not a PEM certificate signing request") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeybrokerError(Problem.MALFORMED, "csr: its key is not ECDSA P-256")
-    if not signed:
-        raise KeybrokerError(Problem.MALFORMED, "csr: its signature is not made with its key")
-    return RequestedKey(key, spki_digest(key))
 
 
 def fingerprint_of(pem: str) -> str:
@@ -150,6 +117,7 @@ class Authority:
 
     Attributes:
         certificate: of the CA that issues.
+        key: None for an outside CA, which signs elsewhere what waits here.
         before: the certificate of the one that issued before it; None where that is trusted no more.
         following: of the one that is to issue next; None unless a rotation was cut short.
         pem: the certificate.
@@ -157,9 +125,24 @@ class Authority:
     """
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: ec.EllipticCurvePrivateKey | None = field(repr=False)
     before: x509.Certificate | None = None
     following: x509.Certificate | None = None
+
+    @property
+    def signer(self) -> ec.EllipticCurvePrivateKey:
+        """The key of the CA that issues.
+
+        Raises:
+            KeybrokerError: CONFLICT for an outside CA.
+        """
+        if self.key is None:
+            raise KeybrokerError(
+                Problem.CONFLICT,
+                "CA: is an outside one, whose key is not here",
+                hint="keybroker ca requests --help",
+            )
+        return self.key
 
     @property
     def bundle(self) -> str:
@@ -251,6 +234,19 @@ class Authority:
             return cls(mine[0], private, following=newest)
         return cls(newest, private, before=rest[0] if rest else None)
 
+    @classmethod
+    def outside(cls, certificate: str, where: str = "CA") -> Authority:
+        """Read a CA whose key is elsewhere, from the PEM of its certificate, exactly one.
+
+        Raises:
+            KeybrokerError: CONFIGURATION.
+        """
+        try:
+            (loaded,) = x509.load_pem_x509_certificates(certificate.encode())
+        except ValueError:
+            raise KeybrokerError(Problem.CONFIGURATION, f"{where}: is not one certificate in PEM") from None
+        return cls(loaded, None)
+
     def certify_server(
         self,
         key: ec.EllipticCurvePublicKey,
@@ -297,7 +293,8 @@ class Authority:
         serial: int,
         lifetime: timedelta,
     ) -> Leaf:
-        issuer = self.key.public_key()
+        signer = self.signer
+        issuer = signer.public_key()
         # A leaf that outlived its CA would fail verification on a day that nobody looks for.
         until = min(now + lifetime, self.certificate.not_valid_after_utc)
         certificate = (
@@ -315,16 +312,21 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(sans), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
-            .sign(self.key, hashes.SHA256())
+            .sign(signer, hashes.SHA256())
         )
-        return Leaf(
-            pem=certificate.public_bytes(Encoding.PEM).decode(),
-            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-            serial=f"{serial:x}",
-            spki=spki_digest(key),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-        )
+        return leaf_of(certificate, key)
+
+
+def leaf_of(certificate: x509.Certificate, key: ec.EllipticCurvePublicKey) -> Leaf:
+    """Return what is kept of a certificate for a key."""
+    return Leaf(
+        pem=pem_of(certificate),
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+        serial=f"{certificate.serial_number:x}",
+        spki=spki_digest(key),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
 
 
 def is_from(leaf: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -22,11 +22,12 @@ import ipaddress
 import json
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from keybroker.limits import Limits
 from keybroker.service.broker import BrokerSettings
 from keybroker.service.installation import Installation
 from keybroker.wire.fields import Fields
@@ -48,6 +49,9 @@ _MASTER_KEY: Final = re.compile(
     r"file:/.+|credential:[A-Za-z0-9._-]+|pkcs11:[!-~]+|shares:[0-9]+/[0-9]+/[0-9a-f]{32}"
 )
 _MOST_MASTER_KEYS: Final = 16
+_OUTSIDE: Final = (
+    "\n# The CA's key is elsewhere: keybroker ca requests, keybroker ca import.\noutside_ca = true"
+)
 _HEALTH: Final = re.compile(r"unix:(?P<path>/.+)|http://(?P<address>[^/]+)")
 
 
@@ -80,29 +84,6 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How much of the machine strangers and clients may use.
-
-    Attributes:
-        threads: worker threads, each of which answers one request at a time.
-        queue: requests that may wait for a thread; one more is told 503 at once.
-        connections: at most open at a time; beyond it the oldest without a finished handshake is dropped.
-        idle_seconds: from the first byte of the handshake to the last one of a request's header fields.
-        body_seconds: for the body of a request.
-        reply_seconds: for a client to take its reply.
-        stop_seconds: for requests in flight when the server is told to stop.
-    """
-
-    threads: int = 8
-    queue: int = 256
-    connections: int = 4096
-    idle_seconds: int = 15
-    body_seconds: int = 15
-    reply_seconds: int = 30
-    stop_seconds: int = 20
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """What ``keybroker serve`` is told.
 
@@ -120,7 +101,7 @@ class Settings:
     listen_main: Address
     listen_enrolment: Address
     health: Path | Address
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     journal: bool = True
 
 
@@ -135,6 +116,7 @@ def render(
     listen_enrolment: Address,
     health: str,
     default_deny: bool = False,
+    outside_ca: bool = False,
 ) -> str:
     """Return the text of a new configuration file, which ``parse`` reads back.
 
@@ -142,6 +124,7 @@ def render(
         broker, enrolment: base URLs of the listeners as agents reach them.
         health: ``unix:/path`` or ``http://127.0.0.1:port``.
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
+        outside_ca: whether the CA's key is elsewhere.
     """
     return f"""# Keybroker's configuration; `keybroker check` verifies it. Restart the broker after a change.
 
@@ -155,7 +138,7 @@ enrolment = {_quoted(enrolment)}
 [files]
 # ca_certificate, ca_key, server_certificate and server_key are beside this file unless they are named here.
 database = {_quoted(str(database))}
-master_key = {_quoted(master_key)}
+master_key = {_quoted(master_key)}{_OUTSIDE if outside_ca else ""}
 
 [listen]
 main = {_quoted(str(listen_main))}
@@ -286,6 +269,7 @@ def _installation(
         ),
         configuration=file,
         credentials_directory=credentials_directory,
+        outside_ca=files.optional("outside_ca", files.flag) is True,
     )
     files.end()
     if lifetimes is not None:

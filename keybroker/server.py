@@ -30,8 +30,9 @@ from typing import Final
 
 from keybroker import hygiene, sockets, unsealer
 from keybroker.clerk import Clerk
-from keybroker.config import Limits, Settings
+from keybroker.config import Settings
 from keybroker.journal import Journal, SystemdJournal
+from keybroker.limits import Limits
 from keybroker.rewrapper import rewrap_forever
 from keybroker.service import unsealing
 from keybroker.service.broker import Broker

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from keybroker.cli.access import config_option, json_option
-from keybroker.cli.owner import operator_here
-from keybroker.cli.screen import note, print_facts, print_json
+from keybroker.cli.owner import as_owner, operator_here
+from keybroker.cli.screen import note, print_facts, print_json, print_table
+from keybroker.wire.problems import KeybrokerError, Problem
 
 if TYPE_CHECKING:
     from keybroker.service.broker import Broker
     from keybroker.service.installation import Installation
     from keybroker.service.rollover import Trust
 
+_LARGEST = 65536
 _RELOAD = "next: systemctl reload keybroker"
 _BACK_UP = "then: keybroker backup, for what earlier ones bring back is the CA as it was"
 
@@ -33,6 +35,12 @@ def ca() -> None:
       keybroker ca rotate && systemctl reload keybroker
       keybroker ca show                                  until nobody is waited for
       keybroker ca retire && systemctl reload keybroker
+
+    Where the CA is an outside one (keybroker init --outside-ca), requests go out and certificates come in:
+
+    \b
+      keybroker ca requests --to DIRECTORY
+      keybroker ca import FILE...
     """
 
 
@@ -130,6 +138,99 @@ def retire(force: bool, config: Path, as_json: bool) -> None:
     _print(found, as_json)
 
 
+@ca.command()
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for NAME.csr and NAME.ext of each request.",
+)
+@click.option("--server", is_flag=True, help="The server's too, although its certificate does not end soon.")
+@config_option
+@json_option
+def requests(to: Path | None, server: bool, config: Path, as_json: bool) -> None:
+    """List what waits for an outside CA to sign it, and write it out.
+
+    NAME.csr is what its owner signed; NAME.ext has the extensions that the certificate must have, as openssl
+    takes them. A host that enrols does not know its name yet: there it stands in NAME.ext alone.
+
+    \b
+      keybroker ca requests --to out
+      openssl x509 -req -in out/server.csr -extfile out/server.ext -CA ca.crt -CAkey ca.key \\
+        -days 365 -out server.crt
+      keybroker ca import server.crt
+    """
+    from keybroker.service import courier
+
+    with as_owner(config), _here(config, "ca requests", to_change=False) as (broker, installation):
+        asked = courier.requests(broker, installation, server=server)
+    if to is not None:
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+            for one in asked:
+                (to / f"{one.name}.csr").write_text(one.csr)
+                (to / f"{one.name}.ext").write_text(one.wanted.extensions())
+        except OSError as error:
+            raise KeybrokerError(
+                Problem.CONFIGURATION, f"{to}: cannot be written: {error.strerror}"
+            ) from None
+    if as_json:
+        print_json({"requests": [one.as_json() for one in asked]})
+        return
+    if not asked:
+        note("nothing waits")
+        return
+    print_table(
+        ("NAME", "FOR", "ASKED", "DAYS"),
+        [
+            (one.name, one.who, "" if one.at is None else f"{one.at:%F %T}Z", str(one.lifetime.days))
+            for one in asked
+        ],
+    )
+    note("next: have them signed, then: keybroker ca import FILE..." if to else "next: --to DIRECTORY")
+
+
+@ca.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@config_option
+@json_option
+def import_(files: tuple[Path, ...], config: Path, as_json: bool) -> None:
+    """Take in certificates that an outside CA has signed, in PEM; done again, it changes nothing.
+
+    Each is held to what was asked: the same public key, exactly the names and the purpose, that CA's
+    signature, good at this moment. Whoever waits for one gets it when it asks again; an operator's is put
+    beside its key, where that is on this machine. The first that does not fit ends it; those before are in.
+
+    \b
+      keybroker ca import signed/*.crt && systemctl reload keybroker
+    """
+    from keybroker.service import courier
+
+    who, texts = operator_here(), [(file, _text(file)) for file in files]
+    taken = []
+    with as_owner(config), _here(config, "ca import") as (broker, installation):
+        for file, text in texts:
+            try:
+                taken.append(courier.take(broker, installation, text, who))
+            except KeybrokerError as error:
+                raise KeybrokerError(error.problem, f"{file}: {error.detail}", hint=error.hint) from error
+            if not as_json:
+                note(f"{taken[-1].who}: {'imported' if taken[-1].changed else 'unchanged'}, {file}")
+    if as_json:
+        print_json({"imported": [one.as_json() for one in taken]})
+    elif any(one.who == "server" and one.changed for one in taken):
+        note(_RELOAD)
+
+
+def _text(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_LARGEST)
+    except OSError as error:
+        raise KeybrokerError(
+            Problem.MALFORMED, f"{file}: {(error.strerror or 'cannot be read').lower()}"
+        ) from None
+
+
 @contextmanager
 def _here(config: Path, verb: str, *, to_change: bool = True) -> Iterator[tuple[Broker, Installation]]:
     from keybroker.cli.local import open_here
@@ -158,10 +259,13 @@ def _print(found: Trust, as_json: bool) -> None:
         return
     facts: list[tuple[str, object]] = []
     for number, (fingerprint, name, ends) in enumerate(found.authorities):
-        role = "issues" if number == 0 else "trusted still"
+        role = "an outside one" if found.outside else "issues" if number == 0 else "trusted still"
         facts.append((role, f"{name}, good until {ends:%F}, SHA-256 {fingerprint}"))
     server = next((name for each, name, _ends in found.authorities if each == found.server), "another CA")
-    facts.append(("server certificate", f"by {server}, good until {found.server_ends:%F}"))
+    served = "not signed yet: keybroker ca requests"
+    if found.server_ends is not None:
+        served = f"by {server}, good until {found.server_ends:%F}"
+    facts.append(("server certificate", served))
     if found.is_changing:
         facts.append(("waiting for", ", ".join(found.waiting[:20]) or "nobody: keybroker ca retire"))
     print_facts(facts)

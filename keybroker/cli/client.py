@@ -166,6 +166,7 @@ def _reason(causes: list[BaseException]) -> str:
 def _context(access: Access) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # that CA, and not its root
     path = access.ca
     try:
         context.load_verify_locations(path)

@@ -64,19 +64,20 @@ def examine(config: Path, credentials_directory: Path | None, now: datetime) -> 
         return (_wrong("configuration", error),)
     installation = settings.installation
     operators = sorted(settings.file.parent.glob("operators/*.crt"))
+    ca_hint, server_hint = "keybroker ca rotate --help", "keybroker ca renew-server"
+    if installation.outside_ca:
+        ca_hint, server_hint = "whoever keeps that CA has to know", "keybroker ca requests --server --help"
     return (
         Finding("configuration", "good", str(config)),
         *_database(installation, now),
         _tried("TLS", lambda: _listeners(settings)),
-        _certificate(
-            "CA certificate", installation.ca_certificate, now, _CA_SOON, "keybroker ca rotate --help"
-        ),
+        _certificate("CA certificate", installation.ca_certificate, now, _CA_SOON, ca_hint),
         _certificate(
             "server certificate",
             installation.server_certificate,
             now,
             _SERVER_SOON,
-            "keybroker ca renew-server",
+            server_hint,
         ),
         *(
             _certificate(f"operator {path.stem}", path, now, _SOON, "keybroker operator renew")
@@ -130,6 +131,12 @@ def _sealed(keys: Iterable[MasterKey]) -> tuple[Finding, ...]:
 def _trusted(broker: Broker, now: datetime) -> tuple[Finding, ...]:
     """Say so while two CAs are trusted, or were to be."""
     authority = broker.authority
+    if authority.key is None:
+        waiting_here = len(broker.store.read(lambda reading: reading.signings()))
+        if not waiting_here:
+            return ()
+        what = f"an outside one; requests that wait for it: {waiting_here}"
+        return (Finding("CA", "warning", what, "keybroker ca requests --to DIRECTORY"),)
     if authority.following is not None:
         return (Finding("CA", "warning", "its rotation was cut short", "keybroker ca rotate: it goes on"),)
     if authority.before is None:

@@ -62,6 +62,12 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
     help="file:, credential:, pkcs11: or shares:K/N.  [default: file:CONFIG_DIR/master.key, made now]",
 )
 @click.option(
+    "--outside-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="CA.CRT",
+    help="Certificate of a CA whose key is elsewhere and signs what waits here (keybroker ca requests).",
+)
+@click.option(
     "--recovery-recipient",
     "recovery",
     multiple=True,
@@ -86,6 +92,7 @@ def init(
     health: str,
     default_deny: bool,
     master_key: str | None,
+    outside_ca: Path | None,
     recovery: tuple[str, ...],
     user: str | None,
     as_json: bool,
@@ -95,11 +102,13 @@ def init(
     It refuses to touch one that is there. Save the master key (and keep it away from the database's backups):
     without it no volume can be opened again. A key in a PKCS#11 token is made before, by keybroker master
     create. With shares:2/3 the key is kept nowhere: three shares are printed, this once, and any two of them
-    start the broker (keybroker unseal).
+    start the broker (keybroker unseal). With --outside-ca no CA is made: the server's and the operator's
+    certificates are requested, and the broker starts once they are imported.
 
     \b
       keybroker init --name broker.example --operator alice
       keybroker init --ip 192.0.2.10 --operator alice --listen 192.0.2.10
+      keybroker init --name broker.example --operator alice --outside-ca ca.crt
     """
     from keybroker.age import read_recipients
     from keybroker.config import FILE_NAME, Address, parse, render
@@ -131,6 +140,7 @@ def init(
         listen_enrolment=Address.parse(f"[{listen}]:{enrolment_port}", "--listen"),
         health=health,
         default_deny=default_deny,
+        outside_ca=outside_ca is not None,
     )
     parse(text, config_dir / FILE_NAME)  # before anything is made: what serve would refuse is refused here
     made = create(
@@ -146,6 +156,7 @@ def init(
             secret=shared.key if shared else None,
             owner=owner_named(user, config_dir),
             recovery=read_recipients(recovery) if recovery else (),
+            outside_ca=None if outside_ca is None else _read(outside_ca),
         ),
         clock=lambda: datetime.now(UTC),
         entropy=secrets.token_bytes,
@@ -168,10 +179,17 @@ def init(
     print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
     if shared:
         shared.show()
-    _next_steps(made.configuration, key, recovery=bool(recovery))
+    _next_steps(made.configuration, key, recovery=bool(recovery), outside=outside_ca is not None)
 
 
-def _next_steps(configuration: Path, master_key: str, *, recovery: bool) -> None:
+def _read(certificate: Path) -> str:
+    try:
+        return certificate.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        raise KeybrokerError(Problem.CONFIGURATION, f"{certificate}: cannot be read, or is not PEM") from None
+
+
+def _next_steps(configuration: Path, master_key: str, *, recovery: bool, outside: bool) -> None:
     from keybroker.cli.keeping import to_keep
 
     usual = configuration.parent == CONFIG_DIRECTORY
@@ -179,6 +197,7 @@ def _next_steps(configuration: Path, master_key: str, *, recovery: bool) -> None
     note("next:")
     for line in (
         to_keep(master_key),
+        *([f"keybroker ca requests --help{where}: have them signed, and import them"] if outside else []),
         "systemctl enable --now keybroker" if usual else f"keybroker serve{where}",
         f"keybroker check{where}",
         *([] if recovery else [f"keybroker recovery set-key --help{where}: to open disks without a broker"]),

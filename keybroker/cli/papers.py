@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from keybroker.ca import key_pem, load_key, new_key, signing_request
+from keybroker.ca import key_pem, load_key, new_key
+from keybroker.csr import signing_request
 from keybroker.wire.names import OPERATOR_NAME
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret

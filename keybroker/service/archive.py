@@ -10,6 +10,7 @@
 | ``ca-before.key`` | while two CAs are trusted: of the one before; ``ca.crt`` has both certificates |
 | ``keybroker.db`` | the database as of one moment |
 
+Where the CA is an outside one, the server's key signs, and ``server.crt`` says whose that is.
 The master key is never in it. The CA's keys are, unless they are left out: without the one every VM would
 have to be enrolled anew, without the other the server gets no certificate for a VM that was off since before
 the new CA. An archive is read strictly: these members, in this order, each once, nothing else.
@@ -33,9 +34,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keybroker import __version__, age
-from keybroker.ca import Authority
+from keybroker.ca import is_from
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -66,6 +68,7 @@ class Manifest:
         master_keys: identities of the master keys that it takes.
         audit: sequence number and hash of the last audit record.
         files: SHA-256 in hex, by member.
+        outside_ca: whether the CA is an outside one, so that the server's key signed this.
     """
 
     made: str
@@ -77,6 +80,7 @@ class Manifest:
     master_keys: tuple[str, ...]
     audit: tuple[int, str]
     files: dict[str, str]
+    outside_ca: bool = False
 
     def text(self) -> bytes:
         """Return what is signed."""
@@ -92,6 +96,7 @@ class Manifest:
             "master_keys": list(self.master_keys),
             "audit": {"sequence": self.audit[0], "hash": self.audit[1]},
             "files": self.files,
+            **({"outside_ca": True} if self.outside_ca else {}),
         }
         return json.dumps(said, indent=2, sort_keys=True).encode() + b"\n"
 
@@ -111,6 +116,7 @@ class Manifest:
             master_keys=fields.texts("master_keys", most=64),
             audit=(audit.number("sequence"), audit.text("hash")),
             files=fields.pairs("files", most=len(MEMBERS)),
+            outside_ca=fields.optional("outside_ca", fields.flag) is True,
         )
         fields.ignore_rest()
         return manifest
@@ -258,25 +264,30 @@ def _checked(found: set[str], to: Path) -> Manifest:
     for name, hashed in manifest.files.items():
         if digest(to / name) != hashed:
             raise _wrong(f"{name}: is not what the manifest says")
-    _check_signed(manifest, text, (to / "ca.crt").read_bytes(), (to / SIGNATURE).read_bytes())
+    _check_signed(manifest, text, to)
     return manifest
 
 
-def sign(authority: Authority, manifest: Manifest) -> bytes:
-    """Return the CA's signature of a manifest."""
-    return authority.key.sign(manifest.text(), ec.ECDSA(hashes.SHA256()))
+def sign(key: ec.EllipticCurvePrivateKey, manifest: Manifest) -> bytes:
+    """Return a signature of a manifest, with the CA's key; with the server's where that is elsewhere."""
+    return key.sign(manifest.text(), ec.ECDSA(hashes.SHA256()))
 
 
-def _check_signed(manifest: Manifest, text: bytes, pem: bytes, signature: bytes) -> None:
+def _check_signed(manifest: Manifest, text: bytes, to: Path) -> None:
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        key = certificate.public_key()
+        signer = authority = x509.load_pem_x509_certificate((to / "ca.crt").read_bytes())
+        if authority.fingerprint(hashes.SHA256()).hex() != manifest.ca_fingerprint:
+            raise _wrong("ca.crt: is not the CA that the manifest names")
+        if manifest.outside_ca:
+            signer = x509.load_pem_x509_certificate((to / "server.crt").read_bytes())
+            purposes = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            if not is_from(signer, authority) or ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
+                raise _wrong("server.crt: is not the certificate of a server of this CA")
+        key = signer.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise _wrong("ca.crt: is not the certificate of a CA of ours")
-        if certificate.fingerprint(hashes.SHA256()).hex() != manifest.ca_fingerprint:
-            raise _wrong("ca.crt: is not the CA that the manifest names")
-        key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
-    except (ValueError, InvalidSignature):
+        key.verify((to / SIGNATURE).read_bytes(), text, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, InvalidSignature, x509.ExtensionNotFound, FileNotFoundError):
         raise _wrong("manifest: is not signed by the CA") from None
 
 

@@ -14,7 +14,7 @@ from typing import IO
 from keybroker.audit import AuditEvent, rfc3339
 from keybroker.masterkey import key_file
 from keybroker.masterkey.files import read_key
-from keybroker.service import archive
+from keybroker.service import archive, served
 from keybroker.service.archive import CONFIGURATION, DATABASE, FORMER_KEY, Manifest
 from keybroker.service.installation import Installation, ca_held, check_files, load_authority
 from keybroker.store import Writing, schema
@@ -70,6 +70,12 @@ def _made(
         raise KeybrokerError(
             Problem.CONFLICT, "CA: its rotation was cut short", hint="keybroker ca rotate: it goes on"
         )
+    if served.certificate(installation) is None:
+        raise KeybrokerError(
+            Problem.CONFLICT,
+            "server: has no certificate yet, without which a backup would be nobody's",
+            hint="keybroker ca requests --help",
+        )
     is_changing = authority.before is not None
     parts = _parts(installation, with_ca_key=with_ca_key, is_changing=is_changing)
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=installation.database.parent) as private:
@@ -80,7 +86,8 @@ def _made(
         parts[DATABASE] = copy
         _check_without_master_key(installation, parts)
         manifest = _manifest(installation, parts, now)
-        archive.write(target, manifest, archive.sign(authority, manifest), parts, recipients)
+        signature = archive.sign(authority.key or served.key(installation), manifest)
+        archive.write(target, manifest, signature, parts, recipients)
     return manifest
 
 
@@ -101,7 +108,7 @@ def _parts(installation: Installation, *, with_ca_key: bool, is_changing: bool) 
                 f"{path}: is not {home / name}, where a restore would put it",
                 hint="back such an installation up with the tools of its host",
             )
-    if not with_ca_key:
+    if installation.outside_ca or not with_ca_key:
         del parts["ca.key"]
     elif is_changing and os.path.lexists(installation.former_ca_key):
         parts[FORMER_KEY] = installation.former_ca_key
@@ -153,6 +160,7 @@ def _manifest(installation: Installation, parts: dict[str, Path], now: datetime)
         master_keys=tuple(each.identity for each in masters if each.state != "forgotten"),
         audit=head,
         files={name: archive.digest(path) for name, path in parts.items()},
+        outside_ca=installation.outside_ca,
     )
 
 

@@ -62,10 +62,12 @@ def rehearse(
         held: master keys in shares that were given enough of them, by URI.
     """
     database = directory / DATABASE
+    whose = f"CA {manifest.ca_fingerprint[:16]}…"
+    signer = f"server of the outside {whose}" if manifest.outside_ca else whose
     there = replace(installation, database=database)
     results = [
-        Result("archive", "good", f"signed by the CA {manifest.ca_fingerprint[:16]}…, made {manifest.made}"),
-        *_authority(directory),
+        Result("archive", "good", f"signed by the {signer}, made {manifest.made}"),
+        *_authority(directory, manifest),
         _tried("database", lambda: _sound(database)),
         _tried("schema", lambda: _upgraded(database, manifest)),
     ]
@@ -90,9 +92,11 @@ def _tried(check: str, look: Callable[[], str]) -> Result:
         return Result(check, "wrong", error.detail)
 
 
-def _authority(directory: Path) -> tuple[Result, ...]:
+def _authority(directory: Path, manifest: Manifest) -> tuple[Result, ...]:
     """Say whether the CA's keys are there and its own; without the first of them no broker starts."""
     check = "CA"
+    if manifest.outside_ca:
+        return (Result(check, "good", "an outside one, whose key is elsewhere"),)
     if not (directory / "ca.key").exists():
         return (Result(check, "warning", "its key was left out: put it in place before the broker starts"),)
     try:

@@ -6,12 +6,13 @@ import hashlib
 from datetime import datetime
 
 from keybroker.audit import AuditEvent, Outcome
-from keybroker.ca import RequestedKey, read_request
+from keybroker.csr import RequestedKey, read_request
 from keybroker.policy import Peer
 from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.issuing import issue, lasts
 from keybroker.service.sentry import denied
+from keybroker.service.signing import given, keep, waits
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, EnrolmentRow, HostRow
 from keybroker.terms import UNCHANGED, outside
@@ -39,12 +40,12 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
 
     Returns:
         The certificate. The same token with the same public key gives the same certificate again until the
-        token's lifetime is over, so that a lost reply costs nothing.
+        token's lifetime is over, so that a lost reply costs nothing; of an outside CA, as long as it is good.
 
     Raises:
         KeybrokerError: TOKEN_REFUSED for a token that is unknown, expired, used by another key, or comes from
             an address that is not its add-on's, or whose host is revoked; MALFORMED for a request that is not
-            a P-256 CSR with a good signature; UNAVAILABLE.
+            a P-256 CSR with a good signature; PENDING until an outside CA has signed; UNAVAILABLE.
     """
     now = broker.clock()
     requested = read_request(request.csr)
@@ -53,20 +54,25 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         # Strangers who guess leave no record, so that they cannot fill the disk with them.
         raise _refused(broker)
 
-    def work(writing: Writing) -> Certified | None:
+    def work(writing: Writing) -> Certified | KeybrokerError | None:
         enrolment = writing.enrolment(hashed)
         if enrolment is None:
             return None
         host = writing.host(enrolment.host)
         if host is None:
             return None
-        why = _unfit(writing, enrolment, host, requested, now)
+        outside = broker.authority.key is None
+        why = _unfit(writing, enrolment, host, requested, now, outside=outside)
         why = why or _elsewhere(broker, writing, host, address)
         if why is not None:
             writing.append(_event(address, hashed, host, "denied", now, why=why))
             return None
         if enrolment.certificate is not None:
             certificate = writing.certificate(enrolment.certificate)
+        elif outside:
+            if keep(writing, identity_of(broker, host.id), requested, now, hashed):
+                writing.append(_event(address, hashed, host, "done", now, waits=requested.spki))
+            return waits()
         else:
             certificate = certify(broker, host.id, requested, now)
             writing.enrol_host(hashed, certificate, now)
@@ -78,7 +84,7 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
     certified = broker.store.write(work)
     if certified is None:
         raise _refused(broker)
-    return certified
+    return given(certified)
 
 
 def _refused(broker: Broker) -> KeybrokerError:
@@ -88,17 +94,25 @@ def _refused(broker: Broker) -> KeybrokerError:
 
 
 def _unfit(
-    reading: Reading, enrolment: EnrolmentRow, host: HostRow, requested: RequestedKey, now: datetime
+    reading: Reading,
+    enrolment: EnrolmentRow,
+    host: HostRow,
+    requested: RequestedKey,
+    now: datetime,
+    *,
+    outside: bool,
 ) -> str | None:
     """Say why a token is not good for this key now."""
     if host.revoked is not None:
         return "its host is revoked"
-    if now >= enrolment.expires:
+    waiting = reading.signing(token=enrolment.token_hash)
+    issued = None if enrolment.certificate is None else reading.certificate(enrolment.certificate)
+    # An outside CA takes its time: the key that a token was spent on asks until it is signed, and gets that.
+    lasts = waiting is not None or (outside and issued is not None and now < issued.not_after)
+    if now >= enrolment.expires and not lasts:
         return "the token is expired"
-    if enrolment.certificate is None:
-        return None
-    issued = reading.certificate(enrolment.certificate)
-    if issued is None or issued.spki != requested.spki:
+    spent = waiting or issued
+    if spent is not None and spent.spki != requested.spki:
         return "the token was used by another key"
     return None
 
@@ -134,30 +148,38 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
         A new certificate; or, for a key that got one in the first third of its lifetime, that one again.
 
     Raises:
-        KeybrokerError: as ``boot.unlock`` for the peer, but of its boot only BOOT_DENIED; MALFORMED as
-            ``enrol``.
+        KeybrokerError: as ``boot.unlock`` for the peer, but of its boot only BOOT_DENIED; MALFORMED and
+            PENDING as ``enrol``.
     """
     requested = read_request(request.csr)
 
-    def work(writing: Writing, caller: Caller) -> Certified:
+    def work(writing: Writing, caller: Caller) -> Certified | KeybrokerError:
         host, addon = caller.as_host()
         error = denied(writing, host, peer.boot, peer.address, caller.now)
         if error is not None:
             raise error
         certificate = writing.newest_certificate(host, requested.spki)
         if certificate is None or not lasts(broker, certificate, caller.now):
+            if broker.authority.key is None:
+                if keep(writing, identity_of(broker, host), requested, caller.now):
+                    writing.append(caller.event("done", waits=requested.spki))
+                return waits()
             certificate = certify(broker, host, requested, caller.now)
             writing.add_certificate(certificate)
         writing.append(caller.event("done", serial=certificate.serial))
         return certified_as(broker, writing, host, addon, certificate)
 
-    return perform(broker, peer, "renew", work)
+    return given(perform(broker, peer, "renew", work))
 
 
 def certify(broker: Broker, host: HostId, requested: RequestedKey, now: datetime) -> CertificateRow:
     """Issue a host's certificate for a requested key; to be added by the caller."""
-    identity = Identity(broker.settings.trust_domain, "host", host)
-    return issue(broker, identity, requested, now, broker.settings.host_lifetime)
+    return issue(broker, identity_of(broker, host), requested, now, broker.settings.host_lifetime)
+
+
+def identity_of(broker: Broker, host: HostId) -> Identity:
+    """Return whom a host's certificates name."""
+    return Identity(broker.settings.trust_domain, "host", host)
 
 
 def certified_as(

@@ -16,14 +16,18 @@ from typing import Final
 
 from keybroker.audit import AuditEvent
 from keybroker.ca import SERIAL_BYTES, Authority, Leaf, key_pem, new_key, serial_number
+from keybroker.csr import RequestedKey, read_request, signing_request
 from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import LocalMasterKey, MasterKey, key_file, open_master_key
+from keybroker.outside import Wanted, check_ca
 from keybroker.rights import FIRST
+from keybroker.service.issuing import row_of
 from keybroker.service.masters import new_master_key_row
 from keybroker.service.offline import new_recovery_key
 from keybroker.service.placing import Maker, as_user, beside, check_free, put_in_place
+from keybroker.service.signing import keep
 from keybroker.store import Writing, schema
-from keybroker.store.rows import CertificateRow, InstallationRow, OperatorRow
+from keybroker.store.rows import InstallationRow, OperatorRow
 from keybroker.store.sqlite import SqliteStore
 from keybroker.wire import names
 from keybroker.wire.names import Identity
@@ -51,6 +55,7 @@ class Plan:
         secret: the master key itself, where it is in shares (``shares:…``), and else None.
         owner: uid and gid that all of it belongs to; None for whoever runs this.
         recovery: age recipients of the offline recovery key; empty for none.
+        outside_ca: PEM of the certificate of a CA whose key is elsewhere; None for a CA of our own.
     """
 
     config_directory: Path
@@ -64,6 +69,7 @@ class Plan:
     secret: Secret | None = None
     owner: tuple[int, int] | None = None
     recovery: tuple[str, ...] = ()
+    outside_ca: str | None = None
     server_lifetime: timedelta = timedelta(days=3650)
     operator_lifetime: timedelta = timedelta(days=365)
 
@@ -115,7 +121,11 @@ def _build(
 ) -> Authority:
     """Make everything but the master key, beside its place."""
     maker = Maker(plan.owner)
-    authority, operator = _certificates(plan, maker, config, now, entropy)
+    authority, operator = (
+        _certificates(plan, maker, config, now, entropy)
+        if plan.outside_ca is None
+        else _requests(plan, plan.outside_ca, maker, config, now)
+    )
     maker.file(config / "keybroker.toml", plan.configuration.encode(), 0o600)
     _database(plan, state / DATABASE, masterkey, authority, operator, now, entropy)
     maker.adopt(state / DATABASE)
@@ -190,14 +200,13 @@ def _certificates(
         serial(),
         plan.server_lifetime,
     )
-    identity = Identity(plan.trust_domain, "operator", plan.operator)
     certified = authority.certify_client(
-        operator.public_key(), identity, now, serial(), plan.operator_lifetime
+        operator.public_key(), _operator(plan), now, serial(), plan.operator_lifetime
     )
     operators = config / "operators"
     operators.mkdir(mode=0o700)
     for path, certificate, key in (
-        (config / "ca", authority.pem, authority.key),
+        (config / "ca", authority.pem, authority.signer),
         (config / "server", served.pem, server),
         (operators / plan.operator, certified.pem, operator),
     ):
@@ -207,12 +216,36 @@ def _certificates(
     return authority, certified
 
 
+def _requests(
+    plan: Plan, outside_ca: str, maker: Maker, config: Path, now: datetime
+) -> tuple[Authority, RequestedKey]:
+    """Put an outside CA's certificate in place, and ask it for the server's and the first operator's."""
+    authority = Authority.outside(outside_ca, "outside CA")
+    check_ca(authority.certificate, now, "outside CA")
+    names, addresses, identity = plan.server_names, plan.server_addresses, _operator(plan)
+    wanted = Wanted("", (*names, *addresses)[0], "server", dns=names, addresses=addresses)
+    mine = Wanted.of("", identity)
+    server, operator = new_key(), new_key()
+    operators = config / "operators"
+    operators.mkdir(mode=0o700)
+    asked = signing_request(server, wanted.common_name, wanted.sans(), wanted.usage)
+    maker.file(config / "ca.crt", authority.pem.encode(), 0o444)
+    maker.file(config / "server.csr", asked.encode(), 0o444)
+    maker.file(config / "server.key", key_pem(server).reveal(), 0o400)
+    maker.file(operators / f"{plan.operator}.key", key_pem(operator).reveal(), 0o400)
+    return authority, read_request(signing_request(operator, mine.common_name, mine.sans(), mine.usage))
+
+
+def _operator(plan: Plan) -> Identity:
+    return Identity(plan.trust_domain, "operator", plan.operator)
+
+
 def _database(
     plan: Plan,
     database: Path,
     masterkey: MasterKey,
     authority: Authority,
-    operator: Leaf,
+    operator: Leaf | RequestedKey,
     now: datetime,
     entropy: Entropy,
 ) -> None:
@@ -223,19 +256,10 @@ def _database(
         writing.put_installation(InstallationRow(plan.trust_domain, authority.fingerprint, now))
         writing.put_master_key(first)
         writing.add_operator(OperatorRow(plan.operator, now, FIRST, None, now))
-        writing.add_certificate(
-            CertificateRow(
-                fingerprint=operator.fingerprint,
-                serial=operator.serial,
-                host=None,
-                operator=plan.operator,
-                spki=operator.spki,
-                not_before=operator.not_before,
-                not_after=operator.not_after,
-                issued=now,
-                pem=operator.pem,
-            )
-        )
+        if isinstance(operator, Leaf):
+            writing.add_certificate(row_of(operator, _operator(plan), now))
+        else:
+            keep(writing, _operator(plan), operator, now)
         facts = {"ca": authority.fingerprint, "operator": plan.operator, "roles": " ".join(sorted(FIRST))}
         if plan.recovery:
             writing.add_recovery_key(new_recovery_key(masterkey, plan.recovery, 1, now, entropy))

@@ -13,6 +13,8 @@ the certificate that this broker gave it last:
 | by a boot that an approver has said no to | boot-denied |
 | while that key's newest certificate is good | that one again: a lost reply, or a clock that is ahead |
 | within the grace after its end | a new one, for the same key |
+| while the newest certificate is good | that one again: a lost reply, or a clock that is ahead |
+| within the grace after its end | a new one, for the same key; pending until an outside CA has signed it |
 | later | certificate |
 
 A request that is sent again by somebody else gives a certificate for a key that he does not have; it takes
@@ -26,11 +28,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from keybroker.audit import AuditEvent, Outcome
-from keybroker.ca import fingerprint_of, read_request
+from keybroker.ca import fingerprint_of
+from keybroker.csr import read_request
 from keybroker.service.broker import Broker
-from keybroker.service.enrolment import certified_as, certify
+from keybroker.service.enrolment import certified_as, certify, identity_of
 from keybroker.service.repeats import Recording
 from keybroker.service.sentry import denied
+from keybroker.service.signing import keep, waits
 from keybroker.store import Writing
 from keybroker.store.rows import CertificateRow, HostRow
 from keybroker.terms import UNCHANGED, Terms, outside
@@ -54,8 +58,8 @@ def renew(
 
     Raises:
         KeybrokerError: NO_IDENTITY, REVOKED, LOCK, WRONG_ADDRESS, DISABLED, BOOT_DENIED or CERTIFICATE as the
-            table above has it; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a good
-            signature; UNAVAILABLE.
+            table above has it; PENDING; BUSY; MALFORMED for what is no certificate or no P-256 CSR with a
+            good signature; UNAVAILABLE.
     """
     requested, fingerprint = read_request(request.csr), fingerprint_of(request.certificate)
     shown = broker.store.read(lambda reading: reading.certificate(fingerprint))
@@ -96,6 +100,10 @@ def renew(
             return error
         certificate = newest
         if newest.not_after <= now or not broker.authority.issued(newest.pem):
+            if broker.authority.key is None:
+                if keep(writing, identity_of(broker, host.id), requested, now):
+                    writing.append(event("done", waits=requested.spki))
+                return waits()
             certificate = certify(broker, host.id, requested, now)
             writing.add_certificate(certificate)
         writing.append(event("done", serial=certificate.serial, before=newest.serial))

@@ -41,6 +41,8 @@ class Installation:
     Attributes:
         configuration: the file that all this was read from, checked like the rest; None if there is none.
         master_keys: the URIs of all master keys that may be needed, the newest first.
+        outside_ca: whether the CA is an outside one: there is no ``ca_key``, and no ``server_certificate``
+            before it has signed that.
         reread: reads ``master_keys`` anew; None where they stay what they are.
         credentials_directory: $CREDENTIALS_DIRECTORY (systemd.exec(5)), None outside a unit.
     """
@@ -54,12 +56,18 @@ class Installation:
     settings: BrokerSettings
     configuration: Path | None = None
     credentials_directory: Path | None = None
+    outside_ca: bool = False
     reread: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
 
     @property
     def former_ca_key(self) -> Path:
         """Return where the key of the CA before is, for as long as that is trusted."""
         return self.ca_key.with_name("ca-before.key")
+
+    @property
+    def server_request(self) -> Path:
+        """Return where the first server certificate's signing request is, for an outside CA."""
+        return self.server_certificate.with_suffix(".csr")
 
     @property
     def next_ca_key(self) -> Path:
@@ -162,7 +170,11 @@ def check_files(installation: Installation) -> None:
     public = [installation.ca_certificate, installation.server_certificate]
     if installation.configuration is not None:
         public.append(installation.configuration)
-    secret = [installation.ca_key, installation.server_key]
+    if installation.outside_ca and not os.path.lexists(installation.server_certificate):
+        public.remove(installation.server_certificate)
+    secret = [installation.server_key]
+    if not installation.outside_ca:
+        secret.append(installation.ca_key)
     for directory in sorted({path.parent for path in (*public, *secret, installation.database)}):
         _check_directory(directory)
     for path in public:
@@ -259,15 +271,17 @@ def load_authority(installation: Installation, store: Store | None = None) -> Au
             certificate's, or a CA that is not the database's; UNAVAILABLE.
     """
     path = installation.ca_certificate
-    with open_private(installation.ca_key) as file:
-        key = Secret(file.readall())
+    key = None
+    if not installation.outside_ca:
+        with open_private(installation.ca_key) as file:
+            key = Secret(file.readall())
     try:
         text = path.read_text("utf-8")
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror}", None) from None
     except UnicodeDecodeError:
         raise _wrong(path, "is not PEM", None) from None
-    authority = Authority.load(text, key, str(path))
+    authority = Authority.outside(text, str(path)) if key is None else Authority.load(text, key, str(path))
     if store is not None:
         _check_belongs(installation, store.read(lambda reading: reading.installation()), authority)
     return authority

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from keybroker.ca import SERIAL_BYTES, RequestedKey, serial_number
+from keybroker.ca import SERIAL_BYTES, Leaf, serial_number
+from keybroker.csr import RequestedKey
 from keybroker.service.broker import Broker
 from keybroker.store.rows import CertificateRow
 from keybroker.wire.names import HostId, Identity
@@ -17,6 +18,11 @@ def issue(
     leaf = broker.authority.certify_client(
         requested.public_key, identity, now, serial_number(broker.entropy(SERIAL_BYTES)), lifetime
     )
+    return row_of(leaf, identity, now)
+
+
+def row_of(leaf: Leaf, identity: Identity, now: datetime) -> CertificateRow:
+    """Return the row of a certificate that is a host's or an operator's."""
     return CertificateRow(
         fingerprint=leaf.fingerprint,
         serial=leaf.serial,
@@ -33,8 +39,12 @@ def issue(
 def lasts(broker: Broker, certificate: CertificateRow, now: datetime) -> bool:
     """Say whether a certificate is of the CA that issues, and in the first third of its lifetime.
 
-    A repeated call gets such a one again.
+    A repeated call gets such a one again. An outside CA's is fetched later than it is made, and costs a
+    person's time: it is given again while there is a third left.
     """
+    if broker.authority.key is None:
+        left = certificate.not_after - now
+        return left * 3 > certificate.not_after - certificate.issued
     return broker.authority.issued(certificate.pem) and is_young(certificate, now)
 
 

@@ -81,6 +81,15 @@ def sync(directory: Path) -> None:
         os.close(descriptor)
 
 
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Put a file in another's place, durably: that one or the new one, never half of it."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    Maker(None).file(beside, content, mode)
+    beside.rename(path)
+    sync(path.parent)
+
+
 def put_in_place(config: Path, config_directory: Path, state: Path, state_directory: Path) -> None:
     """Rename both directories into their places, the configuration last; it makes it an installation.
 

@@ -35,14 +35,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keybroker.audit import AuditEvent
-from keybroker.ca import SERIAL_BYTES, Authority, is_from, key_pem, load_key, new_key, pem_of, serial_number
-from keybroker.masterkey.files import open_private
+from keybroker.ca import SERIAL_BYTES, Authority, is_from, key_pem, new_key, pem_of, serial_number
+from keybroker.service import served
 from keybroker.service.broker import Broker
 from keybroker.service.installation import Installation, load_authority
-from keybroker.service.placing import Maker, sync
+from keybroker.service.placing import Maker, replace, sync
 from keybroker.store import Reading, Writing
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.secret import Secret
 
 SERVER_LIFETIME: Final = timedelta(days=3650)
 _SHOWN: Final = 5
@@ -57,13 +56,15 @@ class Trust:
     Attributes:
         authorities: the CA that issues first; fingerprint, name, and when it ends.
         server: fingerprint of the CA that the server's certificate is from; None for another.
-        server_ends: when that certificate is over.
+        server_ends: when that certificate is over; None where an outside CA has not signed it yet.
+        outside: whether the CA is an outside one.
         waiting: hosts and operators that have not come with a certificate of the CA that issues.
     """
 
     authorities: tuple[tuple[str, str, datetime], ...]
     server: str | None
-    server_ends: datetime
+    server_ends: datetime | None
+    outside: bool
     waiting: tuple[str, ...]
 
     @property
@@ -78,7 +79,11 @@ class Trust:
                 {"fingerprint": fingerprint, "name": name, "ends": f"{ends:%FT%TZ}", "issues": number == 0}
                 for number, (fingerprint, name, ends) in enumerate(self.authorities)
             ],
-            "server": {"authority": self.server, "ends": f"{self.server_ends:%FT%TZ}"},
+            "outside": self.outside,
+            "server": {
+                "authority": self.server,
+                "ends": None if self.server_ends is None else f"{self.server_ends:%FT%TZ}",
+            },
             "waiting": list(self.waiting),
         }
 
@@ -90,13 +95,14 @@ def trust(broker: Broker, installation: Installation) -> Trust:
         KeybrokerError: CONFIGURATION for a file that cannot be read.
     """
     authority = broker.authority
-    server = _certificate(installation.server_certificate)
+    server = served.certificate(installation)
     other = authority.before or authority.following
     known = (authority.certificate, *([other] if other else []))
     return Trust(
         tuple((_fingerprint(each), _name(each), each.not_valid_after_utc) for each in known),
-        next((_fingerprint(each) for each in known if is_from(server, each)), None),
-        server.not_valid_after_utc,
+        next((_fingerprint(each) for each in known if server is not None and is_from(server, each)), None),
+        None if server is None else server.not_valid_after_utc,
+        authority.key is None,
         broker.store.read(lambda reading: waiting(reading, authority, broker.clock(), broker.settings.grace)),
     )
 
@@ -134,13 +140,14 @@ def rotate(broker: Broker, installation: Installation, who: str) -> bool:
         KeybrokerError: CONFIGURATION for a file that cannot be read or written; UNAVAILABLE.
     """
     now, authority = broker.clock(), broker.authority
+    _ = authority.signer
     path, following = installation.ca_certificate, installation.next_ca_key
     if authority.before is not None:
         return False
     try:
         key = _following(following)
         fresh = _made_before(authority, key) or _new(broker, key, now)
-        _replace(path, (pem_of(fresh) + authority.pem).encode(), 0o444)
+        replace(path, (pem_of(fresh) + authority.pem).encode(), 0o444)
         named = _fingerprint(fresh)
 
         def keep(writing: Writing) -> None:
@@ -199,10 +206,10 @@ def retire(broker: Broker, installation: Installation, who: str, *, force: bool)
 
     broker.store.write(keep)
     try:
-        _certify_server(installation, authority.certificate, authority.key, now, broker.entropy)
+        _certify_server(installation, authority.certificate, authority.signer, now, broker.entropy)
         installation.former_ca_key.unlink(missing_ok=True)
         sync(installation.ca_key.parent)
-        _replace(installation.ca_certificate, authority.pem.encode(), 0o444)
+        replace(installation.ca_certificate, authority.pem.encode(), 0o444)
     except OSError as error:
         raise _cannot(installation.ca_certificate, error) from None
     broker.authorities.current = load_authority(installation)
@@ -223,7 +230,7 @@ def renew_server(broker: Broker, installation: Installation, who: str) -> dateti
     """
     now, authority = broker.clock(), broker.authority
     try:
-        key = authority.key if authority.before is None else _key_before(installation)
+        key = authority.signer if authority.before is None else _key_before(installation)
         if key.public_key() != authority.anchor.public_key():
             raise KeybrokerError(
                 Problem.CONFIGURATION,
@@ -232,10 +239,10 @@ def renew_server(broker: Broker, installation: Installation, who: str) -> dateti
             )
         event = AuditEvent(now, "local", "", "local", "ca.renew-server", "done", detail={"who": who})
         broker.store.write(lambda writing: writing.append(event))
-        _certify_server(installation, authority.anchor, key, now, broker.entropy)
+        renewed = _certify_server(installation, authority.anchor, key, now, broker.entropy)
     except OSError as error:
         raise _cannot(installation.server_certificate, error) from None
-    return _certificate(installation.server_certificate).not_valid_after_utc
+    return renewed
 
 
 def _following(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -246,7 +253,7 @@ def _following(path: Path) -> ec.EllipticCurvePrivateKey:
         Maker(None).file(beside, key_pem(new_key()).reveal(), 0o400)
         beside.rename(path)
         sync(path.parent)
-    return _load(path)
+    return served.read_key(path)
 
 
 def _key_before(installation: Installation) -> ec.EllipticCurvePrivateKey:
@@ -257,12 +264,7 @@ def _key_before(installation: Installation) -> ec.EllipticCurvePrivateKey:
             f"{path}: is not here, and the server's certificate has to be of the CA before",
             hint="keybroker ca retire gives it one of the new CA",
         )
-    return _load(path)
-
-
-def _load(path: Path) -> ec.EllipticCurvePrivateKey:
-    with open_private(path) as file:
-        return load_key(Secret(file.readall()))
+    return served.read_key(path)
 
 
 def _made_before(authority: Authority, key: ec.EllipticCurvePrivateKey) -> x509.Certificate | None:
@@ -284,41 +286,24 @@ def _certify_server(
     issuer_key: ec.EllipticCurvePrivateKey,
     now: datetime,
     entropy: Entropy,
-) -> None:
-    """Write a new server certificate with the names and the key of the one that is there: one rename."""
-    present = _certificate(installation.server_certificate)
-    try:
-        names = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        raise KeybrokerError(
-            Problem.CONFIGURATION, f"{installation.server_certificate}: names no server"
-        ) from None
-    key = _load(installation.server_key)
+) -> datetime:
+    """Write a new server certificate with the names and the key of the one that is there: one rename.
+
+    Returns:
+        When it ends.
+    """
+    dns, addresses = served.names(installation)
+    key = served.key(installation)
     leaf = Authority(issuer, issuer_key).certify_server(
         key.public_key(),
-        names.get_values_for_type(x509.DNSName),
-        [str(address) for address in names.get_values_for_type(x509.IPAddress)],
+        dns,
+        addresses,
         now,
         serial_number(entropy(SERIAL_BYTES)),
         SERVER_LIFETIME,
     )
-    _replace(installation.server_certificate, leaf.pem.encode(), 0o444)
-
-
-def _certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
-        raise KeybrokerError(Problem.CONFIGURATION, f"{path}: is not a certificate") from None
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in another's place, durably: that one or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
-    Maker(None).file(beside, content, mode)
-    beside.rename(path)
-    sync(path.parent)
+    replace(installation.server_certificate, leaf.pem.encode(), 0o444)
+    return leaf.not_after
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

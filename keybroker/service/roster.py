@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import cast
 
 from keybroker.audit import AuditEvent
-from keybroker.ca import RequestedKey, read_request
+from keybroker.csr import RequestedKey, read_request
 from keybroker.policy import Peer
 from keybroker.rights import MANAGES, beyond
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
 from keybroker.service.issuing import issue, lasts
+from keybroker.service.signing import given, keep, waits
 from keybroker.service.views import Appointment, OperatorView
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import CertificateRow, OperatorRow
@@ -50,25 +51,29 @@ def add(broker: Broker, peer: Peer, name: str, roles: Iterable[str], csr: str) -
     """
     requested = read_request(csr)
 
-    def work(writing: Writing, caller: Caller) -> tuple[Appointment, bool]:
-        given = _roles(roles)
+    def work(writing: Writing, caller: Caller) -> tuple[Appointment, bool] | KeybrokerError:
+        wanted = _roles(roles)
         if names.OPERATOR_NAME.fullmatch(name) is None:
             raise _malformed("name", f"must match {names.OPERATOR_NAME.pattern}")
-        _check_within(caller, name, given)
+        _check_within(caller, name, wanted)
         row = writing.operator(name)
         if row is not None:
-            return _same(broker, writing, row, given, requested), False
-        writing.add_operator(OperatorRow(name, caller.now, given, caller.peer.identity.name, caller.now))
+            found = _same(broker, writing, row, wanted, requested)
+            return found if isinstance(found, KeybrokerError) else (found, False)
+        writing.add_operator(OperatorRow(name, caller.now, wanted, caller.peer.identity.name, caller.now))
         certificate = _certify(broker, writing, name, requested, caller.now)
-        writing.append(caller.about("done", operator=name, roles=_words(given), serial=certificate.serial))
+        facts = _facts(certificate, requested)
+        writing.append(caller.about("done", operator=name, roles=_words(wanted), **facts))
+        if isinstance(certificate, KeybrokerError):
+            return certificate
         return _appointment(broker, _named(writing, name), certificate), True
 
-    return perform(broker, peer, "operator.add", work)
+    return given(perform(broker, peer, "operator.add", work))
 
 
 def _same(
     broker: Broker, reading: Reading, row: OperatorRow, roles: frozenset[Role], requested: RequestedKey
-) -> Appointment:
+) -> Appointment | KeybrokerError:
     """Return an operator that is there just as it is asked for."""
     if row.revoked is not None:
         raise KeybrokerError(
@@ -77,6 +82,9 @@ def _same(
             hint="a name stays with one person, for it stands in the audit trail: take another",
         )
     certificate = reading.operators_certificate(row.name, requested.spki)
+    waiting = reading.signing(spki=requested.spki)
+    if row.roles == roles and waiting is not None and waiting.operator == row.name:
+        return waits()
     if row.roles != roles or certificate is None:
         raise KeybrokerError(
             Problem.EXISTS,
@@ -175,18 +183,22 @@ def certify(broker: Broker, peer: Peer, name: str, csr: str) -> Appointment:
     """
     requested = read_request(csr)
 
-    def work(writing: Writing, caller: Caller) -> Appointment:
+    def work(writing: Writing, caller: Caller) -> Appointment | KeybrokerError:
         row = _named(writing, name)
         _check_welcome(row)
         _check_within(caller, name, row.roles)
-        certificate = writing.operators_certificate(name, requested.spki)
-        if certificate is None or not lasts(broker, certificate, caller.now):
-            writing.replace_certificates(name, caller.now)
-            certificate = _certify(broker, writing, name, requested, caller.now)
-        writing.append(caller.about("done", operator=name, serial=certificate.serial))
+        found = writing.operators_certificate(name, requested.spki)
+        if found is not None and lasts(broker, found, caller.now):
+            writing.append(caller.about("done", operator=name, serial=found.serial))
+            return _appointment(broker, row, found)
+        writing.replace_certificates(name, caller.now)
+        certificate = _certify(broker, writing, name, requested, caller.now)
+        writing.append(caller.about("done", operator=name, **_facts(certificate, requested)))
+        if isinstance(certificate, KeybrokerError):
+            return certificate
         return _appointment(broker, _named(writing, name), certificate)
 
-    return perform(broker, peer, "operator.certify", work)
+    return given(perform(broker, peer, "operator.certify", work))
 
 
 def renew(broker: Broker, peer: Peer, csr: str) -> Appointment:
@@ -200,14 +212,18 @@ def renew(broker: Broker, peer: Peer, csr: str) -> Appointment:
     """
     requested, name = read_request(csr), peer.identity.name
 
-    def work(writing: Writing, caller: Caller) -> Appointment:
-        certificate = writing.operators_certificate(name, requested.spki)
-        if certificate is None or not lasts(broker, certificate, caller.now):
-            certificate = _certify(broker, writing, name, requested, caller.now)
-        writing.append(caller.about("done", serial=certificate.serial))
+    def work(writing: Writing, caller: Caller) -> Appointment | KeybrokerError:
+        found = writing.operators_certificate(name, requested.spki)
+        young = found is not None and lasts(broker, found, caller.now)
+        certificate = (
+            found if found is not None and young else _certify(broker, writing, name, requested, caller.now)
+        )
+        writing.append(caller.about("done", **_facts(certificate, requested)))
+        if isinstance(certificate, KeybrokerError):
+            return certificate
         return _appointment(broker, _named(writing, name), certificate)
 
-    return perform(broker, peer, "self.renew", work)
+    return given(perform(broker, peer, "self.renew", work))
 
 
 def recover(broker: Broker, name: str, roles: Iterable[str], csr: str) -> Appointment:
@@ -219,25 +235,27 @@ def recover(broker: Broker, name: str, roles: Iterable[str], csr: str) -> Appoin
         KeybrokerError: MALFORMED for a name, role or request that is none; CONFLICT for a revoked one;
             UNAVAILABLE.
     """
-    requested, given, now = read_request(csr), _roles(roles), broker.clock()
+    requested, added, now = read_request(csr), _roles(roles), broker.clock()
     if names.OPERATOR_NAME.fullmatch(name) is None:
         raise _malformed("name", f"must match {names.OPERATOR_NAME.pattern}")
 
-    def work(writing: Writing) -> Appointment:
+    def work(writing: Writing) -> Appointment | KeybrokerError:
         row = writing.operator(name)
         if row is None:
-            writing.add_operator(OperatorRow(name, now, given, None, now))
+            writing.add_operator(OperatorRow(name, now, added, None, now))
         else:
             _check_welcome(row)
-            writing.change_roles(name, given | row.roles)
+            writing.change_roles(name, added | row.roles)
             writing.replace_certificates(name, now)
         certificate = _certify(broker, writing, name, requested, now)
         made = _named(writing, name)
-        detail = {"operator": name, "roles": _words(made.roles), "serial": certificate.serial}
+        detail = {"operator": name, "roles": _words(made.roles), **_facts(certificate, requested)}
         writing.append(AuditEvent(now, "local", "", "local", "operator.recover", "done", detail=detail))
+        if isinstance(certificate, KeybrokerError):
+            return certificate
         return _appointment(broker, made, certificate)
 
-    return broker.store.write(work)
+    return given(broker.store.write(work))
 
 
 def managers(reading: Reading, now: datetime) -> list[str]:
@@ -298,12 +316,23 @@ def _words(roles: Iterable[Role]) -> str:
 
 def _certify(
     broker: Broker, writing: Writing, name: str, requested: RequestedKey, now: datetime
-) -> CertificateRow:
+) -> CertificateRow | KeybrokerError:
+    """Issue a certificate and keep it; or, where an outside CA has to, have the request wait."""
     settings = broker.settings
     identity = Identity(settings.trust_domain, "operator", name)
+    if broker.authority.key is None:
+        keep(writing, identity, requested, now)
+        return waits()
     certificate = issue(broker, identity, requested, now, settings.operator_lifetime)
     writing.add_certificate(certificate)
     return certificate
+
+
+def _facts(certificate: CertificateRow | KeybrokerError, requested: RequestedKey) -> dict[str, str]:
+    """Return what the record says of it."""
+    if isinstance(certificate, KeybrokerError):
+        return {"waits": requested.spki}
+    return {"serial": certificate.serial}
 
 
 def _appointment(broker: Broker, row: OperatorRow, certificate: CertificateRow) -> Appointment:

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, insert, or_, select, update
 
 from keybroker.store.rows import CertificateRow, to_text
+from keybroker.store.signings import SigningReading, SigningWriting, SqlSigningReading, SqlSigningWriting
 from keybroker.store.tables import CERTIFICATES, HOSTS, INSTALLATION, OPERATORS, SHOWN_CERTIFICATES
 from keybroker.store.values import certificate_of
 
@@ -25,7 +26,7 @@ _WELCOME: Final = (
 )
 
 
-class TrustedReading(Protocol):
+class TrustedReading(SigningReading, Protocol):
     """What is read."""
 
     def welcome_certificates(self, since: datetime) -> list[CertificateRow]:
@@ -37,7 +38,7 @@ class TrustedReading(Protocol):
         ...
 
 
-class TrustedWriting(TrustedReading, Protocol):
+class TrustedWriting(TrustedReading, SigningWriting, Protocol):
     """What is written."""
 
     def show_certificate(self, fingerprint: str, now: datetime) -> None:
@@ -49,7 +50,7 @@ class TrustedWriting(TrustedReading, Protocol):
         ...
 
 
-class SqlTrustedReading:
+class SqlTrustedReading(SqlSigningReading):
     """``TrustedReading`` on one connection."""
 
     _connection: Connection
@@ -66,7 +67,7 @@ class SqlTrustedReading:
         return frozenset(row.fingerprint for row in self._connection.execute(statement))
 
 
-class SqlTrustedWriting(SqlTrustedReading):
+class SqlTrustedWriting(SqlTrustedReading, SqlSigningWriting):
     """``TrustedWriting`` on one connection."""
 
     def show_certificate(self, fingerprint: str, now: datetime) -> None:

@@ -35,7 +35,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import SSLIOStream
 
-from keybroker.config import Limits
+from keybroker.limits import Limits
 from keybroker.unforeseen import where
 from keybroker.web.problems import Reply, reply_for, unexpected
 from keybroker.wire.askingboot import HEADER

@@ -110,12 +110,19 @@ def _context(files: Installation) -> ssl.SSLContext:
         # No pass phrase is asked for: OpenSSL would wait at the terminal that the broker was started from.
         context.load_cert_chain(files.server_certificate, files.server_key, password="")
     except (OSError, ssl.SSLError) as error:
-        raise _wrong(files.server_certificate, _reason(error, "cannot be used with its key")) from error
+        unsigned = files.outside_ca and not files.server_certificate.exists()
+        raise _wrong(
+            files.server_certificate,
+            "the outside CA has not signed it" if unsigned else _reason(error, "cannot be used with its key"),
+            hint="keybroker ca requests --help" if unsigned else None,
+        ) from error
     return context
 
 
 def _load_ca(context: ssl.SSLContext, path: Path) -> None:
     """Trust our CA and no other: neither the system's store nor one named in the environment."""
+    # That CA and not its root, where it is not one itself: the root's other CAs are nobody here.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(path)
     except (OSError, ssl.SSLError) as error:

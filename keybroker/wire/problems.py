@@ -30,7 +30,7 @@ class Problem(Enum):
     DELETED = ("deleted", "it is to be destroyed, or was destroyed", 410, 81)
     CONFLICT = ("conflict", "the record is not in the state that the request takes for granted", 409, 73)
     EXISTS = ("exists", "it exists already, and differs", 409, 73)
-    PENDING = ("pending", "an approver has to say yes first", 423, 75)
+    PENDING = ("pending", "somebody has to say yes first", 423, 75)
     SECOND_BOOT = ("second-boot", "another boot is up in its place", 423, 75)
     TOO_LARGE = ("too-large", "the request is too large", 413, 65)
     # what a volume may be refused for; these travel inside an unlock reply

@@ -20,7 +20,7 @@ from agent import enrolment, identity, layout
 from agent.broker import BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials
 from agent.identity import Identity
-from keybroker import ca
+from keybroker import ca, csr
 from keybroker.wire.names import Identity as Name
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -63,7 +63,7 @@ class Office:
     def answer(self, asked: Asked) -> bytes:
         if asked.method == "GET":
             return reply({"ca": self.offered or self.signer.pem})
-        key = ca.read_request(asked.json["csr"])
+        key = csr.read_request(asked.json["csr"])
         if asked.path == "/v1/enrolment":
             if asked.json["token"] != self.token.reveal().decode():
                 return refusal(Problem.TOKEN_REFUSED)

@@ -371,6 +371,7 @@ def ask(
 def client_context(ca: Path, who: Files | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(ca)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as curl does: what it is given is the end
     if who is not None:
         context.load_cert_chain(who.certificate, who.key)
     return context

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from keybroker.ca import Authority, Leaf, key_pem, new_key, read_request, serial_number, spki_digest
+from keybroker.ca import Authority, Leaf, key_pem, new_key, serial_number, spki_digest
+from keybroker.csr import read_request
 from keybroker.wire.names import Identity
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
@@ -111,13 +112,13 @@ def test_a_server_without_a_name_or_with_a_false_address_is_not_certified(
 
 
 def test_a_ca_is_read_back_with_its_own_key_only(authority: Authority) -> None:
-    again = Authority.load(authority.pem, key_pem(authority.key))
+    again = Authority.load(authority.pem, key_pem(authority.signer))
     assert again.fingerprint == authority.fingerprint
     assert "key=" not in repr(again)
     for pem, key in (
         (authority.pem, key_pem(new_key())),
         (authority.pem, Secret(b"nonsense")),
-        ("nonsense", key_pem(authority.key)),
+        ("nonsense", key_pem(authority.signer)),
     ):
         with pytest.raises(KeybrokerError) as caught:
             Authority.load(pem, key)

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from keybroker.ca import new_key, signing_request
+from keybroker.ca import new_key
+from keybroker.csr import signing_request
 from keybroker.policy import Peer
 from keybroker.service import inventory, roster
 from keybroker.service.roster import Appointment

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from tornado.http1connection import HTTP1Connection
 
-from keybroker.config import Limits
+from keybroker.limits import Limits
 from keybroker.web.gate import CERTIFICATE, Exchange, Gate
 from keybroker.web.problems import Reply
 from tests.unit.test_web_gate import Client, request, run

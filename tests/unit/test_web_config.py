@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keybroker.config import Address, Limits, parse, render
+from keybroker.config import Address, parse, render
+from keybroker.limits import Limits
 from keybroker.wire.problems import KeybrokerError, Problem
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # nothing is bound here

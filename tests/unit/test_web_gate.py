@@ -12,7 +12,7 @@ from typing import Any
 
 from tornado.netutil import bind_sockets
 
-from keybroker.config import Limits
+from keybroker.limits import Limits
 from keybroker.web.gate import Gate
 from keybroker.web.listener import Listener
 
