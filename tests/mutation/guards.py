@@ -44,6 +44,7 @@ DELETION: Final = ("tests/unit/test_broker_deletion.py", "tests/unit/test_broker
 POLICY: Final = ("tests/unit/test_broker_policy.py", "tests/unit/test_broker_policy_changes.py")
 BOOTS: Final = ("tests/unit/test_broker_boots.py",)
 TERMS: Final = ("tests/unit/test_broker_terms.py",)
+OUTSIDE: Final = ("tests/unit/test_broker_outside_ca.py",)
 ROSTER: Final = ("tests/unit/test_broker_roster.py",)
 HEADERS: Final = ("tests/crash/test_crash_header_contracts.py",)
 ACCEPTANCE: Final = ("tests/header/test_acceptance.py", "tests/header/test_named_forgeries.py")
@@ -363,7 +364,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
     *_guards(
         "keybroker/service/roster.py",
         ROSTER,
-        ("        _check_within(caller, name, given)\n", ""),
+        ("        _check_within(caller, name, wanted)\n", ""),
         ("wanted ^ row.roles)", "frozenset())"),
         ("wanted ^ row.roles)", "wanted - row.roles)"),
         ("        _check_within(caller, name, row.roles)\n", ""),
@@ -372,12 +373,38 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "            _check_not_last(writing, name, caller.now)\n            writing.revoke",
             "            writing.revoke",
         ),
-        ("            writing.replace_certificates(name, caller.now)\n", ""),
+        ("        writing.replace_certificates(name, caller.now)\n", ""),
         (" and row.expires > now", ""),
         (
             "    if row.revoked is not None:\n        raise KeybrokerError(\n            Problem.CONFLICT",
             "    if False:\n        raise KeybrokerError(\n            Problem.CONFLICT",
         ),
+    ),
+    *_guards(
+        "keybroker/outside.py",
+        OUTSIDE,
+        (" or spki_digest(key) != wanted.spki", ""),
+        ("    if not is_from(certificate, ca):", "    if False:"),
+        ("    if not certificate.not_valid_before_utc <= now + BACKDATED:", "    if False:"),
+        ("    if certificate.not_valid_after_utc <= now:", "    if False:"),
+        ("    if certificate.not_valid_after_utc > ca.not_valid_after_utc:", "    if False:"),
+        ("set(names) != set(wanted.sans())", "not set(names) >= set(wanted.sans())"),
+        ("list(purposes) != [wanted.usage]", "wanted.usage not in purposes"),
+        ("        each.value != wanted.common_name[:64]", "        False"),
+        ("(basic is not None and basic.ca) or ", ""),
+        ("    if subject not in ([], [(NameOID.COMMON_NAME, wanted.common_name[:64])]):", "    if False:"),
+        ('        raise _too_much("extension", wanted)', "        continue"),
+    ),
+    *_guards(
+        "keybroker/service/enrolment.py",
+        OUTSIDE,
+        ("spent = waiting or issued", "spent = issued"),
+    ),
+    *_guards(
+        "keybroker/service/courier.py",
+        OUTSIDE,
+        ("        _check_welcome(writing, row, whose)\n", ""),
+        ("        if writing.certificate(leaf.fingerprint) is not None:", "        if False:"),
     ),
     *_guards(
         "keybroker/model/deletion.py",
