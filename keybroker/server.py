@@ -126,6 +126,8 @@ class _Server:
 
             loop.add_signal_handler(signal.SIGHUP, reload)
             await self._self_test(doors[0])
+            for door in doors:  # from here on, so that the self-test's own try is not counted
+                door.gate.turned_away = self._broker.tally.turned_away
             at_shares = await self._take_shares(tasks)
             # ready while it is sealed, too: a start that waits for people is none that hangs
             await _notify(f"READY=1\nSTATUS={self._status()}")

@@ -17,6 +17,9 @@ Door = Literal["boot", "claim", "stage", "reveal"]
 
 Asker = Literal["host", "operator"]
 
+Mistrust = Literal["no-certificate", "expired", "not-yet-valid", "untrusted", "by-client", "other"]
+"""Why no connection came about: what the client's certificate is, or that the client does not trust ours."""
+
 Work = Literal["keys", "deletions", "recovery", "reveals", "restore", "rewrap", "checkpoints", "journal"]
 """What is done beside the requests: the sweep's duties, and those of whoever else works in the background."""
 
@@ -66,6 +69,12 @@ class Tally:
             ["listener", "status"],
             registry=self.registry,
         )
+        self._handshakes = Counter(
+            "keybroker_handshakes_refused",
+            "Connections that were refused before any request, by listener and by why.",
+            ["listener", "reason"],
+            registry=self.registry,
+        )
         self._failures = Counter(
             "keybroker_work_failures",
             "Times that something beside the requests failed, to be tried again.",
@@ -84,6 +93,8 @@ class Tally:
         for listener in ("main", "enrolment"):
             for status in _STATUSES:
                 self._requests.labels(listener, status)
+            for reason in get_args(Mistrust):
+                self._handshakes.labels(listener, reason)
 
     def delivered(self, door: Door, volumes: int = 1) -> None:
         """Count volumes whose keys are about to leave."""
@@ -92,6 +103,10 @@ class Tally:
     def refused(self, asker: Asker, problem: Problem, times: int = 1) -> None:
         """Count a refusal."""
         self._refusals.labels(asker, problem.slug).inc(times)
+
+    def turned_away(self, listener: str, reason: Mistrust) -> None:
+        """Count a handshake that was refused, by either side."""
+        self._handshakes.labels(listener, reason).inc()
 
     def failed(self, work: Work) -> None:
         """Count what failed beside the requests."""

@@ -36,6 +36,7 @@ from tornado.httputil import (
 from tornado.iostream import SSLIOStream
 
 from keybroker.limits import Limits
+from keybroker.tally import Mistrust
 from keybroker.unforeseen import where
 from keybroker.web.problems import Reply, reply_for, unexpected
 from keybroker.wire.askingboot import HEADER
@@ -91,6 +92,7 @@ class Gate(HTTPServerConnectionDelegate):
         self.methods = methods
         self.sealed: Callable[[], KeybrokerError | None] = lambda: None
         self.answered = answered
+        self.turned_away: Callable[[str, Mistrust], None] = lambda *_said: None
         self.pool = pool
         self.limits = limits
         self.largest = largest

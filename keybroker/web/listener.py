@@ -15,7 +15,11 @@ from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 
+from keybroker.tally import Mistrust
 from keybroker.web.gate import Gate
+
+_DATED: Final[dict[int, Mistrust]] = {9: "not-yet-valid", 10: "expired"}
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (openssl-verification-options(1))."""
 
 _FAREWELLS: Final = 256
 _FAREWELL_SECONDS: Final = 2
@@ -45,6 +49,7 @@ class Listener(HTTPServer):
             xheaders=False,
             **options,
         )
+        self._gate = gate
         self._most = limits.connections
         self._strangers: dict[IOStream, None] = {}
         self._origins: dict[IOStream, str] = {}
@@ -80,6 +85,9 @@ class Listener(HTTPServer):
         def ended(handshake: asyncio.Future[Any]) -> None:
             self._strangers.pop(stream, None)
             error = handshake.exception()
+            why = _mistrust(error) if isinstance(error, ssl.SSLError) else None
+            if why is not None:
+                self._gate.turned_away(self._gate.name, why)
             if not isinstance(error, ssl.SSLError) or len(self._farewells) >= _FAREWELLS:
                 second.close()
                 return
@@ -88,6 +96,18 @@ class Listener(HTTPServer):
             farewell.add_done_callback(self._farewells.discard)
 
         asyncio.ensure_future(stream.wait_for_handshake()).add_done_callback(ended)
+
+
+def _mistrust(error: ssl.SSLError) -> Mistrust | None:
+    """Name the reason of a failed handshake; None where the client only hung up."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return None
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _DATED.get(error.verify_code, "untrusted")
+    reason = error.reason or ""
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "no-certificate"
+    return "by-client" if "_ALERT_" in reason else "other"
 
 
 def _origin(address: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keybroker.wire.names import ROLES
-from tests.tls.forging import Files
-from tests.tls.running import Broker, Host, Reply, openssl, unlock_request
+from tests.tls.forging import Files, issue, new_ca
+from tests.tls.running import LOOPBACK, Broker, Host, Reply, curl, openssl, refusal, running, unlock_request
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,51 @@ def test_when_certificates_end_is_what_openssl_says(broker: Broker, prometheus: 
         said = openssl("x509", "-in", str(path), "-noout", "-enddate").stdout.decode().strip()
         ends = ssl.cert_time_to_seconds(said.removeprefix("notAfter="))
         assert value(reply, "keybroker_certificate_expiry_timestamp_seconds", of=of) == ends
+
+
+HOURS = dt.timedelta(hours=1)
+
+
+def distrusts(broker: Broker, directory: Path) -> None:
+    """Come as a client that has another CA to trust, and so turns this broker away."""
+    other = issue(directory, None, common="other-ca").certificate
+    assert curl("--cacert", str(other), f"https://{LOOPBACK}:{broker.main}/").returncode == 60
+
+
+@pytest.mark.parametrize(
+    ("reason", "comes"),
+    [
+        ("no-certificate", lambda broker, _: refusal(broker, None)),
+        ("untrusted", lambda broker, there: refusal(broker, issue(there, new_ca()))),
+        ("expired", lambda broker, there: refusal(
+            broker, issue(there, broker.signer, begins=-2 * HOURS, ends=-HOURS))),
+        ("not-yet-valid", lambda broker, there: refusal(
+            broker, issue(there, broker.signer, begins=HOURS, ends=2 * HOURS))),
+        ("by-client", distrusts),
+        ("other", lambda broker, _: curl(f"http://{LOOPBACK}:{broker.main}/")),
+    ],
+)  # fmt: skip
+def test_a_refused_handshake_is_counted_by_its_reason(
+    broker: Broker, tmp_path: Path, reason: str, comes: Callable[[Broker, Path], object]
+) -> None:
+    def counted() -> dict[str, float]:
+        families = text_string_to_metric_families(broker.probe("/metrics").body.decode())
+        return {
+            sample.labels["reason"]: sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "keybroker_handshakes_refused_total" and sample.labels["listener"] == "main"
+        }
+
+    before = counted()
+    comes(broker, tmp_path)
+    deadline = time.monotonic() + 10
+    while counted() == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert counted() == {**before, reason: before[reason] + 1}
+
+
+def test_the_broker_s_own_try_without_a_certificate_is_not_counted(tmp_path: Path) -> None:
+    with running(tmp_path) as own:
+        labels = {"listener": "main", "reason": "no-certificate"}
+        assert value(own.probe("/metrics"), "keybroker_handshakes_refused_total", **labels) == 0
