@@ -66,7 +66,13 @@ class Finding:
 
 def examine(settings: Config) -> list[Finding]:
     """Make all checks, those that need the network last."""
-    findings = [*_units(), *_programs(), _dm_crypt(), _resume(), _swaps()]
+    findings = [
+        *units(_is_enabled if supervisor.is_running() else None),
+        *_programs(),
+        _dm_crypt(),
+        _resume(),
+        _swaps(),
+    ]
     records = layout.load(settings.state_directory).records
     findings += _devices(settings, records)
     findings += state_modes(settings.state_directory)
@@ -90,19 +96,34 @@ def _installed() -> float:
     return Path(__file__).stat().st_mtime
 
 
-def _units() -> Iterator[Finding]:
-    if not supervisor.is_running():
+def units(is_enabled: Callable[[str], str] | None) -> Iterator[Finding]:
+    """Judge the units that open the volumes at boot.
+
+    Args:
+        is_enabled: returns what ``systemctl is-enabled`` writes of a unit; None where systemd does not run.
+    """
+    if is_enabled is None:
         yield Finding("units", "warn", "systemd does not run here, so nothing opens the volumes at boot")
         return
-    for unit in UNITS:
-        # its exit status says no more than its word, and says other things in other versions
-        said = run("systemctl", "is-enabled", unit, expect=range(6)).output.decode(errors="replace").strip()
-        if said == "enabled":
-            yield Finding(unit, "good", said)
-        elif said in ("", "not-found"):
-            yield Finding(unit, "bad", "there is no such unit", f"install systemd/{unit}, see README.md")
-        else:
-            yield Finding(unit, "bad", said, f"systemctl enable {unit}")
+    for name in UNITS:
+        yield unit(name, is_enabled(name))
+
+
+def _is_enabled(name: str) -> str:
+    # its exit status says no more than its word, and says other things in other versions
+    return run("systemctl", "is-enabled", name, expect=range(6)).output.decode(errors="replace")
+
+
+def unit(name: str, output: str) -> Finding:
+    """Judge whether a unit starts at boot, by what ``systemctl is-enabled`` writes (systemctl(1))."""
+    said = output.strip()
+    if said == "enabled":
+        return Finding(name, "good", said)
+    if said in ("", "not-found"):  # nothing but a complaint before systemd 253
+        return Finding(name, "bad", "there is no such unit", f"install systemd/{name}, see README.md")
+    if said.startswith("masked"):
+        return Finding(name, "bad", said, f"systemctl unmask {name} && systemctl enable {name}")
+    return Finding(name, "bad", said, f"systemctl enable {name}")
 
 
 def _programs() -> Iterator[Finding]:

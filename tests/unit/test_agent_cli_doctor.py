@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,68 @@ MINE = Identity(
     "",
     "",
 )
+
+
+UNLOCK, TARGET, TIMER = doctor.UNITS
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+
+
+def installed(root: Path, *names: str) -> None:
+    """Put our units where a package would, on a root of our own."""
+    where = root / "usr/lib/systemd/system"
+    where.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(SYSTEMD / name, where)
+
+
+def systemctl(root: Path, *arguments: str) -> str:
+    """Have the real systemctl work on a root where no systemd runs; return what it writes."""
+    done = subprocess.run(["systemctl", f"--root={root}", *arguments], capture_output=True, check=False)
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("verbs", "result", "said", "hint"),
+    [
+        ((("enable",),), "good", "enabled", ""),
+        ((), "bad", "disabled", "systemctl enable {}"),
+        ((("enable",), ("disable",)), "bad", "disabled", "systemctl enable {}"),
+        ((("enable", "--runtime"),), "bad", "enabled-runtime", "systemctl enable {}"),
+        ((("mask",),), "bad", "masked", "systemctl unmask {0} && systemctl enable {0}"),
+    ],
+    ids=["enabled", "never enabled", "disabled", "enabled until the next boot", "masked"],
+)
+@pytest.mark.parametrize("name", doctor.UNITS)
+def test_each_unit_is_judged_by_what_the_real_systemctl_says_of_it(
+    name: str, verbs: tuple[tuple[str, ...], ...], result: str, said: str, hint: str, tmp_path: Path
+) -> None:
+    installed(tmp_path, *doctor.UNITS)
+    for verb in verbs:
+        systemctl(tmp_path, *verb, name)
+    found = doctor.unit(name, systemctl(tmp_path, "is-enabled", name))
+    assert found == Finding(name, result, said, hint.format(name))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", doctor.UNITS)
+def test_a_unit_that_is_not_installed_is_missed(name: str, tmp_path: Path) -> None:
+    installed(tmp_path, *(other for other in doctor.UNITS if other != name))
+    missing = Finding(name, "bad", "there is no such unit", f"install systemd/{name}, see README.md")
+    assert doctor.unit(name, systemctl(tmp_path, "is-enabled", name)) == missing
+    assert doctor.unit(name, "") == doctor.unit(name, "not-found\n") == missing  # older and newer ones
+
+
+def test_every_unit_is_asked_for_and_one_that_is_wrong_hides_no_other() -> None:
+    words = {UNLOCK: "disabled\n", TARGET: "enabled\n", TIMER: ""}
+    assert [(found.subject, found.result) for found in doctor.units(words.__getitem__)] == [
+        (UNLOCK, "bad"),
+        (TARGET, "good"),
+        (TIMER, "bad"),
+    ]
+
+
+def test_where_no_systemd_runs_nothing_is_asked_of_it() -> None:
+    [found] = doctor.units(None)
+    assert (found.subject, found.result) == ("units", "warn")
 
 
 @pytest.mark.parametrize(
