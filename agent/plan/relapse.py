@@ -4,8 +4,9 @@
 
 Who holds the data goes one way only. A broker whose database was restored from a backup of before may name
 the disk that was left: it lacks what was written since, and a move that began anew would write it over the
-disk that has everything. One of before the order does not even know the disk that has the data, and names
-another one under its name. What was said before is in the layout that the last run kept; so it is kept on.
+disk that has everything; cancelled there, the disk that has everything is one that was given up before it had
+any. One of before the order does not even know the disk that has the data, and names another one under its
+name. What was said before is in the layout that the last run kept; so it is kept on.
 
 A volume that was erased, and another one made under its name, looks the same until the broker is asked about
 the first by its id: it speaks of what is erased to who names it, as absent where its disk was not looked at.
@@ -23,6 +24,8 @@ from keybroker.wire.records import Record
 _AGES = {"successor": 0, "holder": 1, "former": 2}
 _EMPTY = ("new", "claimed", "erased")
 """Stages at which a volume has no data of anybody's."""
+_UNFINISHED = ("new", "claimed", "deposited")
+"""Stages of a disk that is not moved to yet: a Switch asks for one that is ready."""
 
 
 def names(known: Iterable[Record], said: Iterable[Record]) -> frozenset[VolumeName]:
@@ -37,9 +40,19 @@ def names(known: Iterable[Record], said: Iterable[Record]) -> frozenset[VolumeNa
     backwards = {
         record.name
         for record in said
-        if record.volume in before and _AGES[record.role] < _AGES[before[record.volume].role]
+        if record.volume in before
+        and (
+            _AGES[record.role] < _AGES[before[record.volume].role]
+            or _is_given_up(before[record.volume], record)
+        )
     }
     return frozenset(backwards | {record.name for record in replaced(known, said)})
+
+
+def _is_given_up(known: Record, said: Record) -> bool:
+    """Say whether a disk that has the data is said to have been left before it had any; swap is no data."""
+    has_data = known.role == "holder" and known.stage not in _UNFINISHED and not known.is_swap
+    return has_data and said.role == "former" and said.stage in _UNFINISHED
 
 
 def replaced(known: Iterable[Record], said: Iterable[Record]) -> tuple[Record, ...]:

@@ -254,6 +254,31 @@ def test_a_header_that_the_broker_forgot_is_not_raised_under_a_mirror() -> None:
     assert moves.site.newest(moves.site.holder) == moves.site.last
 
 
+def test_a_disk_that_has_everything_is_not_left_because_a_broker_of_before_says_so() -> None:
+    """What Hypothesis found: of before the deposit, and the move is cancelled there."""
+    moves = Moves()
+    moves.first_boot()
+    moves.settle_and_be_cut("live", False, 0, "before")
+    moves.settle()
+    moves.restore_a_snapshot(0, 0)
+    moves.settle()
+    moves.set_the_broker_back(0)
+    moves.cancel()
+    moves.reboot(None, "before")
+
+
+def test_nor_is_it_written_over_by_a_move_that_begins_anew() -> None:
+    moves = Moves()
+    moves.first_boot()
+    moves.settle_and_be_cut("live", False, 4, "before")
+    moves.settle()
+    moves.restore_a_snapshot(0, 0)
+    moves.set_the_broker_back(0)
+    moves.cancel()
+    moves.settle_and_be_cut("offline", False, 0, "before")
+    moves.settle()
+
+
 @pytest.mark.limit(7200)
 def test_no_order_of_moves_cuts_and_rollbacks_costs_the_data() -> None:
     counts.clear()

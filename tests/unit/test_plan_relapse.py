@@ -70,3 +70,33 @@ def test_a_volume_that_the_broker_forgot_and_put_nothing_in_the_place_of_is_nobo
 def test_an_erased_volume_is_in_nobodys_place() -> None:
     gone = replace(OLD, stage="erased")
     assert relapse.names([replace(NEW, stage="ready")], [gone]) == frozenset()
+
+
+@pytest.mark.parametrize("stage", ["new", "claimed", "deposited"])
+def test_a_disk_that_has_the_data_is_not_one_that_was_given_up_before_it_had_any(stage: str) -> None:
+    """The broker was set back to the beginning of the move, and the move was cancelled there."""
+    known = [replace(NEW, role="holder", stage="ready"), OTHER]
+    said = [OLD, replace(NEW, role="former", stage=stage), OTHER]  # type: ignore[arg-type]
+    assert relapse.names(known, said) == {DATA}
+    assert relapse.kept(known, said) == (OTHER, known[0])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        replace(NEW, role="successor", stage="ready"),
+        replace(NEW, role="holder", stage="deposited"),
+        replace(NEW, role="holder", stage="ready", filesystem="swap"),
+    ],
+    ids=["had the same as the other", "never had any", "swap"],
+)
+def test_one_that_had_none_of_its_own_may_be(before: Record) -> None:
+    assert relapse.names([before], [replace(NEW, role="former", stage="new")]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("role", "stage"), [("former", "ready"), ("former", "erased"), ("holder", "deposited")]
+)
+def test_one_that_has_the_data_may_be_left_for_another_one(role: str, stage: str) -> None:
+    said = replace(NEW, role=role, stage=stage)  # type: ignore[arg-type]
+    assert relapse.names([replace(NEW, stage="ready")], [said]) == frozenset()
