@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -77,8 +80,33 @@ def tail(after: int | None, limit: int, follow: bool, as_json: bool, **options: 
 
 def _follow(client: Client, found: list[dict[str, Any]], through: int, as_json: bool) -> None:
     """Print records as they come; a broker that is away for a while is waited for."""
+    with _interruptions() as interrupted:
+        _follow_until(interrupted, client, found, through, as_json)
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Keep note of an interruption: where it meets a finalizer, Python drops the exception that it raises."""
+    said: list[int] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        said.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield said
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow_until(
+    interrupted: list[int], client: Client, found: list[dict[str, Any]], through: int, as_json: bool
+) -> None:
     table, away = Ruled(_COLUMNS), False
     while True:
+        if interrupted:
+            raise KeyboardInterrupt
         if as_json:
             for one in found:
                 click.echo(json.dumps(one))
