@@ -54,6 +54,11 @@ class Forgetful(MemoryBroker):
         return tuple(each for each in self.records.values() if each.stage != "erased" or each.volume in named)
 
 
+def newest(disk: Disk) -> int:
+    """Return the newest row on a disk."""
+    return int(disk.inside.rows.removeprefix("rows ") or 0)
+
+
 class MovedSite(MemoryWorld):
     """One volume.
 
@@ -192,7 +197,7 @@ class MovedSite(MemoryWorld):
 
     def newest(self, kept: Record) -> int:
         """Return the newest row on a volume's disk."""
-        return int(self.disk(kept).inside.rows.removeprefix("rows ") or 0)
+        return newest(self.disk(kept))
 
     def check_overwritten(self, victim: Record, stays: Record) -> None:
         """Hold that what is about to be lost on one disk is on the one that the data stays on."""

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.crash.memory_world import Disk
 from tests.crash.mortal import MOMENTS, Death
-from tests.crash.moved_site import MovedSite, counts, disk_of
+from tests.crash.moved_site import MovedSite, counts, disk_of, newest
 from tests.crash.test_crash_stateful import AGES, profile
 
 RECOGNISED = {
@@ -134,6 +134,8 @@ class Moves(RuleBasedStateMachine):
 
     @rule(age=AGES, which=st.integers(0, 3))
     def restore_a_snapshot(self, age: int, which: int) -> None:
+        if not self.snapshots:
+            return
         serial, disk = self.snapshots[-1 - (age * 4 + which) % len(self.snapshots)]
         if serial not in self.site.disks or self.is_copied_to(serial):
             return
@@ -212,6 +214,8 @@ class Moves(RuleBasedStateMachine):
                 self.site.rolled
             ):  # what was acknowledged since that snapshot is lost by the operator's own hand
                 self.site.last = self.site.newest(holder)
+                # of a time that the operator gave up: newer only by its number
+                self.snapshots = [(s, disk) for s, disk in self.snapshots if newest(disk) <= self.site.last]
             assert self.site.newest(holder) == self.site.last
             self.site.rolled.clear()
             self.newer, self.calm = None, True
