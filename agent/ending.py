@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.devices import OpenDevice
-from agent.inscription import forget_cache
+from agent.inscription import forget_cache, write_at
 from agent.luks.acceptance import judge
 from agent.luks.completion import SALT_BYTES, Completion, completed, is_complete
 from agent.luks.copy import HeaderImage, draft
@@ -135,12 +135,12 @@ def write(fd: int, made: Completion, header: Header) -> None:
     os.fsync(fd)
     for start, length in made.erased:
         for at in range(start, start + length, PIECE):
-            _put(fd, at, os.urandom(min(PIECE, start + length - at)))
+            write_at(fd, at, os.urandom(min(PIECE, start + length - at)))
     if made.erased:
         os.fsync(fd)
     copies = order(made, header, os.pread(fd, len(header.first), 0))
     for offset, held in copies:
-        _put(fd, offset, held)
+        write_at(fd, offset, held)
         os.fsync(fd)
     forget_cache(fd)
     if any(os.pread(fd, len(held), offset) != held for offset, held in copies):
@@ -156,12 +156,6 @@ def order(made: Completion, header: Header, there: bytes) -> tuple[tuple[int, by
     """
     first, second = (0, made.first), (header.header_bytes, made.second)
     return (second, first) if there == header.first else (first, second)
-
-
-def _put(fd: int, offset: int, held: bytes) -> None:
-    while held:
-        done = os.pwrite(fd, held, offset)
-        offset, held = offset + done, held[done:]
 
 
 @contextlib.contextmanager

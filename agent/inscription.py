@@ -67,7 +67,7 @@ def inscribe(fd: int, size_bytes: int, image: HeaderImage) -> None:
     check(fd, size_bytes, image)
     for group in groups:
         for offset, held in group:
-            _write(fd, offset, held)
+            write_at(fd, offset, held)
         os.fsync(fd)
     forget_cache(fd)
     for offset in _foreign(fd, image, zero_is_right=False):
@@ -129,7 +129,8 @@ def _read(fd: int, offset: int, length: int) -> bytes:
     return bytes(held)
 
 
-def _write(fd: int, offset: int, held: bytes) -> None:
+def write_at(fd: int, offset: int, held: bytes) -> None:
+    """Write all of it (Raises: OSError): pwrite(2) may write less than it is given."""
     while held:
         done = os.pwrite(fd, held, offset)
         offset, held = offset + done, held[done:]

@@ -49,7 +49,7 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
     Source: DESIGN section 5, 4.
     """
     name = names.crypt_name(record.name, record.luks_uuid)
-    _read(record, disk, "midway")
+    _read(record, disk)
     clear_helpers(name, record.luks_uuid)
 
     def recover(header_fd: int) -> None:
@@ -60,7 +60,7 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
         return open_crypt(record, disk, keys, hold(read_header(disk.read, disk.device.size_bytes), disk.read))
     version = _fitting(record, keys, lambda key: cryptsetup.open_midway(disk, name, key=key))
     try:
-        header = _read(record, disk, "midway")
+        header = _read(record, disk)
         if devicemapper.uuid(name) != crypt_uuid(header.uuid, name):
             raise KeybrokerError(Problem.WRONG_DEVICE, f"{name}: its DM UUID is {devicemapper.uuid(name)}")
         node, size = disk.device.node, disk.device.size_bytes
@@ -75,10 +75,10 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
     return Way(version, min(header.metadata.data_digest.keyslots), header.sequence)
 
 
-def _read(record: Record, disk: OpenDevice, *wanted: str) -> Header:
+def _read(record: Record, disk: OpenDevice) -> Header:
     header = read_header(disk.read, disk.device.size_bytes)
     state = judge(header, record, disk.device.size_bytes)
-    if state not in wanted:
+    if state != "midway":
         raise KeybrokerError(
             Problem.HEADER_REFUSED, f"{record.name}: its header was midway a moment ago, and is {state} now"
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import layout
-from agent.inscription import SECTOR, Stretch, forget_cache
+from agent.inscription import SECTOR, Stretch, forget_cache, write_at
 from agent.luks.copy import HeaderImage
 from agent.luks.header import read_header
 from keybroker.wire.names import VolumeId
@@ -58,7 +58,7 @@ def overwrite(fd: int, image: HeaderImage) -> None:
     groups = writes(image)
     for group in groups:
         for offset, held in group:
-            _write(fd, offset, held)
+            write_at(fd, offset, held)
         os.fsync(fd)
     forget_cache(fd)
     for offset, held in (stretch for group in groups for stretch in group):
@@ -129,9 +129,3 @@ def _read(fd: int, offset: int, length: int) -> bytes:
     if len(held) < length:
         raise OSError(0, f"the disk ends at {offset + len(held)}")
     return bytes(held)
-
-
-def _write(fd: int, offset: int, held: bytes) -> None:
-    while held:
-        done = os.pwrite(fd, held, offset)
-        offset, held = offset + done, held[done:]

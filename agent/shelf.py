@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from agent.ground import SUPERBLOCK_BYTES, taken_bytes
-from agent.inscription import SECTOR, forget_cache
+from agent.inscription import SECTOR, forget_cache, write_at
 from agent.luks.copy import HeaderImage
 from agent.luks.header import Area, Header
 from agent.luks.inplace import layout_of
@@ -67,7 +67,7 @@ def shelve(fd: int, size_bytes: int) -> None:
             f"the disk has {size_bytes} bytes, and its filesystem takes {taken or 'nobody knows how many'} of"
             " them; nothing was written",
         )
-    _write(fd, place(size_bytes), _read(fd, 0, FRONT))
+    write_at(fd, place(size_bytes), _read(fd, 0, FRONT))
     os.fsync(fd)
     if not is_shelved(fd, size_bytes):
         raise KeybrokerError(Problem.CORRUPT, "the disk's end does not hold what was written to it")
@@ -98,7 +98,7 @@ def inscribe(fd: int, size_bytes: int, image: HeaderImage, header: Header, *, is
         shelve(fd, size_bytes)
     for stretches in writes(image, header)[2 if state == "metadata" else 0 :]:
         for offset, held in stretches:
-            _write(fd, offset, held)
+            write_at(fd, offset, held)
         os.fsync(fd)
     forget_cache(fd)
     if _read(fd, 0, FRONT) != image.read(0, FRONT):
@@ -175,12 +175,6 @@ def _read(fd: int, offset: int, length: int) -> bytes:
             raise KeybrokerError(Problem.WRONG_DEVICE, f"the disk ends at {offset + len(held)}")
         held += piece
     return bytes(held)
-
-
-def _write(fd: int, offset: int, held: bytes) -> None:
-    while held:
-        done = os.pwrite(fd, held, offset)
-        offset, held = offset + done, held[done:]
 
 
 def _foreign() -> KeybrokerError:
