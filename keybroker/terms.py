@@ -10,10 +10,10 @@ What ``outside`` decides on every request of a host, before anything else is loo
 | none | ``deny`` | anywhere | wrong-address |
 
 A disabled add-on's hosts may report and renew their certificates, and nothing else: so they hear what is
-wanted, and are whole when it is enabled again. What hands something out (``HANDS_OUT``) costs a token of two
-buckets, the host's and the add-on's; each holds as many as it gets back in a minute. A report costs one of
-its boot's own bucket, with the host's rate or the default one, whichever is more: while it works, an agent
-reports every 3 s.
+wanted, and are whole when it is enabled again. What hands something out (``HANDS_OUT``) costs a token of the
+boot's bucket, and one of the add-on's once the boot is one that may have keys (``service/sentry.py``); each
+holds as many as it gets back in a minute. A report costs one of another bucket of its boot, with the host's
+rate or the default one, whichever is more: while it works, an agent reports every 3 s.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Terms:
     Attributes:
         enabled: whether anything is handed out at all.
         allow: networks in CIDR form that its hosts may ask from; empty where the installation decides.
-        rate: requests of one host that hand something out, a minute; 0 for no limit.
+        rate: requests of one boot of a host that hand something out, a minute; 0 for no limit.
         addon_rate: of all its hosts together.
         hosts: most hosts of it that may be up at a time; 0 for no limit.
         on_clone: what becomes of a boot beside another one of the same host, or beyond ``hosts``.
@@ -156,6 +156,17 @@ def outside(terms: Terms, verb: Verb, address: str, *, denied: bool) -> Keybroke
     if not terms.enabled and verb not in EVEN_DISABLED:
         return KeybrokerError(Problem.DISABLED, "add-on: is disabled")
     return None
+
+
+def place(address: str) -> str:
+    """Return what stands for an address where whoever has one of its kind has many: of IPv6, its /64."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 4 or found.ipv4_mapped is not None:
+        return address
+    return str(ip_network((found, 64), strict=False))
 
 
 def _within(allow: tuple[str, ...], text: str, *, denied: bool) -> bool:

@@ -58,21 +58,7 @@ def list_boots(addon: str | None, waiting: bool, as_json: bool, **options: Any) 
         return
     for one in document["expected"]:
         note(f"add-on {one['addon']}: boots are expected until {moment(one['until'])}")
-    print_table(
-        _COLUMNS,
-        [
-            (
-                one["boot"],
-                one["host"],
-                one["addon"],
-                one["state"],
-                "yes" if one["live"] else "no",
-                one["address"],
-                moment(one["last"]),
-            )
-            for one in document["boots"]
-        ],
-    )
+    _print_boots(document["boots"])
 
 
 @boot.command()
@@ -97,13 +83,35 @@ def deny(boot_id: str, as_json: bool, **options: Any) -> None:
     """Say no to BOOT: it gets no key; done again, it changes nothing.
 
     What it has open stays open. From then on each new boot of its host waits for an approver; a machine that
-    was approved reboots where it is without one. To end that, keybroker host revoke and a new enrolment. It
-    takes the role approver.
+    was approved reboots where it is without one. Once the other machine is gone for good, keybroker boot
+    clear ends that. It takes the role approver.
 
     \b
       keybroker boot deny kbb-0a1b2c3d4e5f
     """
     _print(connect(options).put("boots", boot_id, "denial").document, as_json)
+
+
+@boot.command()
+@click.argument("host_id", metavar="HOST")
+@click.option("--reason", required=True, help="Why; it stays in the audit trail.")
+@operator_options
+def clear(host_id: str, reason: str, as_json: bool, **options: Any) -> None:
+    """End the doubt about HOST: forget its denied boots; done again, it changes nothing.
+
+    Its next boot gets its keys without an approver again. Whoever still has the other machine, or its disk,
+    still has the host's certificate: say it only where that is gone, else keybroker host revoke and a new
+    enrolment. It is refused while a denied boot is up, or one is contested. It takes the role approver.
+
+    \b
+      keybroker boot clear kbh-q3m5x7abcdef --reason "the clone was deleted"
+    """
+    document = connect(options).put("hosts", host_id, "clearance", reason=reason).document
+    if as_json:
+        print_json(document)
+        return
+    note(f"host {host_id}: no boot of it is denied")
+    _print_boots(document["boots"])
 
 
 @boot.command()
@@ -131,6 +139,24 @@ def expect(addon: str, span: str | None, end: bool, as_json: bool, **options: An
         note(f"add-on {addon}: boots are not expected any more")
     else:
         note(f"add-on {addon}: boots are expected until {moment(document['until'])}")
+
+
+def _print_boots(found: list[dict[str, Any]]) -> None:
+    print_table(
+        _COLUMNS,
+        [
+            (
+                one["boot"],
+                one["host"],
+                one["addon"],
+                one["state"],
+                "yes" if one["live"] else "no",
+                one["address"],
+                moment(one["last"]),
+            )
+            for one in found
+        ],
+    )
 
 
 def _print(one: dict[str, Any], as_json: bool) -> None:

@@ -63,6 +63,9 @@ FRESH: Final = timedelta(seconds=20)
 MOST: Final = 64
 """Boots that are remembered of a host; what was denied or may have keys is not among those forgotten."""
 
+ADDRESSES: Final = 8
+"""Of one boot, that are remembered."""
+
 STANDING: Final[frozenset[State]] = frozenset({"up", "admitted", "approved", "contested"})
 """Has the keys, or had them: a boot beside it is a second one."""
 
@@ -300,11 +303,41 @@ def deny(known: Iterable[Boot], boot: Boot) -> tuple[Boot, ...]:
     return tuple(replace(each, state="denied", why="denied") for each in (boot, *aliases))
 
 
+def denials(known: Iterable[Boot], now: datetime) -> tuple[tuple[Boot, ...], Boot | None]:
+    """Return the boots of a host that were denied; and one that is in the way of forgetting that, if any is.
+
+    That is one that was denied and is up, which would get its keys when its original reboots; or a contested
+    one, on which an approver decides by name.
+    """
+    known = [boot.as_of(now) for boot in known]
+    found = tuple(boot for boot in known if boot.state == "denied")
+    unsettled = [boot for boot in known if boot.state == "contested"]
+    return found, next((boot for boot in (*unsettled, *found) if boot in unsettled or boot.live(now)), None)
+
+
 def forgotten(known: Sequence[Boot], now: datetime) -> tuple[str, ...]:
-    """Return the ids of the boots to be let go of, the oldest first, so that one more can be kept."""
+    """Return the ids of the boots to be let go of, the oldest first, so that one more can be kept.
+
+    A boot that was denied or may have keys is kept; of one that came from many addresses (IPv6 has them to
+    give away) the first and the last few will do, for it is known by its boot id and machine id.
+    """
     over = [boot for boot in known if boot.state in _FORGOTTEN]
     over.sort(key=lambda boot: boot.last)
     old = [boot for boot in over if now - boot.last > timedelta(days=30)]
     spare = max(0, len(known) - len(old) - (MOST - 1))
     more = [boot for boot in over if boot not in old][:spare]
-    return tuple(boot.id for boot in (*old, *more))
+    return tuple(boot.id for boot in (*old, *more, *_wandering(known)))
+
+
+def _wandering(known: Iterable[Boot]) -> list[Boot]:
+    """Return the rows of boots beyond ``ADDRESSES`` of one state, but never the first and last of them."""
+    rows: dict[tuple[str, str, str], list[Boot]] = {}
+    for boot in known:
+        if boot.state not in _FORGOTTEN:
+            rows.setdefault((boot.boot_id, boot.machine_id, boot.state), []).append(boot)
+    spare: list[Boot] = []
+    for same in rows.values():
+        first = min(same, key=lambda boot: (boot.first, boot.id))
+        later = sorted((boot for boot in same if boot is not first), key=lambda boot: boot.last)
+        spare += later[: max(0, len(same) - (ADDRESSES - 1))]
+    return spare

@@ -13,7 +13,7 @@ from keybroker.policy import Peer, Standing, Verb, may
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
 from keybroker.store.rows import AdmissionRow
-from keybroker.terms import EVEN_DISABLED, HANDS_OUT, UNCHANGED, Terms, outside
+from keybroker.terms import EVEN_DISABLED, UNCHANGED, Terms, outside
 from keybroker.wire.names import AddonName, HostId, Role
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -102,21 +102,6 @@ def note_shown(broker: Broker, writing: Writing, peer: Peer, now: datetime) -> N
     """
     if broker.authority.before is not None and not writing.shown_certificates(peer.fingerprint):
         writing.show_certificate(peer.fingerprint, now)
-
-
-def limit(broker: Broker, caller: Caller) -> None:
-    """Count a request against the rates of its host and its add-on, if it hands anything out.
-
-    Raises:
-        Stopped: as ``draw``.
-    """
-    if caller.verb not in HANDS_OUT or caller.host is None or caller.addon is None:
-        return
-    draw(
-        broker,
-        caller,
-        {f"host {caller.host}": caller.terms.rate, f"add-on {caller.addon}": caller.terms.addon_rate},
-    )
 
 
 def draw(broker: Broker, caller: Caller, rates: Mapping[str, int]) -> None:
@@ -212,7 +197,6 @@ def perform(broker: Broker, peer: Peer, verb: Verb, work: Callable[[Writing, Cal
 
     def admitted(writing: Writing) -> T:
         caller = admit(broker, writing, peer, verb, now)
-        limit(broker, caller)
         note_shown(broker, writing, peer, now)
         try:
             return work(writing, caller)

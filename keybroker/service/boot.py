@@ -10,7 +10,7 @@ from keybroker.envelope import EnvelopeError
 from keybroker.model import moving
 from keybroker.policy import Peer, release
 from keybroker.service import receipts, sentry
-from keybroker.service.admission import Caller, admit, limit, note_shown, settle
+from keybroker.service.admission import Caller, admit, note_shown, settle
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.keys import AddonKeys, passphrase_context
@@ -58,10 +58,11 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
             UNAVAILABLE where the record cannot be written, and then no key leaves.
     """
     now = broker.clock()
+    asking = AskingBoot(request.boot_id, request.machine_id)
 
     def look(reading: Reading) -> _Decided:
         caller = admit(broker, reading, peer, "unlock", now)
-        limit(broker, caller)
+        sentry.limit(broker, reading, caller, asking)
         return _decide(broker, reading, caller, request)
 
     decided = settle(broker, lambda: broker.store.read(look))
@@ -69,7 +70,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     def note(writing: Writing) -> _Decided:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
-        sentry.check(writing, caller, AskingBoot(request.boot_id, request.machine_id))
+        sentry.check(broker, writing, caller, asking)
         note_shown(broker, writing, peer, now)
         final = decided
         withheld = writing.withheld(decided.addon)

@@ -142,6 +142,49 @@ def deny(broker: Broker, peer: Peer, boot: str) -> BootView:
     return perform(broker, peer, "boot.deny", work)
 
 
+def clear(broker: Broker, peer: Peer, host: str, reason: str) -> tuple[BootView, ...]:
+    """End the doubt about a host: its boots that were denied are forgotten, and the next need nobody's yes.
+
+    Args:
+        reason: 1 to 500 characters, for the record.
+
+    Returns:
+        The boots of the host that are remembered; done again, nothing changes.
+
+    Raises:
+        KeybrokerError: as ``listing`` for the peer; UNKNOWN host; MALFORMED reason; CONFLICT where a boot
+            that was denied is up, or one is contested.
+    """
+
+    def work(writing: Writing, caller: Caller) -> tuple[BootView, ...]:
+        if not 1 <= len(reason) <= 500 or not reason.isprintable():
+            raise KeybrokerError(Problem.MALFORMED, "reason: must be 1 to 500 printable characters")
+        row = writing.host(host)
+        if row is None:
+            hint = "keybroker host list"
+            raise KeybrokerError(Problem.UNKNOWN, f"host {host[:40]}: there is none", hint=hint)
+        denied, obstacle = boots.denials(writing.boots(row.id), caller.now)
+        if denied and obstacle is not None:
+            raise KeybrokerError(
+                Problem.CONFLICT,
+                f"boot {obstacle.id} at {obstacle.address}: is {obstacle.state}"
+                + (", and up" if obstacle.live(caller.now) else ""),
+                hint=f"decide first: keybroker boot approve or deny {obstacle.id}"
+                if obstacle.state == "contested"
+                else "stop that machine first; it counts as up for three minutes after it was last heard of",
+            )
+        if denied:
+            writing.forget_boots([boot.id for boot in denied])
+            forgotten = [f"{boot.id} from {boot.address}" for boot in denied]
+            writing.append(
+                caller.about("done", addon=row.addon, host=row.id, reason=reason, forgotten=forgotten[:64])
+            )
+        found = [boot.as_of(caller.now) for boot in writing.boots(row.id)]
+        return tuple(BootView(row.addon, boot, boot.live(caller.now)) for boot in found)
+
+    return perform(broker, peer, "boot.clear", work)
+
+
 def _named(reading: Reading, boot: str) -> Boot:
     found = reading.boot(boot)
     if found is None:

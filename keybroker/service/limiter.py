@@ -10,7 +10,7 @@ from typing import Final
 from keybroker.terms import Bucket, draw
 
 _MOST: Final = 16384
-"""Buckets; one a host and one an add-on, so far more than a broker has."""
+"""Buckets: some a host and one an add-on, so far more than a broker has in use."""
 
 
 @dataclass(frozen=True, slots=True)

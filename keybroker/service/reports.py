@@ -33,8 +33,8 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
         All volumes of the host's add-on, those that are erased only if it named them.
 
     Raises:
-        KeybrokerError: as ``boot.unlock`` for the peer, but nothing of its boot; BUSY where one boot reports
-            more often than the add-on's hosts may ask, or than they may where nobody says otherwise.
+        KeybrokerError: as ``boot.unlock`` for the peer, of its boot only BOOT_DENIED; BUSY where one boot
+            reports more often than the add-on's hosts may ask, or than they may where nobody says otherwise.
     """
 
     def work(writing: Writing, caller: Caller) -> ReportReply:

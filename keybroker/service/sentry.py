@@ -21,7 +21,7 @@ from keybroker.rights import MAY
 from keybroker.service.admission import Caller, Stopped, draw, perform
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
-from keybroker.terms import UNCHANGED
+from keybroker.terms import HANDS_OUT, UNCHANGED, place
 from keybroker.wire.askingboot import AskingBoot
 from keybroker.wire.names import HostId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -66,59 +66,96 @@ def attend(
     """
 
     def checked(writing: Writing, caller: Caller) -> T:
-        check(writing, caller, asking or peer.boot)
+        limit(broker, writing, caller, asking or peer.boot)
+        check(broker, writing, caller, asking or peer.boot)
         return work(writing, caller)
 
     return perform(broker, peer, verb, checked)
 
 
-def check(writing: Writing, caller: Caller, asking: AskingBoot | None) -> None:
+def check(broker: Broker, writing: Writing, caller: Caller, asking: AskingBoot | None) -> None:
     """Let a boot of the caller's host go on, or not; what it is from here on is kept.
+
+    The add-on's rate counts whoever goes on, and nobody else: else a clone, whose every request is turned
+    away, would keep all hosts of the add-on from booting.
 
     Args:
         asking: None from an agent that does not say which boot it is.
 
     Raises:
-        Stopped: PENDING, SECOND_BOOT or BOOT_DENIED, which is on record once, and whoever waits is kept.
+        Stopped: PENDING, SECOND_BOOT or BOOT_DENIED, which is on record once, and whoever waits is kept;
+            BUSY, as ``admission.draw``.
     """
     if asking is None:
         _check_unnamed(writing, caller)
-        return
-    known, judged = _judge(writing, caller, asking, asks=True)
-    if judged.why is None:
+    else:
+        known, judged = _judge(writing, caller, asking, asks=True)
+        if judged.why is not None:
+            raise _turned_away(caller, asking, judged, asks=True)
         _keep(writing, caller, known, judged, asks=True)
-        return
-    error = _error(caller, judged)
+    if caller.verb in HANDS_OUT:
+        draw(broker, caller, {f"add-on {caller.addon}": caller.terms.addon_rate})
+
+
+def _turned_away(caller: Caller, asking: AskingBoot, judged: Judged, *, asks: bool) -> Stopped:
+    """Return what ends the request of a boot that may not; it is kept as what it is found to be."""
 
     def again(later: Writing) -> None:
         # the transaction that found it out is rolled back, and another request may have come between
-        _keep(later, caller, *_judge(later, caller, asking, asks=True), asks=True)
+        _keep(later, caller, *_judge(later, caller, asking, asks=asks), asks=asks)
 
-    raise Stopped(caller, "refused", error, instead=again)
+    return Stopped(caller, "refused", _error(caller, judged), instead=again)
 
 
-def pace(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot) -> None:
-    """Count a report against the rate of its boot.
-
-    Each boot that is known has its own, and all others of a host have one: else a clone that reports all the
-    time would keep the original from being heard of, by which it is found out. What hands out keys is counted
-    apart, so that no report keeps a VM from booting.
+def limit(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot | None) -> None:
+    """Count a request that hands anything out against the rate of its boot (``_whose``).
 
     Raises:
         Stopped: BUSY, as ``admission.draw``.
     """
+    if caller.verb in HANDS_OUT:
+        draw(broker, caller, {_whose(reading, caller, asking): caller.terms.rate})
+
+
+def pace(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot) -> None:
+    """Count a report against the rate of its boot (``_whose``).
+
+    What hands out keys is counted apart, so that no report keeps a VM from booting.
+
+    Raises:
+        Stopped: BUSY, as ``admission.draw``.
+    """
+    if caller.terms.rate:
+        whose = f"reports of {_whose(reading, caller, asking)}"
+        draw(broker, caller, {whose: max(caller.terms.rate, UNCHANGED.rate)})
+
+
+def _whose(reading: Reading, caller: Caller, asking: AskingBoot | None) -> str:
+    """Name the bucket that a host's request costs a token of.
+
+    Each boot that has its keys has its own, and all others of a host that come from one place have one: a
+    clone that asks all the time, under whatever names, uses up neither its original's nor that of the boot
+    which follows on that.
+    """
     host, _addon = caller.as_host()
-    if caller.terms.rate == 0:
-        return
-    sight = Sight(asking.boot_id, asking.machine_id, caller.peer.address)
-    own = [boot.id for boot in reading.boots(host) if boot.same(sight) and boot.address == sight.address]
-    whose = f"reports of boot {own[0]}" if own else f"reports of new boots of host {host}"
-    draw(broker, caller, {whose: max(caller.terms.rate, UNCHANGED.rate)})
+    address = caller.peer.address
+    if asking is not None:
+        sight = Sight(asking.boot_id, asking.machine_id, address)
+        for boot in reading.boots(host):
+            if boot.same(sight) and boot.address == address and boot.state in STANDING:
+                return f"boot {boot.id}"
+    return f"new boots of host {host} from {place(address)}"
 
 
 def hear(writing: Writing, caller: Caller, asking: AskingBoot) -> bool:
-    """Take note of a boot that reports; say whether what it says of the volumes is its host's word."""
+    """Take note of a boot that reports; say whether what it says of the volumes is its host's word.
+
+    Raises:
+        Stopped: BOOT_DENIED: it is somebody else's, and is told nothing of the volumes.
+    """
     known, judged = _judge(writing, caller, asking, asks=False)
+    if judged.why == "denied":
+        raise _turned_away(caller, asking, judged, asks=False)
     _keep(writing, caller, known, judged, asks=False)
     return judged.boot.state in STANDING and judged.boot.state != "contested"
 

@@ -44,3 +44,12 @@ def _deny(boot: str) -> Response:
     who = peer()
     body().end()
     return say(boots.deny(broker(), who, boot).as_json())
+
+
+@gatekeeping.put("/v1/hosts/<host>/clearance")
+@gives({"boots": [BootView]})
+def _clear(host: str) -> Response:
+    who, fields = peer(), body()
+    reason = fields.text("reason", most=500)
+    fields.end()
+    return say({"boots": [view.as_json() for view in boots.clear(broker(), who, host, reason)]})

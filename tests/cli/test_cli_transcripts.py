@@ -358,7 +358,9 @@ def test_boot(transcript: Transcript, broker: Broker) -> None:
     assert broker.ask("POST", "/v1/unlock", copy, who=host.files).problem == "pending"
     transcript.run("boot", "list", "copied")
     waiting = json.loads(transcript.run("boot", "list", "copied", "--waiting", "--json"))["boots"]
+    transcript.run("boot", "clear", host.id, "--reason", "the copy was deleted")
     transcript.run("boot", "deny", waiting[0]["boot"])
+    transcript.run("boot", "clear", host.id, "--reason", "the copy was deleted")
     transcript.run("boot", "approve", waiting[0]["boot"])
     transcript.run("boot", "approve", waiting[0]["boot"], "--json")
     transcript.run("boot", "approve", "kbb-000000000000")

@@ -503,6 +503,9 @@ def boots(site: Site) -> None:
         site.ask("PUT", f"/v1/boots/{boot}/{decision}", {})
     for verb in ("deny", "approve"):
         site.run("boot", verb, boot)
+    (host,) = {one["host"] for one in site.ask("GET", "/v1/boots?addon=shop")["boots"]}
+    site.ask("PUT", f"/v1/hosts/{host}/clearance", {"reason": "it was none"})
+    site.run("boot", "clear", host, "--reason", "it was none")
     site.ask("PUT", "/v1/addons/shop/expected", {"seconds": 600})
     site.run("boot", "expect", "shop", "--end")
     site.run("boot", "list", "--json")

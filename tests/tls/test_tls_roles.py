@@ -114,6 +114,7 @@ OPERATOR_CALLS: list[tuple[Verb, str, str, Any]] = [
     ("boot.read", "GET", "/v1/boots", None),
     ("boot.approve", "PUT", "/v1/boots/kbb-0a1b2c3d4e5f/approval", {}),
     ("boot.deny", "PUT", "/v1/boots/kbb-0a1b2c3d4e5f/denial", {}),
+    ("boot.clear", "PUT", "/v1/hosts/kbh-aaaaaaaaaaaa/clearance", {"reason": "it is gone"}),
     ("boot.expect", "PUT", "/v1/addons/shop/expected", {"seconds": 60}),
     ("operator.add", "PUT", "/v1/operators/mallory", {"roles": ["metrics"], "csr": CSR}),
     ("operator.read", "GET", "/v1/operators", None),

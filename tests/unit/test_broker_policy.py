@@ -212,7 +212,7 @@ def test_only_the_role_operator_changes_anything() -> None:
     looks = {verb for verb in get_args(Verb) if verb.endswith(".read")}
     looks |= {"self.renew", "describe", "recovery.check"}
     approvals = {"recovery.set", "recovery.import", "volume.reveal", "volume.approve", "addon.approve"}
-    approvals |= {"boot.approve", "boot.deny", "boot.expect"}
+    approvals |= {"boot.approve", "boot.deny", "boot.clear", "boot.expect"}
     assert {verb for verb in approvals if MAY[verb] != {"approver"}} == set()  # type: ignore[index]
     # whoever could have said no to a destruction can call it off
     either = {"volume.undelete", "addon.undelete"}
