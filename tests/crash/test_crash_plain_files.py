@@ -1,0 +1,211 @@
+"""The cuts of what becomes of a plain disk, on real bytes and at the real broker: encrypted in place, or moved.
+
+Before the last flush of the inscription the disk is the plain filesystem, afterwards the LUKS2 volume; in
+between each sector is one of both. Whatever was cut, and however often, a boot finds every byte that was
+written last.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from agent.change.course import Course
+from agent.change.disks import undertake
+from agent.driver import Driver
+from agent.plan.settling import has_course
+from keybroker.wire.problems import KeybrokerError
+from keybroker.wire.profile import MIB
+from keybroker.wire.records import Record
+from tests.crash.file_plain import SECTOR, PlainFiles
+from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.service_broker import ServiceBroker
+from tests.crash.test_crash_encryption import WAY
+from tests.crash.test_crash_memory import BOOT
+from tests.crash.test_crash_plain import JOURNEYS
+from tests.crash.volumes import SIZE
+
+PLACES: Final = (1500 * SECTOR, 15000 * SECTOR)
+"""Where rows are written: in the filesystem's beginning, which is moved, and behind it; both are free there."""
+
+MACHINES: Final[dict[str, tuple[type, ...]]] = {
+    "in place": WAY,
+    **{f"moved {how}": journey for how, journey in JOURNEYS.items()},
+}
+
+
+def cuts() -> list[tuple[str, int]]:
+    """Return every effect of every machine, but once only where two begin with the same ones."""
+    begun = {journey[: effect + 1]: (how, effect) for how, journey in MACHINES.items() for effect in range(len(journey))}
+    return sorted(begun.values())
+
+
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="encrypting a file needs root")
+
+
+class Site:
+    """A machine whose plain disk is to be encrypted, ``how`` of ``MACHINES``.
+
+    Attributes:
+        count: rows that were written.
+    """
+
+    def __init__(self, directory: Path, how: str) -> None:
+        self.how, self.count, self.directory = how, 0, directory
+        self.broker = ServiceBroker(directory / "broker")
+        self.broker.declare("data", SIZE, origin="plain", serial="OLD-1", mount="/srv/data")
+        self.plain = self.broker.record("data").volume
+        self.world = PlainFiles(directory, self.broker, self.broker.record("data"))
+        self.boot()
+        if how == "in place":
+            self.broker.order("data", "encrypt", backed_up=True)
+        else:
+            self.broker.order("data", "migrate", offline="offline" in how, size_bytes=SIZE + 4 * MIB)
+            self.world.attach(self.records[1])
+        self.world.keys = lambda: self.broker.keys(self.plain)
+        self.stop()
+        self.broker.save(directory / "ordered.db")
+        self._disks = {path: path.read_bytes() for path in self._files()}
+        self._kept = {name: copy.copy(getattr(self.world, name)) for name in self._noted}
+
+    _noted = ("reach", "mounted", "legs", "synced", "held", "layout", "content", "cuts")
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.directory.iterdir() if path.suffix in (".disk", ".inside", ".rows")]
+
+    def renew(self) -> None:
+        """Have all be as it was when the order was given."""
+        self.broker.set_back(self.directory / "ordered.db")
+        for path, held in self._disks.items():
+            path.write_bytes(held)
+        for name, value in self._kept.items():
+            setattr(self.world, name, copy.copy(value))
+
+    @property
+    def records(self) -> list[Record]:
+        old = self.broker.record(self.plain)
+        holder = self.broker.record("data")
+        other = holder.volume if holder.volume != old.volume else old.partner
+        return [old] if other is None else [old, self.broker.record(other)]
+
+    @property
+    def holder(self) -> Record:
+        return self.broker.record("data")
+
+    def stop(self) -> None:
+        """Stop the database where that must be."""
+        if "offline" in self.how or (self.how == "in place" and self.holder.is_bare):
+            self.world.mounted.clear()
+
+    def write(self) -> None:
+        if self.world.mounted:
+            self.count += 1
+            for at in PLACES:
+                self.world.write(self.holder, at, f"rows {self.count} at {at}".encode().ljust(SECTOR, b"."))
+
+    def boot(self) -> None:
+        """Lose power, boot: the holder's disk opens, and has every byte; then the database goes on."""
+        self.world.power_cut()
+        report = Driver(self.world.world(), BOOT, keep=self.world.keep).unlock(self.world.layout)
+        assert report.error is None
+        (outcome,) = report.outcomes
+        assert outcome.error is None, outcome.error
+        assert outcome.record.volume == self.holder.volume
+        assert self.world.read(outcome.record) == self.world.content
+        assert self.world.made == 0, "a filesystem was made"
+        self.write()
+
+    def run(self, mortal: Mortal | None = None) -> KeybrokerError | None:
+        shop = mortal.workshop if mortal else self.world.workshop(self.broker)
+        if has_course(self.holder) and self.how == "in place":
+            return Course(shop, BOOT, self.holder).settle().error
+        done = undertake(shop, BOOT, self.records, watch=lambda record, doing: None)
+        return next((each.error for each in done.values() if each.error is not None), None)
+
+    def run_until_death(self, death: Death) -> Mortal:
+        mortal = Mortal(self.world.workshop(self.broker), self.world, death)
+        try:
+            self.run(mortal)
+        except Crash:
+            assert death.moment in ("before", "during", "after")
+        self.world.held.clear()
+        return mortal
+
+    def settle(self) -> None:
+        self.stop()
+        assert self.run() is None
+        self.check_done()
+
+    def check_done(self) -> None:
+        now = self.holder
+        assert (now.stage, now.order, now.partner) == ("ready", None, None)
+        left = self.world.disk(self.broker.record(self.plain)).read_bytes()
+        if self.how == "in place":
+            luks = self.world.luks(now)
+            assert (luks.requirements, luks.degraded, luks.sequence) == ((), False, now.sequence)
+            assert luks.pin == now.pin
+        else:
+            assert self.broker.record(self.plain).stage == "erased"
+            assert not any(left), "plaintext is left"
+        assert self.world.content[:SECTOR * 4] not in left
+        self.boot()
+        self.world.mounted.clear()
+        assert self.run() is None
+
+
+@pytest.fixture(scope="module")
+def sites() -> Iterator[dict[str, Site]]:
+    """Make each machine once: after each cut it is set back to the order."""
+    made: dict[str, Site] = {}
+    yield made
+    for site in made.values():
+        site.broker.close()
+        shutil.rmtree(site.directory)
+
+
+@pytest.fixture
+def site(sites: dict[str, Site], how: str) -> Site:
+    if how not in sites:
+        memory = Path("/dev/shm")
+        sites[how] = Site(Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.exists() else None)), how)
+    sites[how].renew()
+    return sites[how]
+
+
+@pytest.mark.parametrize("how", MACHINES)
+def test_it_takes_each_step_once(site: Site) -> None:
+    mortal = Mortal(site.world.workshop(site.broker), site.world)
+    assert site.run(mortal) is None
+    assert tuple(mortal.journey) == MACHINES[site.how]
+    site.check_done()
+
+
+@pytest.mark.parametrize("moment", [each for each in MOMENTS if each != "before"])  # after the one before it
+@pytest.mark.parametrize(("how", "effect"), cuts())
+def test_one_that_is_cut_anywhere_is_finished_by_the_next_run(site: Site, effect: int, moment: str) -> None:
+    assert not site.run_until_death(Death(effect, moment)).survived
+    site.write()
+    site.boot()
+    site.settle()
+
+
+@pytest.mark.parametrize(("how", "effect"), cuts())
+def test_two_cuts_in_a_row_are_survived(site: Site, effect: int) -> None:
+    """The second one a step or two on, in the middle of it; the model has every pair."""
+    site.run_until_death(Death(effect, "after"))
+    site.write()
+    if effect % 2:
+        site.boot()
+    site.stop()
+    site.run_until_death(Death(1 + effect % 2, "during"))
+    site.write()
+    site.boot()
+    site.settle()
