@@ -1,8 +1,8 @@
 """A plain disk of a real ext4, in a file: moved to an encrypted one, or encrypted where it is.
 
-The shelf, the inscription, the settling of a stretch and the wipe are the agent's own, on the file; cryptsetup
-encrypts it offline. What would be read through device-mapper is worked out from the header on the disk, by a
-program that shares no code with cryptsetup.
+The shelf, the inscription, the settling of a stretch and the wipe are the agent's own, on the file, which
+cryptsetup encrypts offline. What would be read through device-mapper is worked out from the header on the
+disk, by a program that shares no code with cryptsetup.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class PlainFiles(MovedFiles):
                 at = shelf.place(record.size_bytes)
                 os.pwrite(disk.fd, disk.read(0, FRONT)[: FRONT * (self.cuts % 4) // 4], at)
         elif step is steps.Reencrypt and record is not None:
-            _Encryption(self).killed(record, KILLED_AT[self.cuts % len(KILLED_AT)])
+            self.kill_encryption(record, KILLED_AT[self.cuts % len(KILLED_AT)])
         elif step is steps.Wipe and record is not None and record.stage == "plain":
             with self.open(record) as disk:
                 os.pwrite(disk.fd, bytes(record.size_bytes * (self.cuts % 4) // 4 or SECTOR), 0)
@@ -194,6 +194,10 @@ class PlainFiles(MovedFiles):
                 target.write(self.inside(arguments[0]).read_bytes()[: 6 << 20])
         else:
             super().partial(step, *arguments)
+
+    def kill_encryption(self, record: Record, at: int) -> None:
+        """Have cryptsetup encrypt, and kill it at its n-th write; it may be through by then."""
+        _Encryption(self).killed(record, at)
 
     def _inscribe_in_part(self, record: Record, copied: Secret) -> None:
         """Leave some groups of what is written, and any sectors of the next one: a disk may reorder those."""
@@ -379,7 +383,7 @@ class _Encryption(FileReencryption):
         assert self._state(record) == "done"
 
     def killed(self, record: Record, at: int) -> None:
-        """Kill cryptsetup at its n-th write; it may have been through by then."""
+        """Begin, and be killed at a write."""
         with self._world.open(record) as disk:
             settle(record, disk)
         if self._state(record) == "midway":
@@ -391,4 +395,11 @@ class _Encryption(FileReencryption):
     def _words(self, record: Record, key: Secret) -> list[str]:
         given = self._world.directory / "passphrase"
         given.write_bytes(key.reveal())
-        return ["cryptsetup", *OFFLINE, "--resume-only", "--key-file", str(given), str(self._world.disk(record))]
+        return [
+            "cryptsetup",
+            *OFFLINE,
+            "--resume-only",
+            "--key-file",
+            str(given),
+            str(self._world.disk(record)),
+        ]

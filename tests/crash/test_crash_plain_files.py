@@ -1,4 +1,4 @@
-"""The cuts of what becomes of a plain disk, on real bytes and at the real broker: encrypted in place, or moved.
+"""The cuts of what becomes of a plain disk, on real bytes and the real broker: encrypted in place, or moved.
 
 Before the last flush of the inscription the disk is the plain filesystem, afterwards the LUKS2 volume; in
 between each sector is one of both. Whatever was cut, and however often, a boot finds every byte that was
@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -21,6 +21,7 @@ from agent.change.course import Course
 from agent.change.disks import undertake
 from agent.driver import Driver
 from agent.plan.settling import has_course
+from agent.plan.steps import Reencrypt
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
@@ -33,7 +34,7 @@ from tests.crash.test_crash_plain import JOURNEYS
 from tests.crash.volumes import SIZE
 
 PLACES: Final = (1500 * SECTOR, 15000 * SECTOR)
-"""Where rows are written: in the filesystem's beginning, which is moved, and behind it; both are free there."""
+"""Where rows are written: in the beginning, which is moved, and behind it; the filesystem has both free."""
 
 MACHINES: Final[dict[str, tuple[type, ...]]] = {
     "in place": WAY,
@@ -43,9 +44,12 @@ MACHINES: Final[dict[str, tuple[type, ...]]] = {
 
 def cuts() -> list[tuple[str, int]]:
     """Return every effect of every machine, but once only where two begin with the same ones."""
-    begun = {journey[: effect + 1]: (how, effect) for how, journey in MACHINES.items() for effect in range(len(journey))}
+    begun = {
+        journey[: effect + 1]: (how, effect)
+        for how, journey in MACHINES.items()
+        for effect in range(len(journey))
+    }
     return sorted(begun.values())
-
 
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="encrypting a file needs root")
@@ -155,7 +159,7 @@ class Site:
         else:
             assert self.broker.record(self.plain).stage == "erased"
             assert not any(left), "plaintext is left"
-        assert self.world.content[:SECTOR * 4] not in left
+        assert self.world.content[: SECTOR * 4] not in left
         self.boot()
         self.world.mounted.clear()
         assert self.run() is None
@@ -175,7 +179,9 @@ def sites() -> Iterator[dict[str, Site]]:
 def site(sites: dict[str, Site], how: str) -> Site:
     if how not in sites:
         memory = Path("/dev/shm")
-        sites[how] = Site(Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.exists() else None)), how)
+        sites[how] = Site(
+            Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.exists() else None)), how
+        )
     sites[how].renew()
     return sites[how]
 
@@ -195,6 +201,20 @@ def test_one_that_is_cut_anywhere_is_finished_by_the_next_run(site: Site, effect
     site.write()
     site.boot()
     site.settle()
+
+
+@pytest.mark.parametrize("how", ["in place"])
+def test_a_cryptsetup_that_is_killed_at_any_write_costs_nothing(site: Site) -> None:
+    """As of a power cut with all of that write, and no later one, on the medium."""
+    for at in range(2, 40, 5):
+        site.renew()
+        site.run_until_death(Death(WAY.index(Reencrypt), "before"))
+        site.world.kill_encryption(site.holder, at)
+        site.boot()
+        if at % 2:
+            site.world.kill_encryption(site.holder, at)
+            site.boot()
+        site.settle()
 
 
 @pytest.mark.parametrize(("how", "effect"), cuts())

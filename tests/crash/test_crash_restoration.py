@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import random
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -220,6 +222,55 @@ def test_a_write_that_is_cut_anywhere_is_finished_by_the_next_run(
         assert saved.read_bytes() == lost[: 4 * MIB], "the file that has what was there is gone"
         if done.saved is not None:
             assert done.saved == saved
+        settle(world)
+        world.power_cut()
+        assert rows(world) == ROWS
+
+
+def sectors_of(world: FileWorld) -> list[list[tuple[int, bytes]]]:
+    """Return the sectors of each group that is written; what is in one may reach the medium in any order."""
+    return [
+        [
+            (offset + at, held[at : at + SECTOR])
+            for offset, held in group
+            for at in range(0, len(held), SECTOR)
+        ]
+        for group in overwriting.writes(image(world))
+    ]
+
+
+def cut_in(world: FileWorld, group: int, chance: random.Random) -> None:
+    """Begin to restore as the verb does, and lose power with any sectors of a group on the medium."""
+    with world.open(world.layout[0]) as held:
+        overwriting.save(world.directory, world.layout[0].volume, held.fd, image(world), now=1.7e9)
+    groups = sectors_of(world)
+    for sectors in (*groups[:group], chance.sample(groups[group], chance.randrange(len(groups[group])))):
+        for offset, sector in sectors:
+            write(world, offset, sector)
+
+
+GROUPS: Final = 3
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_two_cuts_in_a_row_are_finished_by_the_next_run_and_lose_nothing_that_was_saved(
+    world: FileWorld, lose: Callable[[FileWorld], None]
+) -> None:
+    disk, chance = world.disk(world.layout[0]), random.Random(20261126)
+    lose(world)
+    lost = disk.read_bytes()
+    for first, second in itertools.product(range(GROUPS), repeat=2):
+        disk.write_bytes(lost)
+        for file in overwriting.saved(world.directory, world.layout[0].volume):
+            file.unlink()
+        for group in (first, second):
+            world.power_cut()
+            run(world)
+            cut_in(world, group, chance)
+        done = restore(world)
+        (saved,) = overwriting.saved(world.directory, world.layout[0].volume)
+        assert saved.read_bytes() == lost[: 4 * MIB], "the file that has what was there is gone"
+        assert done.saved in (saved, None)
         settle(world)
         world.power_cut()
         assert rows(world) == ROWS
