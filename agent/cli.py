@@ -69,6 +69,10 @@ def _dispatch(options: argparse.Namespace, begun: float) -> int:
     if options.verb in ("completion", "manual"):
         return _tell_of_itself(options)
     settings = config.load(options.config)
+    if options.verb in ("enrol", "renew", "adopt"):  # the others do it where they begin with a broker
+        from agent import hygiene
+
+        hygiene.harden()  # before a token, a new private key or somebody's passphrase is read
     match options.verb:
         case "unlock":
             return _unlock(settings, options.deadline, mount=options.mount, begun=begun)

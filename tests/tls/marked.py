@@ -80,9 +80,14 @@ def _forms(raw: bytes) -> Iterable[bytes]:
 
 
 class Watch:
-    """Looks at the arguments and the environment of all processes that this one starts, again and again."""
+    """Looks at the arguments and the environment of all processes that this one starts, again and again.
 
-    def __init__(self) -> None:
+    Args:
+        every: seconds.
+    """
+
+    def __init__(self, every: float = 0.01) -> None:
+        self._every = every
         self.seen: dict[bytes, int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -96,7 +101,7 @@ class Watch:
         self._thread.join(10)
 
     def _look(self) -> None:
-        while not self._stopping.wait(0.01):
+        while not self._stopping.wait(self._every):
             for pid in _descendants(os.getpid()):
                 for part in ("cmdline", "environ"):
                     try:
