@@ -76,6 +76,9 @@ class Gate(HTTPServerConnectionDelegate):
         name: of the listener, for the log.
         methods: what a path takes, for the reply to a method that it does not take.
         answered: told of each reply: listener, method, path, status, seconds.
+
+    Attributes:
+        expecting: connections of which no, or not all, header fields of the next request have arrived.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Gate(HTTPServerConnectionDelegate):
         self.name = name
         self.stopping = False
         self.exchanges: set[Exchange] = set()
+        self.expecting: set[object] = set()
         self.held: dict[Exchange, int] = {}
         self.waiting = 0
         self.askers: Counter[bytes | None] = Counter()
@@ -107,10 +111,12 @@ class Gate(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return the receiver of one request (tornado.httputil.HTTPServerConnectionDelegate)."""
-        return Exchange(self, cast(HTTP1Connection, request_conn))
+        self.expecting.add(server_conn)
+        return Exchange(self, cast(HTTP1Connection, request_conn), server_conn)
 
     def enter(self, exchange: Exchange) -> None:
         """Count a request as in flight: its header fields have arrived."""
+        self.expecting.discard(exchange.server_conn)
         self.exchanges.add(exchange)
         self.idle.clear()
 
@@ -169,7 +175,8 @@ class Gate(HTTPServerConnectionDelegate):
 class Exchange(HTTPMessageDelegate):
     """One request and its reply."""
 
-    def __init__(self, gate: Gate, connection: HTTP1Connection) -> None:
+    def __init__(self, gate: Gate, connection: HTTP1Connection, server_conn: object = None) -> None:
+        self.server_conn = server_conn
         self._gate = gate
         self._connection = connection
         self._body = bytearray()

@@ -7,7 +7,9 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections import Counter
+from hashlib import sha256
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final, cast
 
@@ -17,6 +19,7 @@ from tornado.iostream import IOStream, SSLIOStream
 
 from keybroker.tally import Mistrust
 from keybroker.web.gate import Gate
+from keybroker.web.unfinished import Unfinished
 
 _DATED: Final[dict[int, Mistrust]] = {9: "not-yet-valid", 10: "expired"}
 """X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (openssl-verification-options(1))."""
@@ -54,6 +57,8 @@ class Listener(HTTPServer):
         self._strangers: dict[IOStream, None] = {}
         self._origins: dict[IOStream, str] = {}
         self._farewells: set[asyncio.Future[None]] = set()
+        self._fingerprints: dict[IOStream, str] = {}
+        self._unfinished = Unfinished()
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Take a new connection (tornado.tcpserver.TCPServer)."""
@@ -68,7 +73,13 @@ class Listener(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         """Forget a connection (tornado.httputil.HTTPServerConnectionDelegate)."""
         super().on_close(server_conn)
-        self._origins.pop(cast(HTTP1ServerConnection, server_conn).stream, None)
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        origin, shown = self._origins.pop(stream, None), self._fingerprints.pop(stream, None)
+        is_waited_for = server_conn in self._gate.expecting
+        self._gate.expecting.discard(server_conn)
+        # Tornado says nothing of header fields that stop; what it has of them is in no public attribute.
+        if origin is not None and is_waited_for and getattr(stream, "_read_buffer", None):
+            self._unfinished.tell(self._gate.name, origin, shown, time.monotonic())
 
     def _makes_room(self, newest: IOStream) -> IOStream:
         """Choose the connection to close, one too many being open."""
@@ -85,6 +96,10 @@ class Listener(HTTPServer):
         def ended(handshake: asyncio.Future[Any]) -> None:
             self._strangers.pop(stream, None)
             error = handshake.exception()
+            if error is None and stream in self._origins:
+                certificate = stream.socket.getpeercert(binary_form=True) if stream.socket else None
+                if certificate is not None:
+                    self._fingerprints[stream] = sha256(certificate).hexdigest()
             why = _mistrust(error) if isinstance(error, ssl.SSLError) else None
             if why is not None:
                 self._gate.turned_away(self._gate.name, why)

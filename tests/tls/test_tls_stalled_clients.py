@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from hashlib import sha256
 
 import pytest
 
-from tests.tls.running import LOOPBACK, Broker, Host, client_context, running, unlock_request
+from keybroker.web.unfinished import LINES, SECONDS, Unfinished
+from tests.tls.running import LOOPBACK, Broker, Host, ask, client_context, running, unlock_request
 
 STALLED = 200
 IDLE_SECONDS = 4
@@ -86,14 +89,38 @@ def test_trickled_requests_delay_nobody_and_end(broker: Broker, host: Host) -> N
                     held.remove(one)
                     dropped += 1
         assert dropped == 20
-    assert broker.log.read_text().count(f"Timeout reading body from {LOOPBACK}") == 10
+    said = broker.log.read_text()
+    assert said.count(f"Timeout reading body from {LOOPBACK}") == 10
+    shown = sha256(ssl.PEM_cert_to_DER_cert(host.files.certificate.read_text())).hexdigest()
+    line = f"main: {LOOPBACK}: ended within a request's header fields, certificate {shown}"
+    assert said.count(line) == 10
+
+
+def test_whoever_waits_between_requests_or_hangs_up_there_is_not_told_of(broker: Broker, host: Host) -> None:
+    before = broker.log.read_text().count("within a request's header fields")
+    with broker.connect(host.files) as idle, broker.connect(host.files) as brief:
+        for connection in (idle, brief):
+            assert ask(connection, "POST", "/v1/unlock", unlock_request()).status == 200
+        held = idle.sock
+        brief.close()
+        assert closed(held, IDLE_SECONDS + 5)
+    assert broker.log.read_text().count("within a request's header fields") == before
+
+
+def test_a_flood_of_requests_without_an_end_leaves_a_few_lines_and_a_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = Unfinished()
+    for number in range(500):
+        told.tell("main", LOOPBACK, None, number / 100)
+    told.tell("main", LOOPBACK, None, SECONDS + 1)
+    assert len(caplog.messages) == LINES + 2
+    assert caplog.messages[-2] == f"requests without an end: {500 - LINES} more in the time before"
 
 
 def test_a_flood_beyond_the_bound_displaces_itself_and_not_those_who_are_served(
     broker: Broker, host: Host
 ) -> None:
-    from tests.tls.running import ask
-
     with broker.connect(host.files) as served, ExitStack() as stack:
         assert ask(served, "POST", "/v1/unlock", unlock_request()).status == 200
         held = served.sock
