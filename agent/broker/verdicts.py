@@ -31,6 +31,13 @@ def failure_of(error: OSError | NotHttp, broker: str) -> Failure:
         )
         said = KeybrokerError(Problem.UNTRUSTED_BROKER, f"{broker}: {error.verify_message}", hint=hint)
         return Failure("temporary" if dated else "broker", said)
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        said = KeybrokerError(
+            Problem.CERTIFICATE,
+            f"{broker}: asks for a certificate, and was shown none",
+            hint="enrol at the enrolment listener, port 8444 by default",
+        )
+        return Failure("broker", said)
     if isinstance(error, ssl.SSLError) and _about_us(error):
         said = KeybrokerError(
             Problem.CERTIFICATE,
@@ -40,7 +47,10 @@ def failure_of(error: OSError | NotHttp, broker: str) -> Failure:
         return Failure("broker", said)
     if isinstance(error, socket.gaierror):
         verdict: Verdict = "offline" if error.errno == socket.EAI_AGAIN else "temporary"
-        return Failure(verdict, KeybrokerError(Problem.UNREACHABLE, f"{broker}: {error.strerror}"))
+        said = KeybrokerError(
+            Problem.UNREACHABLE, f"{broker}: {error.strerror}", hint="is that name in DNS, or in /etc/hosts?"
+        )
+        return Failure(verdict, said)
     offline = isinstance(error, OSError) and error.errno in NO_NETWORK
     return Failure(
         "offline" if offline else "temporary",

@@ -97,7 +97,8 @@ def find_access(options: Mapping[str, Any], home: Path) -> Access:
         raise KeybrokerError(
             Problem.CONFIGURATION,
             f"broker: nothing says its {', '.join(missing)}",
-            hint="give --url, --cert, --key and --ca, or put them into ~/.config/keybroker/cli.toml",
+            hint="on the broker's machine: root, after keybroker init; elsewhere:"
+            " keybroker operator request --help; or --url, --cert, --key and --ca",
         )
     access = Access(found["url"].rstrip("/"), *(Path(found[name]) for name in ("cert", "key", "ca")))
     _check(access)

@@ -9,6 +9,7 @@ import click
 
 from keybroker.cli.access import find_access, operator_options
 from keybroker.cli.deletion import delete_addon, pending_facts, undelete_addon
+from keybroker.cli.families import Family
 from keybroker.cli.master import rekey
 from keybroker.cli.policy import policy, policy_facts
 from keybroker.cli.record import addon_record
@@ -18,7 +19,7 @@ from keybroker.wire.names import ENGINES
 _COLUMNS = ("ADDON", "ENGINE", "VOLUMES", "HOSTS", "CREATED", "STATE")
 
 
-@click.group()
+@click.group(cls=Family)
 def addon() -> None:
     """Add-ons: the databases whose disks are encrypted.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.quantities import parse_moment
 from keybroker.cli.screen import Ruled, moment, note, print_json, print_table
 from keybroker.cli.trail import export, verify
@@ -30,7 +31,7 @@ _FOLLOW_SECONDS: Final = 1.0
 _BATCH: Final = 100
 
 
-@click.group()
+@click.group(cls=Family)
 def audit() -> None:
     """Read the audit trail: every release of a key, every refusal, every change.
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from keybroker.cli.access import config_option, json_option
+from keybroker.cli.families import Family
 from keybroker.cli.keeping import to_restore
 from keybroker.cli.owner import as_owner, credentials_directory_here, operator_here
 from keybroker.cli.screen import note, print_facts, print_json, print_table
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from keybroker.service.installation import Installation
 
 
-class _MakeByDefault(click.Group):
+class _MakeByDefault(Family):
     """``backup FILE`` is short for ``backup make FILE``."""
 
     def resolve_command(

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from keybroker.cli.access import operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.quantities import parse_duration
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.cli.selection import connect
@@ -24,7 +25,7 @@ WHY: Final = {
 """The same as operators are told."""
 
 
-@click.group()
+@click.group(cls=Family)
 def boot() -> None:
     """Boots: the machines that show a host's certificate, each time that they start.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keybroker.cli.access import config_option, json_option
+from keybroker.cli.families import Family
 from keybroker.cli.owner import as_owner, operator_here
 from keybroker.cli.screen import note, print_facts, print_json, print_table
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -24,7 +25,7 @@ _RELOAD = "next: systemctl reload keybroker"
 _BACK_UP = "then: keybroker backup, for what earlier ones bring back is the CA as it was"
 
 
-@click.group()
+@click.group(cls=Family)
 def ca() -> None:
     """The CA: whom hosts and operators trust, and whom the broker trusts.
 

@@ -6,8 +6,10 @@ environment can send an operator's request elsewhere.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -23,6 +25,9 @@ _READ_SECONDS: Final = 30.0
 
 _LOOK: Final = "openssl x509 -noout -issuer -dates -ext subjectAltName"
 _OVER: Final = "keybroker operator request, and somebody with the role operator: operator renew NAME --csr"
+
+_NO_ANSWER: Final = "systemctl status keybroker, or --url for another broker"
+_UNKNOWN_NAME: Final = "is the broker's name in DNS, or /etc/hosts? else --url, or url in cli.toml"
 
 _REFUSED_US: Final = ("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "CERTIFICATE_EXPIRED", "BAD_CERTIFICATE")
 _REFUSED_US_TOO: Final = ("CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE", "HANDSHAKE_FAILURE")
@@ -131,13 +136,22 @@ class Client:
                 raise KeybrokerError(
                     Problem.CERTIFICATE,
                     f"{self._access.certificate}: the broker refuses it: {reason.lower().replace('_', ' ')}",
-                    hint=_OVER if "EXPIRED" in reason else f"{_LOOK} -in {self._access.certificate}",
+                    hint=_hint(reason, self._access.certificate),
                 ) from error
         raise KeybrokerError(
             Problem.UNREACHABLE,
             f"{self._where()}: {_reason(causes)}",
-            hint="systemctl status keybroker, or --url for another broker",
+            hint=_UNKNOWN_NAME if any(isinstance(cause, socket.gaierror) for cause in causes) else _NO_ANSWER,
         ) from error
+
+
+def _hint(reason: str, certificate: Path) -> str:
+    if "EXPIRED" in reason:
+        return _OVER
+    look = f"{_LOOK} -in {certificate}"
+    return (
+        f"after keybroker ca rotate: systemctl reload keybroker; {look}" if "UNKNOWN_CA" in reason else look
+    )
 
 
 def _causes(error: BaseException) -> list[BaseException]:

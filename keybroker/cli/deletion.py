@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keybroker.cli.access import operator_options
-from keybroker.cli.screen import moment, note, print_json
+from keybroker.cli.screen import confirm, moment, note, print_json
 from keybroker.cli.selection import connect
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -141,8 +141,8 @@ def _delete(
     if approve:
         due = _asked(client.get(*path), f"{kind} {what}")
         note(f"{kind} {what}: to be destroyed at {moment(due)}; from then on nothing brings it back")
-    if not yes and click.prompt(f"Type {what} to destroy it", err=True) != what:
-        raise KeybrokerError(Problem.USAGE, f"{what}: is not what was typed; nothing was done")
+    if not yes:
+        confirm(what, "destroy")
     if approve:
         answer = client.put(*path, "deletion", "approval", due=due)
     else:

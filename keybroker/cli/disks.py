@@ -8,10 +8,9 @@ import click
 
 from keybroker.cli.access import operator_options
 from keybroker.cli.change import AT_BOOT_OPTION, RATE, carry_out, ordered
-from keybroker.cli.quantities import parse_size, show_size
-from keybroker.cli.screen import note
+from keybroker.cli.quantities import parse_disk, parse_size, show_size
+from keybroker.cli.screen import confirm, note
 from keybroker.cli.selection import connect, select, waiting_options
-from keybroker.wire.problems import KeybrokerError, Problem
 
 if TYPE_CHECKING:
     from keybroker.cli.client import Client
@@ -49,7 +48,7 @@ def migrate(
     """
     client = connect(options)
     wish = {
-        "size_bytes": size and parse_size(size),
+        "size_bytes": size and parse_disk(size),
         "serial": serial,
         "offline": offline,
         "rate": rate and parse_size(rate),
@@ -96,7 +95,7 @@ def encrypt(
     """
     client = connect(options)
     wish = {
-        "size_bytes": size and parse_size(size),
+        "size_bytes": size and parse_disk(size),
         "serial": serial,
         "backed_up": backed_up,
         "rate": rate and parse_size(rate),
@@ -136,8 +135,8 @@ def erase(
     stages = ("new", "claimed", "deposited", "ready", "foreign", "plain")
     chosen = select(client, addon, name, everything=False, older_than=None, stages=stages)
     what = addon if name is None else f"{addon}/{name}"
-    if not yes and click.prompt(f"Type {what} to erase it", err=True) != what:
-        raise KeybrokerError(Problem.USAGE, f"{what}: is not what was typed; nothing was done")
+    if not yes:
+        confirm(what, "erase")
     ask = ordered("erase", {"disk_gone": disk_gone})
     carry_out(client, chosen, ask, dry_run=False, waits=wait, timeout=timeout, as_json=as_json)
 

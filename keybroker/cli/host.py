@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from keybroker.cli.access import find_access, operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.quantities import parse_duration
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 
 _COLUMNS = ("HOST", "ADDON", "STATE", "INVITED", "ENROLLED", "EXPIRES")
 
 
-@click.group()
+@click.group(cls=Family)
 def host() -> None:
     """Hosts: the VMs that open an add-on's volumes.
 

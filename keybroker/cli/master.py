@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from keybroker.cli.access import config_option, json_option, operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.keeping import to_keep
 from keybroker.cli.owner import as_owner, credentials_directory_here, owner_named
 from keybroker.cli.screen import moment, note, print_json, print_table
@@ -23,7 +24,7 @@ _POLL_SECONDS: Final = 1.0
 _BAR: Final = 30
 
 
-@click.group()
+@click.group(cls=Family)
 def master() -> None:
     """Master keys: what the broker's stored keys are wrapped under.
 
@@ -210,7 +211,8 @@ def create(uri: str, config: Path, as_json: bool) -> None:
 
     The URI is RFC 7512's: which token, which key, the module that speaks to it, and the file of mode 0400
     with the PIN (or a credential), never the PIN itself. Then use the same URI for init --master-key or
-    master rotate --to. The broker needs the package python-pkcs11 (pip install 'keybroker[pkcs11]').
+    master rotate --to. The broker needs the package python-pkcs11: in a checkout,
+    /opt/keybroker/bin/pip install --require-hashes -r requirements/pkcs11.txt
 
     \b
       keybroker master create 'pkcs11:token=keybroker;object=master-1'\\

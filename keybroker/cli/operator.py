@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from keybroker.cli.access import config_option, find_access, json_option, operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.wire.names import ROLES
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -18,7 +19,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _COLUMNS = ("OPERATOR", "ROLES", "STATE", "ADDED BY", "EXPIRES")
 
 
-@click.group()
+@click.group(cls=Family)
 def operator() -> None:
     """Operators: who may do what here, each with a certificate of their own, so that the record names them.
 
@@ -129,6 +130,8 @@ def add(
     note(f"operator {name}: {'added' if answer.created else 'unchanged'}")
     _show(answer.document)
     _tell(written)
+    if csr is not None:
+        note(f"next: {name} puts them into ~/.config/keybroker, beside {name}.key")
 
 
 @operator.command("list")

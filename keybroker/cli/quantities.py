@@ -32,6 +32,20 @@ def parse_size(text: str) -> int:
     return number
 
 
+def parse_disk(text: str) -> int:
+    """Read a disk's size, as ``parse_size`` does; a small number without a unit has lost it.
+
+    Raises:
+        KeybrokerError: USAGE.
+    """
+    size = parse_size(text)
+    if text.isdecimal() and size < 1 << 20:
+        raise KeybrokerError(
+            Problem.USAGE, f"size: {text} is so many bytes", hint=f"with a unit: {text}G, {text}M"
+        )
+    return size
+
+
 def show_size(size: int) -> str:
     """Write bytes the way ``parse_size`` reads them, exactly: 21474836480 is ``20G``, 1000 is ``1000``."""
     unit = ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keybroker.cli.access import operator_options
+from keybroker.cli.families import Family
 from keybroker.cli.screen import moment, note, print_facts, print_json, print_table
 from keybroker.cli.selection import connect
 from keybroker.wire.names import KeyVersion, VolumeId
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from keybroker.cli.client import Client
 
 
-@click.group()
+@click.group(cls=Family)
 def recovery() -> None:
     """Recovery: the offline key that opens disks when there is no broker any more.
 

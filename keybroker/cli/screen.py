@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from keybroker.wire.problems import KeybrokerError, Problem
+
 _GAP = "  "
 _NARROWEST = 6
 
@@ -120,3 +122,22 @@ def _cut(text: str, width: int) -> str:
 def moment(time: Any) -> str | None:
     """Shorten a time of the wire (RFC 3339) to its seconds."""
     return None if time is None else f"{str(time)[:19].replace('T', ' ')}Z"
+
+
+def confirm(what: str, deed: str) -> None:
+    """Have somebody type the name of what is to be destroyed, or erased.
+
+    Raises:
+        KeybrokerError: USAGE where something else is typed, or nobody is there to type.
+    """
+    try:
+        typed = click.prompt(f"Type {what} to {deed} it", err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise KeybrokerError(
+            Problem.USAGE, f"{what}: its name was not typed; nothing was done", hint="--yes, in a script"
+        ) from None
+    if typed != what:
+        raise KeybrokerError(Problem.USAGE, f"{what}: is not what was typed; nothing was done")

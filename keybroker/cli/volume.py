@@ -12,7 +12,8 @@ from keybroker.cli.change import cancel, print_volumes, reencrypt, resize, rotat
 from keybroker.cli.deletion import delete_volume, undelete_volume
 from keybroker.cli.disks import encrypt, erase, migrate
 from keybroker.cli.facts import show_volume
-from keybroker.cli.quantities import parse_size
+from keybroker.cli.families import Family
+from keybroker.cli.quantities import parse_disk
 from keybroker.cli.record import record
 from keybroker.cli.reveal import reveal
 from keybroker.cli.screen import note, print_json
@@ -20,7 +21,7 @@ from keybroker.wire.profile import CIPHERS
 from keybroker.wire.records import FILESYSTEMS
 
 
-@click.group()
+@click.group(cls=Family)
 def volume() -> None:
     """Volumes: the disks of an add-on.
 
@@ -98,7 +99,7 @@ def add(
         addon,
         "volumes",
         name,
-        size_bytes=parse_size(size),
+        size_bytes=parse_disk(size),
         cipher=cipher,
         mount=mount,
         filesystem=fs,
@@ -207,7 +208,7 @@ def adopt(
         addon,
         "volumes",
         name,
-        size_bytes=parse_size(size),
+        size_bytes=parse_disk(size),
         cipher=cipher,
         mount=mount,
         filesystem=fs,

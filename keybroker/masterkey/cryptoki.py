@@ -82,7 +82,7 @@ def module_at(path: str) -> Module:
         raise KeybrokerError(
             Problem.CONFIGURATION,
             "master key pkcs11: the library python-pkcs11 is not installed",
-            hint="pip install 'keybroker[pkcs11]'",
+            hint="/opt/keybroker/bin/pip install --require-hashes -r requirements/pkcs11.txt, in a checkout",
         ) from None
     with _making:
         if path not in _modules:

@@ -22,7 +22,7 @@ from typing import Final
 
 from keybroker.model.keyring import Keyring
 from keybroker.model.rotation import want
-from keybroker.model.volume import Volume, conflict
+from keybroker.model.volume import Volume, conflict, not_ready
 from keybroker.wire.orders import ONGOING, Order, OrderKind
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import SeenHeader
@@ -59,7 +59,7 @@ def place(volume: Volume, wish: Order) -> Volume:
             hint=f"keybroker volume show {volume.addon} {volume.name}, or: cancel",
         )
     if volume.role != "holder" or volume.stage not in _FROM[wish.kind]:
-        raise conflict(volume, f"at stage {volume.stage}, as {volume.role}, there is nothing to {wish.kind}")
+        raise not_ready(volume, f"there is nothing to {wish.kind}")
     if volume.is_swap and wish.kind != "erase":
         raise conflict(volume, f"is swap, and has nothing to {wish.kind}")
     if wish.kind == "encrypt":

@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from keybroker.model.keyring import Keyring
-from keybroker.model.volume import Volume, conflict
+from keybroker.model.volume import Volume, conflict, not_ready
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
@@ -37,7 +37,7 @@ def want(volume: Volume, *, compromised: bool = False) -> Volume:
     """
     keys = _keys(volume)
     if volume.role != "holder" or volume.stage != "ready":
-        raise conflict(volume, f"at stage {volume.stage}, as {volume.role}, it gets no new key")
+        raise not_ready(volume, "it gets no new key")
     changed = replace(volume, keyring=keys.want(), block_older=volume.block_older or compromised)
     return volume if changed == volume else replace(changed, revision=volume.revision + 1)
 

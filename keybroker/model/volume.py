@@ -222,3 +222,18 @@ class Volume:
 def conflict(volume: Volume, what: str) -> KeybrokerError:
     """Return, to be raised, that a volume is not in the state that a change takes for granted."""
     return KeybrokerError(Problem.CONFLICT, f"volume {volume.id}: {what}")
+
+
+def not_ready(volume: Volume, what: str) -> KeybrokerError:
+    """Return, to be raised, that a change comes too early or too late for a volume, with what helps."""
+    early = volume.stage in ("new", "claimed", "deposited")
+    return KeybrokerError(
+        Problem.CONFLICT,
+        f"volume {volume.addon}/{volume.name}: at stage {volume.stage}, as {volume.role}, {what}",
+        hint=(
+            f"its VM has not formatted it: attach a blank disk with the serial {volume.serial},"
+            " then on the VM: keybroker-agent unlock"
+            if early
+            else f"keybroker volume show {volume.addon} {volume.name}"
+        ),
+    )

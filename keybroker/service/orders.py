@@ -97,7 +97,11 @@ def _read(spec: OrderSpec, volume: Volume) -> Order:
     kind = spec.kind
     if kind == "encrypt" and (spec.serial is not None or spec.size_bytes is not None):
         if volume.stage != "plain":
-            raise _malformed("kind", "the volume is encrypted; migrate it")
+            raise KeybrokerError(
+                Problem.CONFLICT,
+                f"volume {volume.addon}/{volume.name}: is encrypted already",
+                hint="another disk: keybroker volume migrate; a new volume key: keybroker volume reencrypt",
+            )
         kind = "migrate"
     if kind != "migrate" and (spec.serial is not None or spec.size_bytes is not None):
         raise _malformed("size_bytes", f"is of a successor, and to {kind} takes none")
