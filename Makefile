@@ -18,7 +18,7 @@ install:
 # For two cores: two at a time, then one kernel beside one virtual machine, of which neither has use for more. Kernels
 # share what a file sets up, and machines share everything. What the machines' tests say comes at the end.
 test: install
-	$(PYTEST) -q --no-skips -n 2 --dist worksteal tests/unit tests/contract tests/header tests/crash tests/tls tests/cli
+	$(PYTEST) -q --no-skips -n 2 --dist worksteal tests/unit tests/contract tests/header tests/crash tests/tls tests/cli tests/failover
 	@said=$$(mktemp); $(PYTEST) -q --no-skips tests/machine >"$$said" 2>&1 & machines=$$!; \
 	trap 'kill $$machines; rm -f "$$said"; exit 1' INT TERM; \
 	echo "$(PYTEST) -q --no-skips tests/kernel"; $(PYTEST) -q --no-skips tests/kernel; kernels=$$?; \

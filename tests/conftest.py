@@ -18,10 +18,10 @@ HERE: Final = Path(__file__).parent
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-TIERS: Final = ("unit", "contract", "header", "crash", "tls", "cli", "kernel", "machine", "bench")
+TIERS: Final = ("unit", "contract", "header", "crash", "tls", "cli", "failover", "kernel", "machine", "bench")
 """In the order in which they run: what fails fast fails first."""
 
-LIMITS_SECONDS: Final = {"kernel": 600, "machine": 900, "bench": 900}
+LIMITS_SECONDS: Final = {"failover": 300, "kernel": 600, "machine": 900, "bench": 900}
 OTHER_LIMIT_SECONDS: Final = 120
 
 
@@ -69,7 +69,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-TELLING: Final = ("header", "crash", "kernel", "machine")
+TELLING: Final = ("header", "crash", "failover", "kernel", "machine")
 """Tiers whose tests print counts, seeds and measured times, which are to be seen although they passed."""
 
 

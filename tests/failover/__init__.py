@@ -1,0 +1,1 @@
+"""A database that fails over under running brokers; nothing acknowledged is lost."""
