@@ -30,6 +30,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 MOST_NETWORKS: Final = 256
 MOST_A_MINUTE: Final = 1_000_000
+MOST_DAYS: Final = 3650
 ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 HANDS_OUT: Final[frozenset[Verb]] = frozenset({"unlock", "claim", "stage", "header.read"})
@@ -48,6 +49,7 @@ class Terms:
         hosts: most hosts of it that may be up at a time; 0 for no limit.
         on_clone: what becomes of a boot beside another one of the same host, or beyond ``hosts``.
         approve_boots: whether an approver has to say yes to each boot, unless boots are expected then.
+        deletion_days: that a destruction is pending; 0 for as many as the installation says.
     """
 
     enabled: bool = True
@@ -57,6 +59,7 @@ class Terms:
     hosts: int = 0
     on_clone: OnClone = "pend"
     approve_boots: bool = False
+    deletion_days: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form, which is the stored one too."""
@@ -68,6 +71,7 @@ class Terms:
             "hosts": self.hosts,
             "on_clone": self.on_clone,
             "approve_boots": self.approve_boots,
+            "deletion_days": self.deletion_days,
         }
 
     def changed(self, change: Change) -> Terms:
@@ -91,6 +95,7 @@ class Change:
     hosts: int | None = None
     on_clone: OnClone | None = None
     approve_boots: bool | None = None
+    deletion_days: int | None = None
 
     @classmethod
     def read(cls, body: Fields) -> Change:
@@ -107,14 +112,25 @@ class Change:
             hosts=body.optional("hosts", number),
             on_clone=cast(OnClone | None, body.optional("on_clone", lambda key: body.choice(key, ON_CLONE))),
             approve_boots=body.optional("approve_boots", body.flag),
+            deletion_days=body.optional("deletion_days", lambda key: body.number(key, most=MOST_DAYS)),
         )
         body.end()
         return change
 
 
-def loosens(terms: Terms, change: Change) -> bool:
-    """Say whether a change takes a decision away from approvers, which nobody else may do."""
-    return terms.approve_boots and change.approve_boots is False
+def loosens(terms: Terms, change: Change, *, days: int) -> str | None:
+    """Say what a change takes away that only approvers may take: a decision of theirs, or time to think.
+
+    Args:
+        days: that a destruction is pending where the policy says 0.
+
+    Returns:
+        What is so before the change; None where nobody has to be asked.
+    """
+    if terms.approve_boots and change.approve_boots is False:
+        return "its boots are approved"
+    before, after = terms.deletion_days or days, terms.changed(change).deletion_days or days
+    return f"a destruction is pending for {before} days" if after < before else None
 
 
 @lru_cache(maxsize=1024)

@@ -50,7 +50,7 @@ def pending_facts(pending: dict[str, Any] | None) -> list[tuple[str, object]]:
 @YES
 @operator_options
 def delete_volume(addon: str, name: str, **options: Any) -> None:
-    """Have a volume destroyed, in 14 days or as the broker's configuration says; until then undelete it.
+    """Have a volume destroyed, in 14 days or as its add-on's policy says; until then undelete it.
 
     Its VM gets no key from here on; what is open stays open until it is closed or the VM reboots. When the
     time has come, all of its keys and header copies are destroyed, and a signed record says what was, and in

@@ -10,6 +10,7 @@ import click
 from keybroker.cli.access import find_access, operator_options
 from keybroker.cli.screen import note, print_facts, print_json
 
+_INSTALLATION: Final = "installation's default"
 _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 
@@ -22,6 +23,9 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 @click.option("--hosts", type=click.IntRange(min=0), metavar="N", help="Most hosts that may be up at a time.")
 @click.option("--on-clone", type=click.Choice(["pend", "refuse"]), help="What a second boot gets; see above.")
 @click.option("--approve-boots/--no-approve-boots", default=None, help="Have each boot wait for an approver.")
+@click.option(
+    "--deletion-days", type=click.IntRange(0, 3650), metavar="N", help="That a destruction is pending."
+)
 @operator_options
 def policy(
     name: str,
@@ -32,6 +36,7 @@ def policy(
     hosts: int | None,
     on_clone: str | None,
     approve_boots: bool | None,
+    deletion_days: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -50,15 +55,20 @@ def policy(
     With --approve-boots every boot waits for an approver, unless boots are expected (keybroker boot expect);
     to end that takes the role approver.
 
+    A destruction of ADDON or one of its volumes is pending for --deletion-days, where 0 is as many as the
+    installation says (lifetimes.deletion_days); fewer than before take the role approver.
+
     \b
       keybroker addon policy shop-db --allow 192.0.2.0/24 --allow 2001:db8:7::/48
       keybroker addon policy shop-db --disable
+      keybroker addon policy shop-db --deletion-days 90
     """
     from keybroker.cli.client import Client
 
     client = Client(find_access(options, Path.home()))
     named: dict[str, object] = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
     named |= {"hosts": hosts, "on_clone": on_clone, "approve_boots": approve_boots}
+    named |= {"deletion_days": deletion_days}
     change: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if allow:
         change["allow"] = _networks(allow)
@@ -85,10 +95,11 @@ def policy_facts(terms: dict[str, Any]) -> list[tuple[str, object]]:
     allow = tuple(terms["allow"])
     return [
         ("enabled", "yes" if terms["enabled"] else "no"),
-        ("allowed from", "anywhere" if allow == _ANYWHERE else ", ".join(allow) or "installation's default"),
+        ("allowed from", "anywhere" if allow == _ANYWHERE else ", ".join(allow) or _INSTALLATION),
         ("requests a minute", f"{_most(terms['rate'])} of a host, {_most(terms['addon_rate'])} in all"),
         ("hosts up at a time", _most(terms["hosts"])),
         ("a second boot", "waits for an approver" if terms["on_clone"] == "pend" else "is refused"),
+        ("destroyed after", f"{terms['deletion_days']} days" if terms["deletion_days"] else _INSTALLATION),
         ("each boot", "waits for an approver" if terms["approve_boots"] else "goes on"),
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from keybroker.audit import rfc3339
 from keybroker.model import Deletion, deletion, moving
@@ -21,9 +21,8 @@ from keybroker.service.directory import addon_named, addon_view, view, volume_na
 from keybroker.service.views import AddonView, VolumeView
 from keybroker.store import Writing
 from keybroker.store.rows import AddonRow, VolumeRow
+from keybroker.terms import MOST_DAYS, Terms
 from keybroker.wire.problems import KeybrokerError, Problem
-
-MOST_DAYS: Final = 3650
 
 
 def delete_volume(
@@ -46,7 +45,8 @@ def delete_volume(
     def work(writing: Writing, caller: Caller) -> tuple[VolumeView, bool]:
         _check(reason, days)
         row = _lasting(writing, addon, name)
-        made = _scheduled(broker, caller, row.volume.deletion, reason, days)
+        terms = addon_named(writing, addon).terms
+        made = _scheduled(broker, caller, terms, row.volume.deletion, reason, days)
         changed = _pend(writing, caller, row, made)
         if changed:
             writing.append(caller.about("done", addon=addon, volume=row.volume.id, **_facts(made)))
@@ -127,7 +127,7 @@ def delete_addon(
     def work(writing: Writing, caller: Caller) -> tuple[AddonView, bool]:
         _check(reason, days)
         row = _there(writing, addon)
-        made = _scheduled(broker, caller, row.deletion, reason, days)
+        made = _scheduled(broker, caller, row.terms, row.deletion, reason, days)
         if made is row.deletion:
             return addon_view(writing, row), False
         writing.change_addon(replace(row, deletion=made))
@@ -195,14 +195,15 @@ def _check(reason: str, days: int | None) -> None:
 
 
 def _scheduled(
-    broker: Broker, caller: Caller, pending: Deletion | None, reason: str, days: int | None
+    broker: Broker, caller: Caller, terms: Terms, pending: Deletion | None, reason: str, days: int | None
 ) -> Deletion:
+    own = timedelta(days=terms.deletion_days)
     return deletion.schedule(
         pending,
         by=caller.peer.identity.name,
         now=caller.now,
         wait=None if days is None else timedelta(days=days),
-        policy=broker.settings.deletion_wait,
+        policy=own or broker.settings.deletion_wait,
         reason=reason,
     )
 

@@ -17,15 +17,16 @@ def change(broker: Broker, peer: Peer, name: str, changes: Change) -> AddonView:
 
     Raises:
         KeybrokerError: as ``inventory.put_addon`` for the peer; UNKNOWN; NOT_ALLOWED for somebody who is no
-            approver and would have boots need none.
+            approver and would have boots need none, or a destruction pending for fewer days.
     """
 
     def work(writing: Writing, caller: Caller) -> AddonView:
         row = lasting_addon(writing, name)
-        if loosens(row.terms, changes) and "approver" not in caller.roles:
+        loosened = loosens(row.terms, changes, days=broker.settings.deletion_wait.days)
+        if loosened is not None and "approver" not in caller.roles:
             raise KeybrokerError(
                 Problem.NOT_ALLOWED,
-                f"add-on {name}: its boots are approved",
+                f"add-on {name}: {loosened}",
                 hint="that takes the role approver, too; yours: keybroker operator show",
             )
         terms = row.terms.changed(changes)

@@ -10,6 +10,7 @@ from keybroker.model.deletion import read_time
 from keybroker.service import deletions, inventory
 from keybroker.service.statements import AddonStatementView
 from keybroker.service.views import AddonView, VolumeView
+from keybroker.terms import MOST_DAYS
 from keybroker.web.app import body, broker, peer, say
 from keybroker.web.telling import gives
 
@@ -71,7 +72,7 @@ def _wish() -> tuple[str, int | None]:
     """Read why something is to be destroyed, and after how many days."""
     fields = body()
     reason = fields.text("reason", most=500)
-    days = fields.optional("days", lambda key: fields.number(key, most=deletions.MOST_DAYS))
+    days = fields.optional("days", lambda key: fields.number(key, most=MOST_DAYS))
     fields.end()
     return reason, days
 

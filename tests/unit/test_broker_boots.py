@@ -490,9 +490,20 @@ def test_a_window_that_is_closed_is_closed_at_once(house: House, host: Peer) -> 
 
 def test_only_an_approver_does_away_with_approval() -> None:
     approving = Terms(approve_boots=True)
-    assert loosens(approving, Change(approve_boots=False))
-    assert not loosens(approving, Change(hosts=3))
-    assert not loosens(Terms(), Change(approve_boots=False))
+    assert loosens(approving, Change(approve_boots=False), days=14)
+    assert not loosens(approving, Change(hosts=3), days=14)
+    assert not loosens(Terms(), Change(approve_boots=False), days=14)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "loosened"),
+    [(0, 13, True), (0, 14, False), (30, 0, True), (30, 29, True), (7, 8, False), (7, 0, False)],
+)
+def test_only_an_approver_makes_the_time_before_a_destruction_shorter(
+    before: int, after: int, loosened: bool
+) -> None:
+    said = loosens(Terms(deletion_days=before), Change(deletion_days=after), days=14)
+    assert (said is not None) == loosened
 
 
 def test_nothing_is_known_of_a_boot_that_is_none(house: House) -> None:

@@ -17,6 +17,7 @@ from keybroker.service import (
     inventory,
     moving,
     orders,
+    policies,
     provisioning,
     recovery,
     revealing,
@@ -24,6 +25,7 @@ from keybroker.service import (
 )
 from keybroker.service.views import OrderSpec
 from keybroker.store.rows import AddonRow, VolumeRow
+from keybroker.terms import Change
 from keybroker.wire.changes import ErasedRequest, PhaseRequest, StageRequest
 from keybroker.wire.messages import ClaimRequest, ReadyRequest
 from keybroker.wire.names import AddonName, VolumeId
@@ -116,6 +118,19 @@ def test_from_the_moment_on_no_key_leaves_and_the_refusal_says_why(shop: Shop) -
     view = inventory.volume(shop.house.broker, shop.alice, SHOP, "data").as_json()
     assert view["deletion"]["due"] == "2026-01-15T12:00:00.000000Z"
     assert (view["deletion"]["by"], view["deletion"]["addon"]) == ("alice", False)
+
+
+def test_an_add_on_may_have_its_own_days_before_a_destruction(shop: Shop) -> None:
+    broker = shop.house.broker
+    policies.change(broker, shop.alice, SHOP, Change(deletion_days=90))
+    assert shop.delete()
+    view = inventory.volume(broker, shop.alice, SHOP, "data").as_json()
+    assert view["deletion"]["due"] == "2026-04-01T12:00:00.000000Z"
+    shop.undelete()
+    assert shop.delete_addon()
+    shown = inventory.addon(broker, shop.alice, SHOP).as_json()
+    assert shown["deletion"]["due"] == "2026-04-01T12:00:00.000000Z"
+    assert shown["policy"]["deletion_days"] == 90
 
 
 def test_every_way_by_which_a_key_or_a_copy_could_leave_is_shut(shop: Shop) -> None:
