@@ -51,10 +51,10 @@ class Receipts:
         """
         if given is None or given == held:
             return
-        if held is not None and given.sequence < held.sequence:
+        if held is not None and given.writer == held.writer and given.sequence < held.sequence:
             self._tell(
-                f"broker: its database was set back: its trail ended at record {given.sequence},"
-                f" and this machine holds a receipt for record {held.sequence}",
+                f"broker: its database was set back: its trail ended at record {given.name},"
+                f" and this machine holds a receipt for record {held.name}",
                 3,
             )
             self._tell("hint: at the broker: keybroker restore --check", 3)

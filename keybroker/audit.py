@@ -1,23 +1,30 @@
-"""The audit trail: a chain of hashes over everything that was asked and what came of it.
+"""The audit trail: chains of hashes over everything that was asked and what came of it, one for each writer.
 
     hash(n) = SHA-256("KBA1" ‖ hash(n-1) ‖ LP of each field of record n, in the order of ``AuditEntry``)
 
-LP is a u32 length and the UTF-8 bytes; a field that is not there is a lone 0xffffffff. An edit, a gap, a swap
-or an insertion anywhere changes every hash after it. What a chain alone does not show is a tail cut off, or
-all of it made anew: that takes a hash that somebody else has kept, and every VM keeps one (``wire.receipt``).
+LP is a u32 length and the UTF-8 bytes; a field that is not there is a lone 0xffffffff. That is the chain of
+the writer ``main``; in any other it is "KBA2", and LP of the writer's name comes before the fields, so that
+no record fits into another chain. An edit, a gap, a swap or an insertion anywhere changes every hash after
+it. What a chain alone does not show is a tail cut off, or all of it made anew: that takes a hash that
+somebody else has kept, and every VM keeps one (``wire.receipt``).
+
+A broker writes to one chain, its own, so that brokers on one database never wait for each other's records.
+Between two chains there is no order but their times, which are by different clocks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN, WRITER, name_of
 
 START: Final = "0" * 64
 """The hash before the first record."""
@@ -48,7 +55,7 @@ class AuditEntry:
     """One record of the chain.
 
     Attributes:
-        sequence: 1, 2, 3 … without a gap.
+        sequence: 1, 2, 3 … without a gap in its chain.
         at: UTC, as ``rfc3339`` writes it.
         actor: the identity's URI, ``token:`` and the first 8 hex digits of its hash, or ``local``.
         fingerprint: of the actor's certificate, hex; empty where there was none.
@@ -59,6 +66,7 @@ class AuditEntry:
         addon, volume, host: what it was about, where that is known.
         detail: more facts, canonical JSON; never a key.
         previous, hash: SHA-256 in hex, of the record before and of this one.
+        writer: whose chain it is in.
     """
 
     sequence: int
@@ -74,6 +82,12 @@ class AuditEntry:
     detail: str
     previous: str
     hash: str
+    writer: str = MAIN
+
+    @property
+    def name(self) -> str:
+        """What it is called: ``1200``, or ``b2/33`` in the chain of another writer than ``main``."""
+        return name_of(self.writer, self.sequence)
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form, with ``detail`` as an object; as the text it is where that loses something.
@@ -81,6 +95,7 @@ class AuditEntry:
         A record that somebody has changed must get to whoever verifies it as it is.
         """
         return {
+            "writer": self.writer,
             "sequence": self.sequence,
             "at": self.at,
             "actor": self.actor,
@@ -105,7 +120,7 @@ class AuditEntry:
         """
         if not isinstance(document, dict):
             raise KeybrokerError(Problem.MALFORMED, "audit record: must be an object")
-        given = dict(document)
+        given = {"writer": MAIN, **document}  # before there were several, none was named
         if isinstance(given.get("detail"), dict):
             given["detail"] = _canonical(given["detail"])
         for name, (kind, missing) in _FIELDS.items():
@@ -117,17 +132,20 @@ class AuditEntry:
                     Problem.MALFORMED,
                     f"audit record {document.get('sequence')}: {name} is not what it must be",
                 )
+        if WRITER.fullmatch(given["writer"]) is None:
+            raise KeybrokerError(Problem.MALFORMED, "audit record: writer is not what it must be")
         values: dict[str, Any] = {name: given.get(name) for name in _FIELDS}
         return cls(**values)
 
     @property
     def recomputed(self) -> str:
         """The hash that these fields ought to have."""
+        own = (self.writer,) if self.writer != MAIN else ()
         fields = (
-            str(self.sequence), self.at, self.actor, self.fingerprint, self.address, self.verb, self.outcome,
-            self.addon, self.volume, self.host, self.detail,
+            *own, str(self.sequence), self.at, self.actor, self.fingerprint, self.address, self.verb,
+            self.outcome, self.addon, self.volume, self.host, self.detail,
         )  # fmt: skip
-        parts = [b"KBA1", self.previous.encode()]
+        parts = [b"KBA2" if own else b"KBA1", self.previous.encode()]
         for value in fields:
             if value is None:
                 parts.append(_ABSENT)
@@ -157,14 +175,47 @@ def _object(detail: str) -> dict[str, Any] | str:
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """Who appends to the trail.
+
+    Attributes:
+        name: whose chain that is.
+        holder: a number that a process makes up, which serves in that name; None for whoever only writes a
+            record now and then beside it, as the verbs at the broker's own machine do.
+    """
+
+    name: str = MAIN
+    holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last record of one writer's chain, by its sequence number and hash."""
+
+    writer: str
+    sequence: int
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """What the record is called (``AuditEntry.name``)."""
+        return name_of(self.writer, self.sequence)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the wire form."""
+        return {"writer": self.writer, "sequence": self.sequence, "hash": self.hash}
+
+
+@dataclass(frozen=True, slots=True)
 class AuditFilter:
     """Which records somebody wants to see; None is any.
 
     Attributes:
-        actor, verb, outcome, addon, volume, host: exactly these.
+        writer, actor, verb, outcome, addon, volume, host: exactly these.
         since, until: UTC; records of ``until`` itself are not in it.
     """
 
+    writer: str | None = None
     actor: str | None = None
     verb: str | None = None
     outcome: str | None = None
@@ -181,7 +232,7 @@ class AuditFilter:
         return {name: value for name, value in named.items() if value is not None}
 
 
-FILTERED: Final[tuple[str, ...]] = ("actor", "verb", "outcome", "addon", "volume", "host")
+FILTERED: Final[tuple[str, ...]] = ("writer", "actor", "verb", "outcome", "addon", "volume", "host")
 EVERYTHING: Final = AuditFilter()
 
 
@@ -190,8 +241,8 @@ def rfc3339(time: datetime) -> str:
     return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def link(event: AuditEvent, sequence: int, previous: str) -> AuditEntry:
-    """Return the record of ``event`` that follows the record with the hash ``previous``."""
+def link(event: AuditEvent, sequence: int, previous: str, writer: str = MAIN) -> AuditEntry:
+    """Return the record of ``event`` that follows the writer's record with the hash ``previous``."""
     unhashed = AuditEntry(
         sequence=sequence,
         at=rfc3339(event.at),
@@ -206,6 +257,7 @@ def link(event: AuditEvent, sequence: int, previous: str) -> AuditEntry:
         detail=_canonical(event.detail),
         previous=previous,
         hash="",
+        writer=writer,
     )
     return _hashed(unhashed)
 
@@ -217,7 +269,7 @@ def _hashed(entry: AuditEntry) -> AuditEntry:
 
 
 def verify(entries: Iterable[AuditEntry], sequence: int = 0, head: str = START) -> tuple[int, str]:
-    """Check that ``entries`` follow each other and the record before them.
+    """Check that ``entries``, all of one chain, follow each other and the record before them.
 
     Args:
         sequence, head: of the record before the first entry.
@@ -230,14 +282,19 @@ def verify(entries: Iterable[AuditEntry], sequence: int = 0, head: str = START) 
     """
     for entry in entries:
         if entry.sequence != sequence + 1:
-            raise _broken(sequence + 1, f"is missing, {entry.sequence} is next")
+            raise _broken(name_of(entry.writer, sequence + 1), f"is missing, {entry.name} is next")
         if entry.previous != head:
-            raise _broken(entry.sequence, "does not follow the record before it")
+            raise _broken(entry.name, "does not follow the record before it")
         if entry.hash != entry.recomputed:
-            raise _broken(entry.sequence, "was changed")
+            raise _broken(entry.name, "was changed")
         sequence, head = entry.sequence, entry.hash
     return sequence, head
 
 
-def _broken(sequence: int, what: str) -> KeybrokerError:
-    return KeybrokerError(Problem.CORRUPT, f"audit record {sequence}: {what}")
+def _broken(name: str, what: str) -> KeybrokerError:
+    return KeybrokerError(Problem.CORRUPT, f"audit record {name}: {what}")
+
+
+def by_time(chains: Iterable[Iterable[AuditEntry]]) -> Iterator[AuditEntry]:
+    """Yield the records of several chains, by their times as far as each chain's own order lets them."""
+    return heapq.merge(*chains, key=lambda entry: entry.at)

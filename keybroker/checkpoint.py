@@ -12,8 +12,9 @@ It is a signed note (https://c2sp.org/signed-note), which tools that are not our
     — keybroker.internal/audit Kp3hTmRz...
 
 ``previous`` is the SHA-256 of the text before it, so that no checkpoint can be left out of the middle. There
-is a head for each writer, by name; a broker on SQLite has one, ``main``. It is no tlog-checkpoint: that has
-the root of a Merkle tree, and this trail is a chain (docs/decisions has why).
+is a head for each writer, by name; a database that only one broker writes to has one, ``main``. Whichever
+broker signs takes in the chains of all, with the one key that is in the database. It is no tlog-checkpoint:
+that has the root of a Merkle tree, and this trail is of chains (docs/decisions has why).
 
 Source: RFC 8032 (Ed25519); C2SP signed-note for the signature line and the key's id.
 """
@@ -24,6 +25,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,11 +33,9 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from keybroker.audit import START, rfc3339
+from keybroker.audit import START, Head, rfc3339
 from keybroker.wire.problems import KeybrokerError, Problem
-
-MAIN: Final = "main"
-"""The writer of a database that has only one."""
+from keybroker.wire.receipt import WRITER
 
 _KIND: Final = "keybroker checkpoint 1"
 _ED25519: Final = b"\x01"
@@ -46,18 +46,9 @@ _TEXT: Final = re.compile(
     r"number (?P<number>[1-9][0-9]{0,17})\n"
     r"at (?P<at>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)\n"
     r"previous (?P<previous>[0-9a-f]{64})\n"
-    r"(?P<heads>(?:head [a-z0-9-]{1,40} [1-9][0-9]{0,17} [0-9a-f]{64}\n)+)"
+    rf"(?P<heads>(?:head {WRITER.pattern} [1-9][0-9]{{0,17}} [0-9a-f]{{64}}\n)+)"
 )
 _SIGNATURE: Final = re.compile(r"— (?P<name>[^ +\n]+) (?P<signature>[A-Za-z0-9+/=]+)\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last record of one writer's chain, by its sequence number and hash."""
-
-    writer: str
-    sequence: int
-    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +83,14 @@ class Checkpoint:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
-    def sequence(self) -> int:
-        """The sequence number that the chain of ``MAIN`` had reached; 0 where it has no head here."""
-        return next((head.sequence for head in self.heads if head.writer == MAIN), 0)
+    def place(self) -> dict[str, int]:
+        """The sequence number that each writer's chain had reached."""
+        return {head.writer: head.sequence for head in self.heads}
+
+    @property
+    def ends(self) -> str:
+        """The last record of each chain, in words."""
+        return ", ".join(head.name for head in self.heads)
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
@@ -126,19 +122,22 @@ def after(last: Checkpoint | None, trust_domain: str, now: datetime, heads: tupl
     )
 
 
-def is_due(last: Checkpoint | None, sequence: int, now: datetime, records: int, interval: timedelta) -> bool:
+def is_due(
+    last: Checkpoint | None, heads: Iterable[Head], now: datetime, records: int, interval: timedelta
+) -> bool:
     """Say whether it is time for a checkpoint.
 
     Args:
-        sequence: that the chain has reached.
+        heads: that the chains have reached.
         records, interval: so many new records, or any new record after so long, make one due.
     """
-    covered = 0 if last is None else last.sequence
-    if last is None or sequence - covered >= records:
-        return sequence > covered
+    covered = {} if last is None else last.place
+    fresh = sum(max(0, head.sequence - covered.get(head.writer, 0)) for head in heads)
+    if last is None or fresh >= records:
+        return fresh > 0
     since = now - datetime.fromisoformat(last.at[:26]).replace(tzinfo=UTC)
     # below zero the clock was set back: then one says so at once, and the next ones follow it
-    return sequence > covered and not timedelta(0) <= since < interval
+    return fresh > 0 and not timedelta(0) <= since < interval
 
 
 def seal(text: str, name: str, signature: bytes, public: bytes) -> str:

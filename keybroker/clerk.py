@@ -1,8 +1,10 @@
 """The clerk: beside the requests, signs checkpoints of the audit trail and copies its records to the journal.
 
 Each task has a thread of its own, so that a journal that stands still holds up no checkpoint and neither a
-request. What was copied is remembered in a file beside the database, written after the journal was told:
-after a crash some records are told twice, by the same sequence number and hash, and none is left out.
+request. Where several brokers share a database each copies what it wrote itself, and whoever sees first that
+it is time signs for all: a checkpoint's number is there once. What was copied is remembered in a file beside
+the database, written after the journal was told: after a crash some records are told twice, by the same
+writer, sequence number and hash, and none is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from keybroker.audit import AuditEntry
+from keybroker.audit import AuditEntry, AuditFilter
 from keybroker.journal import Journal, of_checkpoint, of_record
 from keybroker.service import receipts, trail
 from keybroker.service.broker import Broker
@@ -98,7 +100,7 @@ class Clerk:
         made = trail.sign_checkpoint(self._broker, at_once=last)
         if made is None:
             return
-        _log.info("audit trail: checkpoint %d, up to record %d", made.number, made.sequence)
+        _log.info("audit trail: checkpoint %d, up to record %s", made.number, made.ends)
         if self._journal is not None:
             self._journal.send(*of_checkpoint(made))
 
@@ -115,23 +117,25 @@ class Clerk:
                     self._position = self._broker.progress.copied = entry.sequence
             finally:
                 if told is not None:
-                    _write(self._cursor, Receipt(told.sequence, told.hash))
+                    _write(self._cursor, Receipt(told.sequence, told.hash, told.writer))
 
     def _next_page(self, reading: Reading) -> list[AuditEntry]:
-        return reading.audit(self._position or 0, _PAGE)
+        own = reading.writer
+        return reading.audit({own: self._position or 0}, _PAGE, AuditFilter(writer=own))
 
     def _begin(self) -> int:
         """Say after which record to begin; a database without what the journal was told of was set back."""
         told = _read(self._cursor)
-        (last, _), there = self._broker.store.read(
+        (last, _), own, there = self._broker.store.read(
             lambda reading: (
                 reading.audit_head(),
+                reading.writer,
                 told is not None and receipts.is_there(reading, told),
             )
         )
         begin = max(0, last - _OLDEST)
         if told is not None and there:
-            begin = told.sequence
+            begin = told.sequence if told.writer == own else begin
         elif told is not None:
             # a restored backup: what it has was told when it was new
             begin = last if last < told.sequence else begin

@@ -34,6 +34,7 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.names import TRUST_DOMAIN
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN, WRITER
 
 DEFAULT_DIRECTORY: Final = Path("/etc/keybroker")
 FILE_NAME: Final = "keybroker.toml"
@@ -168,6 +169,7 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # checkpoint_records = 1000
 # checkpoint_seconds = 60
 # journal = true       # copy each record to the journal
+# writer = "main"      # this broker's own chain; each of several brokers on one database has another name
 """
 
 
@@ -266,6 +268,7 @@ def _installation(
             default_deny=_denies(release),
             checkpoint_records=_number(audit, "checkpoint_records", 1000, most=1_000_000),
             checkpoint_interval=timedelta(seconds=_number(audit, "checkpoint_seconds", 60, most=86400)),
+            writer=audit.optional("writer", lambda key: audit.text(key, match=WRITER)) or MAIN,
         ),
         configuration=file,
         credentials_directory=credentials_directory,

@@ -67,7 +67,7 @@ def of_record(entry: AuditEntry) -> Iterator[str]:
 
 def of_checkpoint(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield the fields of a checkpoint's entry."""
-    yield f"MESSAGE=checkpoint {checkpoint.number}: the trail ends at record {checkpoint.sequence}"
+    yield f"MESSAGE=checkpoint {checkpoint.number}: the trail ends at record {checkpoint.ends}"
     yield f"PRIORITY={_INFO}"
     yield f"SYSLOG_IDENTIFIER={IDENTIFIER}"
     yield f"KEYBROKER_CHECKPOINT={checkpoint.text}"

@@ -1,5 +1,8 @@
 """Proofreading an audit trail: records and checkpoints, one after another, in memory that does not grow.
 
+Each writer's chain is read by itself; a checkpoint comes as soon as the records of all chains that it has
+seen are over, and is held to the head of each.
+
 | what somebody did | how it shows |
 |---|---|
 | changed, left out, swapped or put in a record | its hash, or that of the next one, does not fit |
@@ -8,21 +11,26 @@
 | cut the tail, but not the checkpoints | a checkpoint has seen records that are not there |
 | cut the tail with its checkpoints | **nothing here**: a receipt that somebody else has kept |
 | made all of it anew, with the signing key | **nothing here**: a receipt that somebody else has kept |
+| took a whole chain away | a checkpoint has seen records that are not there |
+| dated a record of one chain before or after another's | **nothing here**: only checkpoints between them do |
 
-A receipt is the sequence number and hash of one record: each VM keeps the last one that it was given, the
-journal has one for each record, and ``keybroker audit verify`` keeps one of its own.
+A receipt is the writer, sequence number and hash of one record: each VM keeps the last one that it was given,
+the journal has one for each record, and ``keybroker audit verify`` keeps one of each chain.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from keybroker import checkpoint, statement
-from keybroker.audit import START, AuditEntry, verify
-from keybroker.checkpoint import MAIN, Checkpoint
+from keybroker.audit import START, AuditEntry, Head, by_time, verify
+from keybroker.checkpoint import Checkpoint
+from keybroker.verdict import Stretch, Verdict
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,78 +72,60 @@ class Note:
             return None
 
     @property
-    def sequence(self) -> int:
-        """After which record it belongs; 0 where it cannot be read."""
+    def place(self) -> dict[str, int]:
+        """After which record of each chain it belongs; nothing where it cannot be read."""
         found = self.checkpoint
-        return 0 if found is None else found.sequence
+        return {} if found is None else found.place
 
 
 Item = AuditEntry | Note
 
 
-def merged(entries: Iterable[AuditEntry], notes: Iterable[Note]) -> Iterator[Item]:
-    """Yield records, and each checkpoint as soon as the records that it has seen are over."""
-    waiting = iter(notes)
-    note = next(waiting, None)
-    for entry in entries:
-        while note is not None and note.sequence < entry.sequence:
-            yield note
-            note = next(waiting, None)
-        yield entry
-    while note is not None:
+class _Waiting:
+    """A chain of which the next record can be looked at before it is taken."""
+
+    def __init__(self, entries: Iterable[AuditEntry]) -> None:
+        self._entries = iter(entries)
+        self._next = next(self._entries, None)
+
+    def up_to(self, sequence: int | None) -> Iterator[AuditEntry]:
+        """Yield the records as far as this number; None for all."""
+        while self._next is not None and (sequence is None or self._next.sequence <= sequence):
+            yield self._next
+            self._next = next(self._entries, None)
+
+
+def merged(chains: Mapping[str, Iterable[AuditEntry]], notes: Iterable[Note]) -> Iterator[Item]:
+    """Yield the records of each writer, and each checkpoint as soon as the records that it has seen are over.
+
+    Between two checkpoints the records are by time.
+    """
+    waiting = {writer: _Waiting(chains[writer]) for writer in sorted(chains)}
+    for note in notes:
+        place = note.place
+        yield from by_time(chain.up_to(place.get(writer, 0)) for writer, chain in waiting.items())
         yield note
-        note = next(waiting, None)
+    yield from by_time(chain.up_to(None) for chain in waiting.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was read, all of it in order.
+@dataclass(slots=True)
+class _Chain:
+    """One writer's chain, as far as it was read.
 
     Attributes:
-        first, last: sequence numbers; 0 and 0 where there was no record.
-        hash: of the last record.
-        checkpoints: how many.
-        newest: the last of them.
-        signers: fingerprints of the keys that signed them.
-        vouched: whether somebody had said which keys those must be.
+        first: sequence number of the first record; 0 before it was read.
+        begin: sequence number and hash of the record before that.
+        sequence, head: of the last record.
     """
 
-    first: int
-    last: int
-    hash: str
-    checkpoints: int
-    newest: Checkpoint | None
-    signers: tuple[str, ...]
-    vouched: bool
+    first: int = 0
+    begin: tuple[int, str] = (0, START)
+    sequence: int = 0
+    head: str = START
 
-    @property
-    def covered(self) -> int:
-        """Up to which record a checkpoint vouches."""
-        return 0 if self.newest is None else self.newest.sequence
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """What might be wrong all the same, in words."""
-        words = []
-        if self.covered < self.last:
-            since = max(self.first, self.covered + 1)
-            words.append(
-                f"records {since} to {self.last} are newer than the last checkpoint: where they were changed"
-                " and every hash after them made anew, nothing here shows it"
-            )
-        words.append(
-            f"a tail that was cut off: records after {self.last}, with the checkpoints after"
-            f" {0 if self.newest is None else self.newest.number}, would leave no trace here"
-        )
-        words.append(
-            "a trail made anew by whoever holds the signing key: only a receipt that somebody else has kept"
-            " shows it (--known)"
-        )
-        if self.checkpoints and not self.vouched:
-            words.append("whether the signing key is the broker's: nothing here says so (--signer)")
-        if self.first > 1:
-            words.append(f"records 1 to {self.first - 1}: they are not in this")
-        return tuple(words)
+    def begin_after(self, sequence: int, head: str) -> None:
+        """Take for granted what comes before."""
+        self.begin = self.sequence, self.head = sequence, head
 
 
 @dataclass(slots=True)
@@ -144,19 +134,17 @@ class Proofreader:
 
     Args:
         trusted: fingerprints of the keys that may sign; None for any.
-        known: hashes of records by sequence number, as somebody else has kept them.
+        known: hashes of records by writer and sequence number, as somebody else has kept them.
         where: in words, where those are from.
-        first: sequence number of the record that it must begin with; None for any.
+        first: sequence numbers by writer of the record that a chain must begin with, 1 where none is named;
+            None for any.
     """
 
     trusted: frozenset[str] | None = None
-    known: Mapping[int, str] = field(default_factory=dict)
+    known: Mapping[tuple[str, int], str] = field(default_factory=dict)
     where: str = "the receipt"
-    first: int | None = 1
-    _first: int = 0
-    _begin: tuple[int, str] = (0, START)
-    _sequence: int = 0
-    _head: str = START
+    first: Mapping[str, int] | None = field(default_factory=dict)
+    _chains: dict[str, _Chain] = field(default_factory=lambda: defaultdict(_Chain))
     _checkpoints: int = 0
     _newest: Checkpoint | None = None
     _signers: dict[str, None] = field(default_factory=dict)
@@ -178,32 +166,40 @@ class Proofreader:
         Raises:
             KeybrokerError: CORRUPT where there must have been more.
         """
-        beyond = max(self.known, default=0)
-        if beyond > self._sequence and not (self.first or 0) > beyond:
-            raise _wrong(
-                f"audit record {self._sequence + 1}: is missing, {self.where} has record {beyond}: the trail"
-                " was cut, or the database set back"
-            )
+        for writer, beyond in sorted(self.known):
+            last = self._chains[writer].sequence
+            if beyond > last and not (self._first_of(writer) or 0) > beyond:
+                raise _wrong(
+                    f"audit record {name_of(writer, last + 1)}: is missing, {self.where} has record"
+                    f" {name_of(writer, beyond)}: the trail was cut, or the database set back"
+                )
+        covered = {} if self._newest is None else self._newest.place
         return Verdict(
-            first=self._first,
-            last=self._sequence,
-            hash=self._head,
+            chains=tuple(
+                Stretch(writer, chain.first, chain.sequence, chain.head, covered.get(writer, 0))
+                for writer, chain in sorted(self._chains.items())
+                if chain.first
+            ),
             checkpoints=self._checkpoints,
             newest=self._newest,
             signers=tuple(self._signers),
             vouched=self.trusted is not None,
         )
 
+    def _first_of(self, writer: str) -> int | None:
+        return None if self.first is None else self.first.get(writer, 1)
+
     def _take_entry(self, entry: AuditEntry) -> None:
-        if self._first == 0:
-            self._first = entry.sequence if self.first is None else self.first
-            if self._newest is None and self._first > 1:
+        chain, first = self._chains[entry.writer], self._first_of(entry.writer)
+        if chain.first == 0:
+            chain.first = entry.sequence if first is None else first
+            if chain.begin == (0, START) and chain.first > 1:
                 # what it follows is taken on its word
-                self._begin = self._sequence, self._head = self._first - 1, entry.previous
-        self._sequence, self._head = verify((entry,), self._sequence, self._head)
-        if self.known and self.known.get(entry.sequence, entry.hash) != entry.hash:
+                chain.begin_after(chain.first - 1, entry.previous)
+        chain.sequence, chain.head = verify((entry,), chain.sequence, chain.head)
+        if self.known and self.known.get((entry.writer, entry.sequence), entry.hash) != entry.hash:
             raise _wrong(
-                f"audit record {entry.sequence}: has another hash than in {self.where}: it, or one before it,"
+                f"audit record {entry.name}: has another hash than in {self.where}: it, or one before it,"
                 " was changed, and every hash after that made anew"
             )
 
@@ -217,35 +213,53 @@ class Proofreader:
             raise _wrong(f"checkpoint {found.number}: is signed by another key, {signer}")
         if newest is not None:
             _check_order(found, newest)
-        elif self._first == 1 and (found.number, found.previous) != (1, START):
+        elif self._is_whole and (found.number, found.previous) != (1, START):
             raise _wrong(f"checkpoint 1: is missing, {found.number} is next")
-        self._check_head(found)
+        self._check_heads(found)
         self._checkpoints += 1
         self._newest = found
         self._signers[signer] = None
 
-    def _check_head(self, found: Checkpoint) -> None:
-        hashes = {head.sequence: head.hash for head in found.heads if head.writer == MAIN}
-        if len(hashes) != len(found.heads):
-            raise _wrong(f"checkpoint {found.number}: names a writer that this version does not know")
-        if self._first == 0 and self._newest is None and self.first in (None, found.sequence + 1):
+    @property
+    def _is_whole(self) -> bool:
+        """Say whether this is the trail from its beginning, so that no checkpoint was before."""
+        if self.first is not None:
+            return all(first <= 1 for first in self.first.values())
+        return {chain.first for chain in self._chains.values() if chain.first} == {1}
+
+    def _check_heads(self, found: Checkpoint) -> None:
+        place = found.place
+        for writer, chain in sorted(self._chains.items()):
+            if writer not in place and chain.first:
+                raise _wrong(
+                    f"checkpoint {found.number}: has seen no record of {writer}, of which one was before it"
+                )
+        for head in found.heads:
+            self._check_head(found, head)
+
+    def _check_head(self, found: Checkpoint, head: Head) -> None:
+        chain, writer = self._chains[head.writer], head.writer
+        first = self._first_of(writer)
+        if chain.first == 0 and (first or 0) > head.sequence + 1:
+            return  # of this chain, the part that is read begins later
+        if chain.begin == (0, START) and chain.first == 0 and first in (None, head.sequence + 1):
             # a part that begins right after a checkpoint is held to it
-            self._begin = self._sequence, self._head = found.sequence, hashes[found.sequence]
-        if found.sequence > self._sequence:
+            chain.begin_after(head.sequence, head.hash)
+        if head.sequence > chain.sequence:
             raise _wrong(
-                f"audit record {self._sequence + 1}: is missing, checkpoint {found.number} has seen records"
-                f" up to {found.sequence}"
+                f"audit record {name_of(writer, chain.sequence + 1)}: is missing, checkpoint {found.number}"
+                f" has seen records up to {head.name}"
             )
-        begin, before = self._begin
-        here = before if found.sequence == begin else self._head
-        if begin < found.sequence < self._sequence:
-            raise _wrong(f"checkpoint {found.number}: belongs after record {found.sequence}")
-        if found.sequence >= begin and hashes[found.sequence] != here:
-            since = max(self._first, 1 + (0 if self._newest is None else self._newest.sequence))
+        begin, before = chain.begin
+        here = before if head.sequence == begin else chain.head
+        if begin < head.sequence < chain.sequence:
+            raise _wrong(f"checkpoint {found.number}: belongs after record {head.name}")
+        if head.sequence >= begin and head.hash != here:
+            seen = 0 if self._newest is None else self._newest.place.get(writer, 0)
+            since = name_of(writer, max(chain.first, 1 + seen))
             raise _wrong(
-                f"audit record {since}: it, or one of those up to {found.sequence}, was changed, and every"
-                f" hash after it made anew: checkpoint {found.number} has another hash of record"
-                f" {found.sequence}"
+                f"audit record {since}: it, or one of those up to {head.name}, was changed, and every"
+                f" hash after it made anew: checkpoint {found.number} has another hash of record {head.name}"
             )
 
 
@@ -254,7 +268,8 @@ def _check_order(found: Checkpoint, before: Checkpoint) -> None:
         raise _wrong(f"checkpoint {before.number + 1}: is missing, {found.number} is next")
     if found.previous != before.hash or found.origin != before.origin:
         raise _wrong(f"checkpoint {found.number}: does not follow the checkpoint before it")
-    if found.sequence <= before.sequence:
+    now, then = found.place, before.place
+    if any(now.get(writer, 0) < sequence for writer, sequence in then.items()) or now == then:
         raise _wrong(f"checkpoint {found.number}: has seen no more records than the one before it")
 
 

@@ -34,7 +34,7 @@ from keybroker.config import Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.limits import Limits
 from keybroker.rewrapper import rewrap_forever
-from keybroker.service import unsealing
+from keybroker.service import trail, unsealing
 from keybroker.service.broker import Broker
 from keybroker.service.installation import load_authority
 from keybroker.sweeper import sweep_forever
@@ -43,6 +43,7 @@ from keybroker.web.app import methods_of
 from keybroker.web.gate import Gate
 from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN
 
 _NOTIFY_SECONDS: Final = 2
 _CURSOR: Final = "audit.copied"
@@ -154,7 +155,7 @@ class _Server:
         clerk = Clerk(
             self._broker,
             _journal(self._settings),
-            self._settings.installation.database.with_name(_CURSOR),
+            self._settings.installation.database.with_name(_cursor_name(self._broker.settings.writer)),
         )
         clerk.start()
         tasks.add(loop.create_task(rewrap_forever(self._broker, self._stopping.is_set)))
@@ -223,6 +224,9 @@ class _Server:
             listener = Listener(gate, ssl_options=context() if context else None)
             doors.append(Door(listener, gate, passed.get(name) or sockets.bound_to(address, name), context))
         broker.progress.served_until = tls.ends(files)
+        # Only a process that has the addresses takes the name: one that was started by mistake beside the
+        # broker does not silence it.
+        trail.take_name(broker)
         for door in doors:
             door.listener.add_sockets(door.sockets)
             for bound in door.sockets:
@@ -280,6 +284,10 @@ class _Server:
             await door.listener.close_all_connections()
         if isinstance(self._settings.health, Path):
             self._settings.health.unlink(missing_ok=True)
+
+
+def _cursor_name(writer: str) -> str:
+    return _CURSOR if writer == MAIN else f"{_CURSOR}.{writer}"
 
 
 def _journal(settings: Settings) -> Journal | None:

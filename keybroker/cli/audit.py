@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from keybroker import cursor
 from keybroker.cli.access import find_access, operator_options
 from keybroker.cli.families import Family
 from keybroker.cli.quantities import parse_moment
@@ -22,6 +23,7 @@ from keybroker.cli.screen import Ruled, moment, note, print_json, print_table
 from keybroker.cli.trail import export, verify
 from keybroker.wire.names import VOLUME_ID
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import name_of
 
 if TYPE_CHECKING:
     from keybroker.cli.client import Client
@@ -35,7 +37,8 @@ _BATCH: Final = 100
 def audit() -> None:
     """Read the audit trail: every release of a key, every refusal, every change.
 
-    Each record holds the hash of the one before it, and checkpoints signed by the broker say where it ended.
+    Each record holds the hash of the one before it in its broker's chain, and signed checkpoints say where
+    the chains ended.
 
     \b
       keybroker audit tail
@@ -50,16 +53,17 @@ audit.add_command(verify)
 
 
 @audit.command()
-@click.option("--after", type=click.IntRange(min=0), help="Only records above this sequence number.")
+@click.option("--after", help="Only records after this one.")
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many records."
 )
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is new until interrupted.")
 @operator_options
-def tail(after: int | None, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
+def tail(after: str | None, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
     """Show the newest records, or the first ones above --after.
 
-    With --follow, --json prints one document a line.
+    With --follow, --json prints one document a line. Where several brokers write to one database each has a
+    chain of its own: record 33 of broker b2 is b2/33, and --after b2/33,1200 goes on behind both.
 
     \b
       keybroker audit tail
@@ -68,8 +72,9 @@ def tail(after: int | None, limit: int, follow: bool, as_json: bool, **options: 
     """
     from keybroker.cli.client import Client
 
+    begin = "-1" if after is None else _begin(after)
     client = Client(find_access(options, Path.home()))
-    document = client.get("audit", after=-1 if after is None else after, limit=limit)
+    document = client.get("audit", after=begin, limit=limit)
     found = document["audit"]
     if follow:
         _follow(client, found, document["through"], as_json)
@@ -79,7 +84,15 @@ def tail(after: int | None, limit: int, follow: bool, as_json: bool, **options: 
         print_table(_COLUMNS, map(_row, found))
 
 
-def _follow(client: Client, found: list[dict[str, Any]], through: int, as_json: bool) -> None:
+def _begin(after: str) -> str:
+    """Check a place that was given."""
+    try:
+        return cursor.text_of(cursor.parse(after, "command line: --after"))
+    except KeybrokerError as error:
+        raise KeybrokerError(Problem.USAGE, error.detail) from error
+
+
+def _follow(client: Client, found: list[dict[str, Any]], through: str, as_json: bool) -> None:
     """Print records as they come; a broker that is away for a while is waited for."""
     with _interruptions() as interrupted:
         _follow_until(interrupted, client, found, through, as_json)
@@ -102,7 +115,7 @@ def _interruptions() -> Iterator[list[int]]:
 
 
 def _follow_until(
-    interrupted: list[int], client: Client, found: list[dict[str, Any]], through: int, as_json: bool
+    interrupted: list[int], client: Client, found: list[dict[str, Any]], through: str, as_json: bool
 ) -> None:
     table, away = Ruled(_COLUMNS), False
     while True:
@@ -124,16 +137,24 @@ def _follow_until(
                 note(f"{error.detail}; waiting for it")
             found, away = [], True
             continue
-        if document["last"]["sequence"] < through:
-            raise KeybrokerError(
-                Problem.CORRUPT,
-                f"audit record {through}: was there, and the trail ends at {document['last']['sequence']}:"
-                " it was cut, or the database set back",
-            )
+        _check_shrunk(cursor.parse(through), document)
         found, through, away = document["audit"], document["through"], False
 
 
+def _check_shrunk(place: dict[str, int], document: dict[str, Any]) -> None:
+    """Check that no chain is shorter than it was read already."""
+    ends = {head["writer"]: head["sequence"] for head in document["heads"]}
+    for writer, sequence in sorted(place.items()):
+        if ends.get(writer, 0) < sequence:
+            raise KeybrokerError(
+                Problem.CORRUPT,
+                f"audit record {name_of(writer, sequence)}: was there, and the trail ends at"
+                f" {name_of(writer, ends.get(writer, 0))}: it was cut, or the database set back",
+            )
+
+
 @audit.command()
+@click.option("--writer", help="In the chain of this broker.")
 @click.option("--actor", help="Who asked: host/ID, operator/NAME, a whole URI, token:…, local or broker.")
 @click.option("--verb", help="What was asked, such as unlock or volume.rotate.")
 @click.option(
@@ -144,12 +165,12 @@ def _follow_until(
 @click.option("--host", help="About this host.")
 @click.option("--since", help="Not before: 2026-01-31, 2026-01-31T12:00Z, or 7d for 7 days ago.")
 @click.option("--until", help="Before, written likewise.")
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Only records above this number.")
+@click.option("--after", default="0", help="Only records after this one, or these: b2/33,1200.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many records."
 )
 @operator_options
-def search(limit: int, after: int, as_json: bool, **options: Any) -> None:
+def search(limit: int, after: str, as_json: bool, **options: Any) -> None:
     """Show the records that match all that is given, the oldest first.
 
     \b
@@ -165,32 +186,41 @@ def search(limit: int, after: int, as_json: bool, **options: Any) -> None:
     volume = query.get("volume")
     if volume is not None and VOLUME_ID.fullmatch(volume) is None:
         query["volume"] = _id(client, query.get("addon"), volume)
-    found = pages.matching(client, after, query)
-    last = _show(islice(found, limit), as_json)
-    if last is None and not as_json:
+    place = cursor.parse(_begin(after))
+    found = pages.matching(client, cursor.text_of(place), query)
+    shown = _show(islice(found, limit), place, as_json)
+    if not shown and not as_json:
         note("there are none")
-    elif last is not None and next(found, None) is not None:
-        note(f"there are more; go on with --after {last}, or raise --limit")
+    elif shown and next(found, None) is not None:
+        note(f"there are more; go on with --after {cursor.text_of(place)}, or raise --limit")
 
 
-def _show(found: Iterator[dict[str, Any]], as_json: bool) -> int | None:
-    """Print records, a batch at a time where they are a table; return the last one's sequence number."""
-    if as_json:
-        documents = list(found)
-        print_json({"audit": documents})
-        return documents[-1]["sequence"] if documents else None
-    table, last = Ruled(_COLUMNS), None
+def _show(found: Iterator[dict[str, Any]], place: dict[str, int], as_json: bool) -> bool:
+    """Print records, a batch at a time where they are a table; say whether there were any.
+
+    Args:
+        place: of the last one of each writer, once they are printed.
+    """
+    documents: list[dict[str, Any]] = []
+    table = None if as_json else Ruled(_COLUMNS)
+    shown = False
     while batch := list(islice(found, _BATCH)):
-        table.add(map(_row, batch))
-        last = batch[-1]["sequence"]
-    return last
+        place |= {one["writer"]: one["sequence"] for one in batch}
+        shown = True
+        if table is None:
+            documents += batch
+        else:
+            table.add(map(_row, batch))
+    if as_json:
+        print_json({"audit": documents})
+    return shown
 
 
 def _query(options: dict[str, Any], now: datetime) -> dict[str, str]:
     """Return the query that the options stand for; they are taken out of ``options``."""
     given = {
         name: options.pop(name)
-        for name in ("actor", "verb", "outcome", "addon", "volume", "host", "since", "until")
+        for name in ("writer", "actor", "verb", "outcome", "addon", "volume", "host", "since", "until")
     }
     query = {name: value for name, value in given.items() if value is not None}
     for name in ("since", "until"):
@@ -216,7 +246,7 @@ def _row(one: dict[str, Any]) -> tuple[object, ...]:
         detail if isinstance(detail, str) else ", ".join(f"{name}={detail[name]}" for name in sorted(detail))
     )
     return (
-        one["sequence"],
+        name_of(one["writer"], one["sequence"]),
         moment(one["at"]),
         one["verb"],
         one["outcome"],

@@ -92,7 +92,7 @@ def make(file: Path, recipients: tuple[str, ...], without_ca_key: bool, config: 
         "bytes": file.stat().st_size,
         "made": manifest.made,
         "schema": manifest.schema,
-        "audit_records": manifest.audit[0],
+        "audit_records": sum(head.sequence for head in manifest.heads),
         "ca_fingerprint": manifest.ca_fingerprint,
         "members": sorted(manifest.files),
     }

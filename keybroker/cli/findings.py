@@ -15,7 +15,6 @@ from cryptography import x509
 
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.masterkey import MasterKey, credentials_of, is_sealed
-from keybroker.proofreading import Verdict
 from keybroker.service import trail
 from keybroker.service.broker import Broker
 from keybroker.service.destruction import pending
@@ -23,6 +22,7 @@ from keybroker.service.installation import Installation, open_broker
 from keybroker.service.rollover import waiting
 from keybroker.service.roster import managers
 from keybroker.service.setback import Standing, standing
+from keybroker.verdict import Verdict
 from keybroker.web import tls
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -197,9 +197,13 @@ def _managers(found: list[str]) -> Finding:
 
 def _trail(verdict: Verdict) -> str:
     signers = ", ".join(signer[:16] for signer in verdict.signers) or "none yet"
+    hashes = ", ".join(head.hash[:16] for head in verdict.heads)
+    whole = (
+        "the chain is whole" if len(verdict.chains) == 1 else f"the {len(verdict.chains)} chains are whole"
+    )
     return (
-        f"records: {verdict.last}, checkpoints: {verdict.checkpoints}, and the chain is whole;"
-        f" the last hash is {verdict.hash[:16]}, the signer {signers}"
+        f"records: {verdict.records}, checkpoints: {verdict.checkpoints}, and {whole};"
+        f" the last hash is {hashes}, the signer {signers}"
     )
 
 

@@ -225,7 +225,9 @@ def serve(config: Path) -> None:
     _log()
     become_owner(config)
     settings = load(config, credentials_directory=credentials_directory_here())
-    broker = open_broker(settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes)
+    broker = open_broker(
+        settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes, serves=True
+    )
     try:
         run(settings, broker)
     finally:

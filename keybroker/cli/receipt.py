@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from keybroker.audit import Head
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN, WRITER
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,12 @@ class Receipt:
 
     Attributes:
         at: when, RFC 3339.
-        sequence, hash: of its last record.
+        heads: the last record of each writer.
         signers: fingerprints of the keys that had signed its checkpoints.
     """
 
     at: str
-    sequence: int
-    hash: str
+    heads: tuple[Head, ...]
     signers: tuple[str, ...]
 
 
@@ -48,9 +49,9 @@ def load(path: Path) -> Receipt | None:
     """
     try:
         fields = Fields.parse(path.read_text())
-        receipt = Receipt(
-            fields.text("at"), fields.number("sequence"), fields.text("hash"), fields.texts("signers")
-        )
+        heads = fields.optional("heads", lambda key: tuple(map(_head, fields.objects(key))))
+        # of before there were several writers
+        receipt = Receipt(fields.text("at"), heads or (_head(fields),), fields.texts("signers"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, KeybrokerError) as error:
@@ -58,6 +59,11 @@ def load(path: Path) -> Receipt | None:
             Problem.CONFIGURATION, f"{path}: is no receipt", hint=f"look at it; mv {path} {path}.old"
         ) from error
     return receipt
+
+
+def _head(fields: Fields) -> Head:
+    writer = fields.optional("writer", lambda key: fields.text(key, match=WRITER)) or MAIN
+    return Head(writer, fields.number("sequence"), fields.text("hash"))
 
 
 def save(path: Path, receipt: Receipt, home: Path) -> None:
@@ -74,8 +80,10 @@ def save(path: Path, receipt: Receipt, home: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f"{path.name}.new")
     said = {
-        "at": receipt.at, "sequence": receipt.sequence, "hash": receipt.hash, "signers": list(receipt.signers)
-    }  # fmt: skip
+        "at": receipt.at,
+        "heads": [head.as_json() for head in receipt.heads],
+        "signers": list(receipt.signers),
+    }
     with fresh.open("w") as file:
         file.write(json.dumps(said, indent=2) + "\n")
         file.flush()

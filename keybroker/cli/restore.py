@@ -164,6 +164,7 @@ def _restore(
 @contextlib.contextmanager
 def _store(config: Path) -> Iterator[SqliteStore]:
     """Open this machine's database, as its owner; the master key is not needed."""
+    from keybroker.audit import Writer
     from keybroker.config import load
     from keybroker.service.installation import check_files
     from keybroker.store import schema
@@ -173,7 +174,7 @@ def _store(config: Path) -> Iterator[SqliteStore]:
     installation = load(config, credentials_directory=credentials_directory_here()).installation
     check_files(installation)
     schema.check(installation.database)
-    store = SqliteStore(installation.database)
+    store = SqliteStore(installation.database, Writer(installation.settings.writer))
     try:
         yield store
     finally:

@@ -14,31 +14,39 @@ from urllib.parse import urlsplit
 
 import click
 
+from keybroker import cursor
 from keybroker.cli.access import find_access, operator_options
 from keybroker.cli.quantities import parse_moment
 from keybroker.cli.screen import moment, note, print_facts, print_json
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import name_of
 
 if TYPE_CHECKING:
     from keybroker.cli.client import Client
+    from keybroker.cli.pages import End
     from keybroker.cli.receipt import Receipt
-    from keybroker.proofreading import Item, Proofreader, Verdict
+    from keybroker.proofreading import Item, Proofreader
+    from keybroker.verdict import Verdict
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_Hashes = dict[tuple[str, int], str]
+
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
-_KNOWN: Final = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})")
+_KNOWN: Final = re.compile(r"([a-z0-9/-]+):([0-9a-f]{64})")
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
-@click.option("--from", "begin", help="First record, by its number or as a time.")
-@click.option("--to", "end", help="Last record, by its number; or a time, before which it was.")
+@click.option("--from", "begin", help="First record, by its name or as a time.")
+@click.option("--to", "end", help="Last record, by its name; or a time, before which it was.")
 @operator_options
 def export(file: Path, begin: str | None, end: str | None, as_json: bool, **options: Any) -> None:
     """Write records, checkpoints and the keys that signed them to a file of JSON lines; - is stdout.
 
     The file needs no broker to be verified. It names every host and operator, but holds no key. A file that
     is there is not overwritten.
+
+    Where several brokers write to one database each has a chain of its own: record 33 of broker b2 is b2/33.
+    --from b2/33,1200 begins there, and at the beginning of every other chain.
 
     \b
       keybroker audit export /srv/audit.jsonl
@@ -52,16 +60,38 @@ def export(file: Path, begin: str | None, end: str | None, as_json: bool, **opti
     access = find_access(options, Path.home())
     client, now = Client(access), datetime.now(UTC)
     here = pages.end(client)
-    first = max(1, _place(client, begin, now) if begin else 1)
-    last = min(here.sequence, _last(client, end, now) if end else here.sequence)
-    heading = form.Heading(urlsplit(access.url).netloc, f"{now:%FT%T.%fZ}", first, max(last, first - 1))
-    items = pages.counted(pages.trail(client, first, last, here.checkpoint), last - first + 1)
+    chains = _chains(client, here, begin, end, now)
+    heading = form.Heading(urlsplit(access.url).netloc, f"{now:%FT%T.%fZ}", chains)
+    items = pages.counted(pages.trail(client, chains, here.checkpoint), heading.records)
     with _opened(file) as out:
         out.writelines(form.write(heading, items))
     if as_json and str(file) != "-":
-        print_json({"file": str(file), "from": first, "to": last})
-    else:
-        note(f"records {first} to {last} are in {file}" if last >= first else f"{file}: there are no records")
+        told = {writer: {"from": first, "to": last} for writer, (first, last) in chains.items()}
+        print_json({"file": str(file), "chains": told})
+        return
+    found = [_words(writer, *numbers) for writer, numbers in chains.items() if numbers[1] >= numbers[0]]
+    note(f"records {', '.join(found)} are in {file}" if found else f"{file}: there are no records")
+
+
+def _words(writer: str, first: int, last: int) -> str:
+    return f"{name_of(writer, first)} to {name_of(writer, last)}"
+
+
+def _chains(
+    client: Client, here: End, begin: str | None, end: str | None, now: datetime
+) -> dict[str, tuple[int, int]]:
+    """Return the sequence numbers of the first and the last record of each writer."""
+    first = _place(client, here, begin, now) if begin else {}
+    last = dict(here.place)
+    if end and _is_place(end):
+        last |= cursor.parse(end, "command line: --to")
+    elif end:
+        last = {writer: number - 1 for writer, number in _place(client, here, end, now).items()}
+    chains = {}
+    for writer, newest in here.place.items():
+        begins = max(1, first.get(writer, 1))
+        chains[writer] = begins, max(min(newest, last[writer]), begins - 1)
+    return chains
 
 
 @contextmanager
@@ -88,19 +118,22 @@ def _opened(file: Path) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def _place(client: Client, text: str, now: datetime) -> int:
-    """Return the number of a record, or that of the first one since a time; one beyond the end is none."""
+def _place(client: Client, here: End, text: str, now: datetime) -> dict[str, int]:
+    """Return named records by writer, or each writer's first one since a time; one beyond the end is none."""
     from keybroker.cli import pages
 
-    if _NUMBER.fullmatch(text):
-        return int(text)
-    since = {"since": f"{parse_moment(text, now):%FT%T.%fZ}"}
-    found = next(pages.matching(client, 0, since), None)
-    return pages.end(client).sequence + 1 if found is None else int(found["sequence"])
+    if _is_place(text):
+        return cursor.parse(text, "command line: --from")
+    since = f"{parse_moment(text, now):%FT%T.%fZ}"
+    place = {}
+    for writer, last in here.place.items():
+        found = next(pages.matching(client, "0", {"since": since, "writer": writer}), None)
+        place[writer] = last + 1 if found is None else int(found["sequence"])
+    return place
 
 
-def _last(client: Client, text: str, now: datetime) -> int:
-    return int(text) if _NUMBER.fullmatch(text) else _place(client, text, now) - 1
+def _is_place(text: str) -> bool:
+    return text.isdecimal() or "/" in text or "," in text
 
 
 @click.command()
@@ -119,7 +152,7 @@ def _last(client: Client, text: str, now: datetime) -> int:
     help="The same by SHA-256 of that key's DER; may be repeated.",
 )
 @click.option(
-    "--known", multiple=True, help="A record as somebody else has kept it, NUMBER:HASH; may be repeated."
+    "--known", multiple=True, help="A record as somebody else has kept it, NAME:HASH; may be repeated."
 )
 @operator_options
 def verify(
@@ -170,20 +203,25 @@ def _trusted(signers: Iterable[Path], fingerprints: Iterable[str]) -> frozenset[
     return frozenset(found)
 
 
-def _hashes(known: Iterable[str]) -> dict[int, str]:
-    found: dict[int, str] = {}
+def _hashes(known: Iterable[str]) -> _Hashes:
+    found: _Hashes = {}
     for given in known:
         match = _KNOWN.fullmatch(given)
-        if match is None:
+        try:
+            record = cursor.name(match[1], "known") if match else ("", 0)
+        except KeybrokerError:
+            record = ("", 0)
+        if match is None or record[1] == 0:
             raise KeybrokerError(
-                Problem.USAGE, f"known: {given!r} is not a number, a colon and 64 hex digits"
+                Problem.USAGE,
+                f"known: {given!r} is not a record's name, like 1200 or b2/33, a colon and 64 hex digits",
             )
-        if found.setdefault(int(match[1]), match[2]) != match[2]:
+        if found.setdefault(record, match[2]) != match[2]:
             raise KeybrokerError(Problem.USAGE, f"known: record {match[1]} is there twice")
     return found
 
 
-def _verify_file(file: Path, trusted: frozenset[str], hashes: dict[int, str], as_json: bool) -> None:
+def _verify_file(file: Path, trusted: frozenset[str], hashes: _Hashes, as_json: bool) -> None:
     from keybroker import export as form
     from keybroker.cli.pages import counted
     from keybroker.proofreading import Proofreader
@@ -193,15 +231,13 @@ def _verify_file(file: Path, trusted: frozenset[str], hashes: dict[int, str], as
             # no line of ours is longer, and a file without any newline is not read as a whole
             heading, items = form.read(iter(lambda: lines.readline(form.LONGEST_LINE + 1), ""))
             reader = Proofreader(trusted or None, hashes, "--known", heading.first)
-            verdict = _read(reader, counted(items, heading.last - heading.first + 1))
+            verdict = _read(reader, counted(items, heading.records))
     except (OSError, UnicodeDecodeError) as error:
         raise KeybrokerError(Problem.MALFORMED, f"{file}: cannot be read: {error}") from error
     _tell(verdict, "given" if trusted else "named by the export alone", None, as_json)
 
 
-def _verify_broker(
-    trusted: frozenset[str], hashes: dict[int, str], as_json: bool, options: dict[str, Any]
-) -> None:
+def _verify_broker(trusted: frozenset[str], hashes: _Hashes, as_json: bool, options: dict[str, Any]) -> None:
     from keybroker.cli import pages, receipt
     from keybroker.cli.client import Client
     from keybroker.proofreading import Proofreader
@@ -213,15 +249,17 @@ def _verify_broker(
     where = "--known"
     if before is not None:
         where = f"the receipt of {moment(before.at)}" if not hashes else "a receipt"
-        if hashes.setdefault(before.sequence, before.hash) != before.hash:
-            raise KeybrokerError(
-                Problem.CORRUPT, f"audit record {before.sequence}: --known has another hash than {place}"
-            )
+        for head in before.heads:
+            if hashes.setdefault((head.writer, head.sequence), head.hash) != head.hash:
+                raise KeybrokerError(
+                    Problem.CORRUPT, f"audit record {head.name}: --known has another hash than {place}"
+                )
     here = pages.end(client)
     reader = Proofreader(trusted | kept or None, hashes, where)
-    items = pages.trail(client, 1, here.sequence, here.checkpoint)
+    chains = {writer: (1, last) for writer, last in here.place.items()}
+    items = pages.trail(client, chains, here.checkpoint)
     try:
-        verdict = _read(reader, pages.counted(items, here.sequence))
+        verdict = _read(reader, pages.counted(items, sum(here.place.values())))
     except KeybrokerError as error:
         if error.problem is Problem.CORRUPT:
             error.hint = f"keep what there is, as evidence: keybroker audit export FILE, and {place}"
@@ -230,9 +268,9 @@ def _verify_broker(
         raise
     source = "given" if trusted else "as the last time" if kept else "seen for the first time"
     _tell(verdict, source, before, as_json)
-    if verdict.last:
+    if verdict.heads:
         signers = tuple(sorted(kept | frozenset(verdict.signers)))
-        _keep(place, receipt.Receipt(f"{datetime.now(UTC):%FT%T.%fZ}", verdict.last, verdict.hash, signers))
+        _keep(place, receipt.Receipt(f"{datetime.now(UTC):%FT%T.%fZ}", verdict.heads, signers))
 
 
 def _keep(place: Path, fresh: Receipt) -> None:
@@ -254,14 +292,20 @@ def _tell(verdict: Verdict, source: str, before: Receipt | None, as_json: bool) 
     if as_json:
         print_json(
             {
-                "first": verdict.first,
-                "last": verdict.last,
-                "hash": verdict.hash,
+                "chains": [
+                    {
+                        "writer": chain.writer,
+                        "first": chain.first,
+                        "last": chain.last,
+                        "hash": chain.hash,
+                        "signed_up_to": chain.covered,
+                    }
+                    for chain in verdict.chains
+                ],
                 "checkpoints": verdict.checkpoints,
-                "signed_up_to": verdict.covered,
                 "signers": list(verdict.signers),
                 "signers_are": source,
-                "receipt": before and {"at": before.at, "sequence": before.sequence, "hash": before.hash},
+                "receipt": before and {"at": before.at, "heads": [head.as_json() for head in before.heads]},
                 "not_shown": list(verdict.unseen),
             }
         )
@@ -269,11 +313,20 @@ def _tell(verdict: Verdict, source: str, before: Receipt | None, as_json: bool) 
     newest = verdict.newest
     print_facts(
         [
-            ("records", f"{verdict.first} to {verdict.last}: whole" if verdict.last else "none"),
-            ("last hash", verdict.hash),
-            ("checkpoints", f"{verdict.checkpoints}, up to record {newest.sequence}" if newest else "none"),
+            *[
+                ("records", f"{_words(chain.writer, chain.first, chain.last)}: whole")
+                for chain in verdict.chains
+            ],
+            *[("last hash", head.hash) for head in verdict.heads],
+            ("checkpoints", f"{verdict.checkpoints}, up to record {newest.ends}" if newest else "none"),
             *[("signer", f"{signer} ({source})") for signer in verdict.signers],
-            ("receipt", before and f"of {moment(before.at)}, record {before.sequence}: it is still there"),
+            ("receipt", before and f"of {moment(before.at)}, {_held(before)}"),
             *[("not shown", words) for words in verdict.unseen],
         ]
     )
+
+
+def _held(before: Receipt) -> str:
+    names = ", ".join(head.name for head in before.heads)
+    one = len(before.heads) == 1
+    return f"record {names}: it is still there" if one else f"records {names}: they are still there"

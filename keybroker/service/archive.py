@@ -37,9 +37,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keybroker import __version__, age
+from keybroker.audit import Head
 from keybroker.ca import is_from
 from keybroker.wire.fields import Fields
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN, WRITER
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -66,7 +68,7 @@ class Manifest:
         schema: revision of the database.
         config_directory, state_directory: where its files were.
         master_keys: identities of the master keys that it takes.
-        audit: sequence number and hash of the last audit record.
+        heads: the last audit record of each writer.
         files: SHA-256 in hex, by member.
         outside_ca: whether the CA is an outside one, so that the server's key signed this.
     """
@@ -78,7 +80,7 @@ class Manifest:
     config_directory: str
     state_directory: str
     master_keys: tuple[str, ...]
-    audit: tuple[int, str]
+    heads: tuple[Head, ...]
     files: dict[str, str]
     outside_ca: bool = False
 
@@ -94,7 +96,8 @@ class Manifest:
             "config_directory": self.config_directory,
             "state_directory": self.state_directory,
             "master_keys": list(self.master_keys),
-            "audit": {"sequence": self.audit[0], "hash": self.audit[1]},
+            "audit": self.heads[0].as_json(),
+            **({"heads": [head.as_json() for head in self.heads]} if len(self.heads) > 1 else {}),
             "files": self.files,
             **({"outside_ca": True} if self.outside_ca else {}),
         }
@@ -105,7 +108,6 @@ class Manifest:
         """Read it (MALFORMED otherwise)."""
         fields = Fields.parse(text)
         fields.number("format", least=FORMAT, most=FORMAT)
-        audit = fields.object("audit")
         manifest = cls(
             made=fields.text("made"),
             schema=fields.text("schema"),
@@ -114,12 +116,23 @@ class Manifest:
             config_directory=fields.text("config_directory", most=4096),
             state_directory=fields.text("state_directory", most=4096),
             master_keys=fields.texts("master_keys", most=64),
-            audit=(audit.number("sequence"), audit.text("hash")),
+            heads=_heads(fields),
             files=fields.pairs("files", most=len(MEMBERS)),
             outside_ca=fields.optional("outside_ca", fields.flag) is True,
         )
         fields.ignore_rest()
         return manifest
+
+
+def _heads(fields: Fields) -> tuple[Head, ...]:
+    first = _head(fields.object("audit"))
+    others = fields.optional("heads", lambda key: tuple(map(_head, fields.objects(key))))
+    return others or (first,)
+
+
+def _head(fields: Fields) -> Head:
+    writer = fields.optional("writer", lambda key: fields.text(key, match=WRITER)) or MAIN
+    return Head(writer, fields.number("sequence"), fields.text("hash"))
 
 
 def digest(path: Path) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from keybroker.audit import AuditEvent, rfc3339
+from keybroker.audit import AuditEvent, Writer, rfc3339
 from keybroker.masterkey import key_file
 from keybroker.masterkey.files import read_key
 from keybroker.service import archive, served
@@ -131,7 +131,7 @@ def _note(
         writing.append(AuditEvent(now, "local", "", "local", "database.backup", "done", detail=facts))
         return chosen
 
-    store = SqliteStore(installation.database)
+    store = SqliteStore(installation.database, Writer(installation.settings.writer))
     try:
         return store.write(work)
     finally:
@@ -141,8 +141,8 @@ def _note(
 def _manifest(installation: Installation, parts: dict[str, Path], now: datetime) -> Manifest:
     store = SqliteStore(parts[DATABASE])
     try:
-        row, masters, head = store.read(
-            lambda reading: (reading.installation(), reading.master_keys(), reading.audit_head())
+        row, masters, heads = store.read(
+            lambda reading: (reading.installation(), reading.master_keys(), reading.heads())
         )
     finally:
         store.close()
@@ -158,7 +158,7 @@ def _manifest(installation: Installation, parts: dict[str, Path], now: datetime)
         config_directory=str(parts[CONFIGURATION].parent),
         state_directory=str(installation.database.parent),
         master_keys=tuple(each.identity for each in masters if each.state != "forgotten"),
-        audit=head,
+        heads=heads,
         files={name: archive.digest(path) for name, path in parts.items()},
         outside_ca=installation.outside_ca,
     )

@@ -85,7 +85,8 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
         for grant, _notes in final.grants:
             _call_off(writing, caller, grant)
         receipts.hear(writing, caller, request.receipt)
-        return replace(final, receipt=Receipt(*writing.append(*recording.pick(final.events))))
+        told = writing.append(*recording.pick(final.events))
+        return replace(final, receipt=Receipt(*told, writing.writer))
 
     with broker.repeats.recording() as recording:
         decided = settle(broker, lambda: broker.store.write(note))

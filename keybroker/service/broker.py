@@ -14,6 +14,7 @@ from keybroker.service.limiter import Limiter
 from keybroker.service.repeats import Repeats
 from keybroker.store import Store
 from keybroker.tally import Tally
+from keybroker.wire.receipt import MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class BrokerSettings:
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
         checkpoint_records, checkpoint_interval: so many new audit records, or any new one after so long, make
             a checkpoint due.
+        writer: this broker's name in the audit trail, where it has a chain of its own; each of several
+            brokers on one database has another one.
     """
 
     trust_domain: str
@@ -47,6 +50,7 @@ class BrokerSettings:
     default_deny: bool = False
     checkpoint_records: int = 1000
     checkpoint_interval: timedelta = timedelta(seconds=60)
+    writer: str = MAIN
 
 
 @dataclass(slots=True)

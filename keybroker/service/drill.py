@@ -144,9 +144,9 @@ def _belongs(store: Store, manifest: Manifest) -> str:
 
 def _trail(store: Store, manifest: Manifest) -> str:
     verdict = trail.proofread(store)
-    if (verdict.last, verdict.hash) != manifest.audit:
+    if verdict.heads != manifest.heads:
         raise KeybrokerError(Problem.CORRUPT, "audit trail: does not end where the manifest says")
-    return f"records: {manifest.audit[0]}, and the chain is whole"
+    return f"records: {verdict.records}, and the chain is whole"
 
 
 def _keys(store: Store, installation: Installation, held: dict[str, MasterKey] | None) -> tuple[Result, ...]:

@@ -8,7 +8,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 
 def ready(broker: Broker) -> None:
-    """Return if this broker could hand out a key now: the database answers and its writer lives.
+    """Return if this broker could hand out a key now: the database answers, and takes its records.
 
     Raises:
         KeybrokerError: UNAVAILABLE, with what is wrong.
@@ -18,4 +18,4 @@ def ready(broker: Broker) -> None:
         raise sealed
     if not broker.store.alive:
         raise KeybrokerError(Problem.UNAVAILABLE, "database: its writer has stopped")
-    broker.store.read(lambda reading: reading.audit_head())
+    broker.store.read(lambda reading: reading.check_writer())

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from keybroker.audit import Writer
 from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, SharesMasterKey, open_master_key
 from keybroker.masterkey.files import check_private, open_private
@@ -81,11 +82,18 @@ class Installation:
 
 
 def open_broker(
-    installation: Installation, *, clock: Callable[[], datetime], entropy: Callable[[int], bytes]
+    installation: Installation,
+    *,
+    clock: Callable[[], datetime],
+    entropy: Callable[[int], bytes],
+    serves: bool = False,
 ) -> Broker:
     """Open an installation after checking the mode and owner of each of its files.
 
     Nothing is written before every master key's check value is found good.
+
+    Args:
+        serves: whether it is to serve, so that it has to take its name first (``trail.take_name``).
 
     Raises:
         KeybrokerError: CONFIGURATION with a hint like ``chmod 0400 PATH`` for a file that is missing, open to
@@ -97,7 +105,8 @@ def open_broker(
     configured = open_master_keys(installation, installation.master_keys, held)
     authority = load_authority(installation)
     schema.check(installation.database)
-    store = SqliteStore(installation.database)
+    holder = entropy(16).hex() if serves else None
+    store = SqliteStore(installation.database, Writer(installation.settings.writer, holder))
     try:
         row, known = store.read(lambda reading: (reading.installation(), reading.master_keys()))
         _check_belongs(installation, row, authority)

@@ -17,7 +17,7 @@ from keybroker.service import setback
 from keybroker.service.admission import Caller
 from keybroker.service.broker import Broker
 from keybroker.store import Reading, Writing
-from keybroker.wire.receipt import Receipt
+from keybroker.wire.receipt import MAIN, Receipt
 
 _log = logging.getLogger("keybroker.receipts")
 
@@ -54,20 +54,20 @@ def recognise(broker: Broker, receipt: Receipt) -> None:
 
 def is_there(reading: Reading, receipt: Receipt) -> bool:
     """Say whether a receipt's record is in the trail."""
-    # the statement that is built once: this is on the way of each boot
-    found = reading.audit(receipt.sequence - 1, 1)
-    return bool(found) and (found[0].sequence, found[0].hash) == (receipt.sequence, receipt.hash)
+    return reading.has_record(receipt)
 
 
 def _facts(reading: Reading, receipt: Receipt) -> dict[str, Any]:
-    last, _ = reading.audit_head()
-    why = f"a receipt is held for record {receipt.sequence}, which is not in the trail"
+    ends = {head.writer: head.sequence for head in reading.heads()}
+    last = ends.get(receipt.writer, 0)
+    why = f"a receipt is held for record {receipt.name}, which is not in the trail"
     return {
         "problem": "set-back",
         "why": why,
         "sequence": receipt.sequence,
         "hash": receipt.hash,
         "ended": last,
+        **({} if receipt.writer == MAIN else {"writer": receipt.writer}),
     }
 
 

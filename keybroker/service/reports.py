@@ -73,7 +73,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
         return ReportReply(
             records,
             AGAIN_SOON_SECONDS if is_busy else AGAIN_SECONDS,
-            Receipt(*writing.audit_head()),
+            Receipt(*writing.audit_head(), writing.writer),
             sha256(broker.authority.bundle.encode()).hexdigest(),
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from keybroker import cursor
 from keybroker.audit import AuditEvent, rfc3339
 from keybroker.model import setback
 from keybroker.service.admission import Caller
@@ -86,7 +87,8 @@ def enter(writing: Writing, now: datetime, *, made: datetime | None, source: str
     """Take note that the database was set back; from here on volumes are held."""
     last = writing.restore()
     number = 1 if last is None else last.number + 1
-    row = RestoreRow(number, now, made, source, who, writing.audit_head()[0])
+    place = {head.writer: head.sequence for head in writing.heads()}
+    row = RestoreRow(number, now, made, source, who, writing.audit_head()[0], heads=cursor.text_of(place))
     writing.put_restore(row)
     facts = {"source": source, "made": made and rfc3339(made), "who": who}
     writing.append(AuditEvent(now, "local", "", "local", "database.restore", "done", detail=facts))
@@ -199,7 +201,7 @@ def standing(reading: Reading) -> Standing:
         for row in ahead.values()
         if row.volume not in here and row.accepted is None
     ]
-    after = restore.audit if restore is not None and restore.finished is None else None
+    after = restore.place if restore is not None and restore.finished is None else None
     strangers = () if after is None else tuple(reading.strangers(after))
     return Standing(restore, tuple(left), strangers)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from keybroker.audit import EVERYTHING, AuditEntry, AuditEvent, AuditFilter
+from keybroker.audit import AuditEntry
 from keybroker.store.booting import BootingReading, BootingWriting
+from keybroker.store.chaining import ChainingReading, ChainingWriting
 from keybroker.store.counted import CountingReading
 from keybroker.store.deleting import DeletingReading, DeletingWriting
 from keybroker.store.recovering import RecoveringReading, RecoveringWriting
@@ -43,7 +44,15 @@ __all__ = ["Reading", "Store", "Writing"]
 T = TypeVar("T")
 
 
-class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReading, TrustedReading, Protocol):
+class Reading(
+    RecoveringReading,
+    CountingReading,
+    DeletingReading,
+    BootingReading,
+    TrustedReading,
+    ChainingReading,
+    Protocol,
+):
     """A consistent view of everything, as of one moment."""
 
     def installation(self) -> InstallationRow | None:
@@ -166,31 +175,16 @@ class Reading(RecoveringReading, CountingReading, DeletingReading, BootingReadin
         """Return an operator's newest certificate for one public key, of those that count."""
         ...
 
-    def audit(
-        self, after: int, limit: int, wanted: AuditFilter = EVERYTHING, through: int | None = None
-    ) -> list[AuditEntry]:
-        """Return at most ``limit`` audit records with sequence numbers above ``after``, in order.
 
-        Args:
-            wanted: which ones.
-            through: a sequence number that is not gone beyond, None for all there are.
-        """
-        ...
-
-    def audit_head(self) -> tuple[int, str]:
-        """Return the sequence number and hash of the last audit record; 0 and zeros where there is none."""
-        ...
-
-    def checkpoints(self, after: int, limit: int) -> list[CheckpointRow]:
-        """Return at most ``limit`` checkpoints with numbers above ``after``, in order."""
-        ...
-
-    def newest_checkpoint(self) -> CheckpointRow | None:
-        """Return the newest checkpoint."""
-        ...
-
-
-class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, TrustedWriting, Protocol):
+class Writing(
+    Reading,
+    RecoveringWriting,
+    DeletingWriting,
+    BootingWriting,
+    TrustedWriting,
+    ChainingWriting,
+    Protocol,
+):
     """Changes, all of them or none. What would break the schema's rules raises CONFLICT."""
 
     def put_installation(self, row: InstallationRow) -> None:
@@ -272,10 +266,6 @@ class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, Trust
         """Add a statement."""
         ...
 
-    def add_checkpoint(self, row: CheckpointRow) -> None:
-        """Add the checkpoint that follows the newest one."""
-        ...
-
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""
         ...
@@ -308,10 +298,6 @@ class Writing(Reading, RecoveringWriting, DeletingWriting, BootingWriting, Trust
         """Turn a host away; the first revocation's time and reason stay."""
         ...
 
-    def append(self, *events: AuditEvent) -> tuple[int, str]:
-        """Add audit records to the chain; return the sequence number and hash of the last."""
-        ...
-
 
 class Store(Protocol):
     """Reading and writing in transactions."""
@@ -334,8 +320,12 @@ class Store(Protocol):
         """
         ...
 
-    def audit_records(self) -> Iterator[AuditEntry]:
-        """Yield every audit record, in pages, without a transaction around them all: they only ever grow."""
+    def audit_records(self, writer: str | None = None) -> Iterator[AuditEntry]:
+        """Yield every audit record of a chain, in pages; in no transaction, for it only ever grows.
+
+        Args:
+            writer: whose chain; None for the one that this store appends to.
+        """
         ...
 
     def audit_checkpoints(self) -> Iterator[CheckpointRow]:

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from keybroker.audit import Writer
 from keybroker.store.failures import translated
 from keybroker.store.writing import SqlWriting
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -55,10 +56,12 @@ class GroupCommit:
 
     Args:
         connect: makes the writer's connection, in the writer's thread; it must leave transactions to us.
+        writer: whose chain of the audit trail is appended to.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], writer: Writer) -> None:
         self._connect = connect
+        self._writer = writer
         self._queue: SimpleQueue[_Queued | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -109,7 +112,7 @@ class GroupCommit:
             outcomes = [_Outcome(queued.answer, None, _stopped("has stopped")) for queued in batch]
             try:
                 if batch:
-                    outcomes = _write(connection, batch)
+                    outcomes = _write(connection, self._writer, batch)
             finally:
                 for outcome in outcomes:
                     outcome.tell()
@@ -146,11 +149,11 @@ def _stopped(why: str) -> KeybrokerError:
     return KeybrokerError(Problem.UNAVAILABLE, f"database: {why}")
 
 
-def _write(connection: Connection, batch: list[_Queued]) -> list[_Outcome]:
+def _write(connection: Connection, writer: Writer, batch: list[_Queued]) -> list[_Outcome]:
     """Run a batch in one transaction."""
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        writing = SqlWriting(connection)
+        writing = SqlWriting(connection, writer)
         outcomes = [_perform(connection, writing, queued) for queued in batch]
         connection.exec_driver_sql("COMMIT")
         return outcomes

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, select
 
-from keybroker.audit import EVERYTHING, START, AuditEntry, AuditFilter
+from keybroker.audit import Writer
 from keybroker.store.boots import BootReading
+from keybroker.store.chains import ChainReading
 from keybroker.store.deletions import DeletionReading
 from keybroker.store.measures import MeasuringReading
 from keybroker.store.recoveries import WITH_KEYS
@@ -19,7 +20,6 @@ from keybroker.store.rows import (
     AddonRow,
     AdmissionRow,
     CertificateRow,
-    CheckpointRow,
     EnrolmentRow,
     HeaderRow,
     HostRow,
@@ -30,14 +30,11 @@ from keybroker.store.rows import (
     SignerRow,
     VolumeRow,
     from_text,
-    to_text,
 )
 from keybroker.store.tables import (
     ADDON_KEYS,
     ADDONS,
-    AUDIT,
     CERTIFICATES,
-    CHECKPOINTS,
     ENROLMENTS,
     HEADERS,
     HOSTS,
@@ -176,27 +173,15 @@ _OPERATORS_CERTIFICATE: Final = (
     .limit(1)
 )
 
-_AUDIT: Final = (
-    select(AUDIT)
-    .where(AUDIT.c.sequence > bindparam("after"))
-    .order_by(AUDIT.c.sequence)
-    .limit(bindparam("limit"))
-)
-_CHECKPOINTS: Final = (
-    select(CHECKPOINTS)
-    .where(CHECKPOINTS.c.number > bindparam("after"))
-    .order_by(CHECKPOINTS.c.number)
-    .limit(bindparam("limit"))
-)
-_NEWEST_CHECKPOINT: Final = select(CHECKPOINTS).order_by(CHECKPOINTS.c.number.desc()).limit(1)
-_AUDIT_HEAD: Final = select(AUDIT.c.sequence, AUDIT.c.hash).order_by(AUDIT.c.sequence.desc()).limit(1)
 
-
-class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionReading, BootReading):
+class SqlReading(
+    WrappingReading, MeasuringReading, RestoreReading, DeletionReading, BootReading, ChainReading
+):
     """``Reading`` on one connection, inside a transaction that somebody else began."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, writer: Writer) -> None:
         self._connection = connection
+        self._writer = writer
 
     def _all(self, statement: Select[Any], **values: Any) -> Sequence[Row[Any]]:
         return self._connection.execute(statement, values).all()
@@ -320,33 +305,3 @@ class SqlReading(WrappingReading, MeasuringReading, RestoreReading, DeletionRead
         """Return an operator's newest certificate for one public key, of those that count."""
         row = self._one(_OPERATORS_CERTIFICATE, operator=operator, spki=spki)
         return row and certificate_of(row)
-
-    def audit(
-        self, after: int, limit: int, wanted: AuditFilter = EVERYTHING, through: int | None = None
-    ) -> list[AuditEntry]:
-        """Return at most ``limit`` audit records with sequence numbers above ``after``, in order."""
-        statement = _AUDIT
-        if through is not None:
-            statement = statement.where(AUDIT.c.sequence <= through)
-        for column, value in wanted.equal.items():
-            statement = statement.where(AUDIT.c[column] == value)
-        # fixed width, so that text order is time order
-        if wanted.since is not None:
-            statement = statement.where(AUDIT.c.at >= to_text(wanted.since))
-        if wanted.until is not None:
-            statement = statement.where(AUDIT.c.at < to_text(wanted.until))
-        return [AuditEntry(**row._mapping) for row in self._all(statement, after=after, limit=limit)]
-
-    def audit_head(self) -> tuple[int, str]:
-        """Return the sequence number and hash of the last audit record."""
-        row = self._one(_AUDIT_HEAD)
-        return (0, START) if row is None else (row.sequence, row.hash)
-
-    def checkpoints(self, after: int, limit: int) -> list[CheckpointRow]:
-        """Return at most ``limit`` checkpoints with numbers above ``after``, in order."""
-        return [CheckpointRow(**row._mapping) for row in self._all(_CHECKPOINTS, after=after, limit=limit)]
-
-    def newest_checkpoint(self) -> CheckpointRow | None:
-        """Return the newest checkpoint."""
-        row = self._one(_NEWEST_CHECKPOINT)
-        return None if row is None else CheckpointRow(**row._mapping)

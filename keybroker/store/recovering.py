@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from keybroker.store.recoveryrows import (
@@ -46,8 +47,12 @@ class RecoveringReading(Protocol):
         """Return the volumes whose hosts know more of them than this database, accepted ones too."""
         ...
 
-    def strangers(self, after: int) -> list[str]:
-        """Return the identities that were turned away as unknown since an audit record, sorted."""
+    def strangers(self, after: Mapping[str, int]) -> list[str]:
+        """Return the identities that were turned away as unknown, sorted.
+
+        Args:
+            after: since which audit record of each writer; since the first where none is named.
+        """
         ...
 
 

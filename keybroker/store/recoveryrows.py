@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from keybroker import cursor
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
+from keybroker.wire.receipt import MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,10 @@ class RestoreRow:
         made: of when the backup is; None where that is not known.
         source: the backup's name and hash, or how it was recognised.
         who: who restored it, in words.
-        audit: sequence number of the last audit record then.
+        audit: sequence number of the last audit record then, of the writer that noted this.
         finished: when nobody was behind any more, or an operator said so.
+        heads: the last record of each writer then (``keybroker.cursor``); None in rows of before there were
+            several.
     """
 
     number: int
@@ -101,6 +105,12 @@ class RestoreRow:
     audit: int
     finished: datetime | None = None
     finished_by: str | None = None
+    heads: str | None = None
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where each chain of the trail ended then."""
+        return {MAIN: self.audit} if self.heads is None else cursor.parse(self.heads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,10 @@ RESTORES: Final = Table(
     Column("audit", BigInteger, nullable=False),
     Column("finished", Text),
     Column("finished_by", Text),
+    Column("heads", Text),
 )
+"""``heads``: where each chain of the trail ended then (``keybroker.cursor``); of before there were several,
+``audit`` says it of the one."""
 
 AHEAD: Final = Table(
     "ahead",

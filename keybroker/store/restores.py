@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
@@ -9,11 +10,12 @@ from typing import Any, Final
 from sqlalchemy import Row, bindparam, insert, select
 from sqlalchemy import delete as sql_delete
 
+from keybroker.store.chains import WRITERS_NAMES
 from keybroker.store.recoveries import RecoveryReading, RecoveryWriting
 from keybroker.store.recoveryrows import AheadRow, RestoreRow
 from keybroker.store.recoverytables import AHEAD, RESTORES
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import AUDIT
+from keybroker.store.trailtables import AUDIT
 from keybroker.store.trusted import SqlTrustedReading, SqlTrustedWriting
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId
 from keybroker.wire.problems import Problem
@@ -23,12 +25,12 @@ _AHEAD: Final = select(AHEAD).order_by(AHEAD.c.addon, AHEAD.c.name, AHEAD.c.volu
 _STRANGERS: Final = (
     select(AUDIT.c.actor)
     .where(
+        AUDIT.c.writer == bindparam("of_writer"),
         AUDIT.c.sequence > bindparam("after"),
         AUDIT.c.outcome == "denied",
         AUDIT.c.detail.contains(f'"problem":"{Problem.NO_IDENTITY.slug}"'),
     )
     .distinct()
-    .order_by(AUDIT.c.actor)
 )
 
 
@@ -49,6 +51,7 @@ class RestoreReading(RecoveryReading, SqlTrustedReading):
             audit=row.audit,
             finished=row.finished and from_text(row.finished),
             finished_by=row.finished_by,
+            heads=row.heads,
         )
 
     def ahead(self) -> dict[VolumeId, AheadRow]:
@@ -56,9 +59,13 @@ class RestoreReading(RecoveryReading, SqlTrustedReading):
         rows = [_ahead_of(row) for row in self._connection.execute(_AHEAD)]
         return {row.volume: row for row in rows}
 
-    def strangers(self, after: int) -> list[str]:
-        """Return the identities that were turned away as unknown since an audit record, sorted."""
-        return [row.actor for row in self._connection.execute(_STRANGERS, {"after": after})]
+    def strangers(self, after: Mapping[str, int]) -> list[str]:
+        """Return the identities that were turned away as unknown since an audit record of each writer."""
+        found: set[str] = set()
+        for writer in self._connection.execute(WRITERS_NAMES).scalars():
+            values = {"of_writer": writer, "after": after.get(writer, 0)}
+            found.update(self._connection.execute(_STRANGERS, values).scalars())
+        return sorted(found)
 
 
 class RestoreWriting(RecoveryWriting, RestoreReading, SqlTrustedWriting):

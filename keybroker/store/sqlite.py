@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from keybroker.audit import AuditEntry
+from keybroker.audit import AuditEntry, AuditFilter, Writer
 from keybroker.store.failures import translated
 from keybroker.store.group import GroupCommit
 from keybroker.store.reading import SqlReading
@@ -85,17 +85,19 @@ class SqliteStore:
 
     Args:
         database: an existing file at the newest revision of the schema (``schema.check``).
+        writer: whose chain of the audit trail it appends to.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, writer: Writer = Writer()) -> None:  # noqa: B008  # it is frozen
+        self._name = writer
         self._engine = engine(database)
-        self._writer = GroupCommit(self._engine.connect)
+        self._writer = GroupCommit(self._engine.connect, writer)
 
     def read(self, work: Callable[[SqlReading], T]) -> T:
         """Run ``work`` on a consistent view."""
         try:
             with self._engine.connect() as connection:
-                return _viewed(connection, work)
+                return _viewed(connection, self._name, work)
         except DBAPIError as error:
             raise translated(error) from None
 
@@ -103,10 +105,14 @@ class SqliteStore:
         """Run ``work`` in a transaction, and return once that is durable."""
         return self._writer.submit(work).result()
 
-    def audit_records(self) -> Iterator[AuditEntry]:
-        """Yield every audit record, in pages."""
-        after = 0
-        while page := self.read(lambda reading, after=after: reading.audit(after, _PAGE)):  # type: ignore[misc]
+    def audit_records(self, writer: str | None = None) -> Iterator[AuditEntry]:
+        """Yield every audit record of a chain, in pages."""
+        name, after = writer or self._name.name, 0
+
+        def next_page(reading: SqlReading) -> list[AuditEntry]:
+            return reading.audit({name: after}, _PAGE, AuditFilter(writer=name))
+
+        while page := self.read(next_page):
             yield from page
             after = page[-1].sequence
 
@@ -141,10 +147,10 @@ class SqliteStore:
         self._engine.dispose()
 
 
-def _viewed(connection: Connection, work: Callable[[SqlReading], T]) -> T:
+def _viewed(connection: Connection, writer: Writer, work: Callable[[SqlReading], T]) -> T:
     # A deferred transaction: the first SELECT fixes what all of them see.
     connection.exec_driver_sql("BEGIN")
     try:
-        return work(SqlReading(connection))
+        return work(SqlReading(connection, writer))
     finally:
         connection.exec_driver_sql("ROLLBACK")

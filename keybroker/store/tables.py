@@ -234,17 +234,6 @@ ADDON_STATEMENTS: Final = Table(
 )
 """Of an add-on that was destroyed; append-only by triggers (migration 0013)."""
 
-CHECKPOINTS: Final = Table(
-    "checkpoints",
-    METADATA,
-    # as with the audit records
-    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
-    Column("document", Text, nullable=False),
-    Column("signature", LargeBinary, nullable=False),
-    Column("public", LargeBinary, ForeignKey("signers.public"), nullable=False),
-)
-"""Of the audit trail; append-only by triggers (migration 0007)."""
-
 HOSTS: Final = Table(
     "hosts",
     METADATA,
@@ -336,23 +325,3 @@ ENROLMENTS: Final = Table(
     Column("certificate", Text, ForeignKey("certificates.fingerprint")),
     CheckConstraint("(used IS NULL) = (certificate IS NULL)", name="spent"),
 )
-
-AUDIT: Final = Table(
-    "audit",
-    METADATA,
-    # SQLite orders a table by its key only where that is exactly INTEGER
-    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
-    Column("at", Text, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),
-    Column("address", Text, nullable=False),
-    Column("verb", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("addon", Text),
-    Column("volume", Text),
-    Column("host", Text),
-    Column("detail", Text, nullable=False),
-    Column("previous", Text, nullable=False),
-    Column("hash", Text, nullable=False),
-)
-"""Append-only by triggers (migration 0001); no foreign keys, for it outlives what it speaks of."""

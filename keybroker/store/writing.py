@@ -11,9 +11,10 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, Table, bindparam, insert, select, update
 from sqlalchemy import delete as sql_delete
 
-from keybroker.audit import AuditEvent, link
+from keybroker.audit import Writer
 from keybroker.model import Volume
 from keybroker.store.boots import BootWriting
+from keybroker.store.chains import ChainWriting
 from keybroker.store.deletions import DeletionWriting, pending_text
 from keybroker.store.reading import SqlReading
 from keybroker.store.restores import RestoreWriting
@@ -21,7 +22,6 @@ from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
     CertificateRow,
-    CheckpointRow,
     EnrolmentRow,
     HeaderRow,
     HostRow,
@@ -37,9 +37,7 @@ from keybroker.store.rows import (
 from keybroker.store.tables import (
     ADDON_KEYS,
     ADDONS,
-    AUDIT,
     CERTIFICATES,
-    CHECKPOINTS,
     ENROLMENTS,
     HEADERS,
     HOSTS,
@@ -58,7 +56,6 @@ from keybroker.terms import Terms
 from keybroker.wire.names import AddonName, HostId, KeyVersion, Role, VolumeId
 from keybroker.wire.problems import KeybrokerError, Problem
 
-_APPEND: Final = insert(AUDIT)
 _KEY_STATE: Final = (
     update(KEYS)
     .where(KEYS.c.volume == bindparam("of_volume"), KEYS.c.version == bindparam("of_version"))
@@ -70,17 +67,12 @@ _ORDER: Final = ("destroyed", "retired", "retiring", "current", "staged")
 """In which key states are written, so that none is held twice in between (``uq_keys_live``)."""
 
 
-class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, SqlReading):
-    """``Writing`` on one connection.
+class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, ChainWriting, SqlReading):
+    """``Writing`` on one connection."""
 
-    Attributes:
-        head: of the audit chain as this transaction sees it, None until it was looked up; whoever rolls
-            back to a savepoint puts the old one back.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self.head: tuple[int, str] | None = None
+    def __init__(self, connection: Connection, writer: Writer) -> None:
+        super().__init__(connection, writer)
+        self.head = None
 
     def put_installation(self, row: InstallationRow) -> None:
         """Say what the database belongs to, once."""
@@ -215,10 +207,6 @@ class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, 
         """Add a statement."""
         self._connection.execute(insert(STATEMENTS), _columns(row))
 
-    def add_checkpoint(self, row: CheckpointRow) -> None:
-        """Add the checkpoint that follows the newest one."""
-        self._connection.execute(insert(CHECKPOINTS), _columns(row))
-
     def add_host(self, row: HostRow, enrolment: EnrolmentRow) -> None:
         """Add a host that is invited, with its token."""
         host = _columns(row)
@@ -285,19 +273,6 @@ class SqlWriting(WrappingWriting, RestoreWriting, DeletionWriting, BootWriting, 
         if lock:
             self._connection.execute(update(HOSTS).where(HOSTS.c.id == host).values(lock=1))
 
-    def append(self, *events: AuditEvent) -> tuple[int, str]:
-        """Add audit records to the chain; return the sequence number and hash of the last."""
-        sequence, previous = self.head or self.audit_head()
-        entries = []
-        for event in events:
-            entry = link(event, sequence + 1, previous)
-            entries.append(_entry_columns(entry))
-            sequence, previous = entry.sequence, entry.hash
-        if entries:
-            self._connection.execute(_APPEND, entries)
-        self.head = sequence, previous
-        return self.head
-
 
 def _roles(roles: Iterable[Role]) -> str:
     return " ".join(sorted(roles))
@@ -308,13 +283,6 @@ def _columns(row: Any) -> dict[str, Any]:
     return {
         name: to_text(value) if isinstance(value, datetime) else value for name, value in asdict(row).items()
     }
-
-
-def _entry_columns(entry: Any) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in _AUDIT_COLUMNS}
-
-
-_AUDIT_COLUMNS: Final = tuple(AUDIT.c.keys())
 
 
 def _changeable(volume: Volume) -> dict[str, Any]:

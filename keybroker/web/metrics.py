@@ -131,11 +131,11 @@ def _certificates(figures: Figures) -> Iterator[Metric]:
 
 def _trail(figures: Figures) -> Iterator[Metric]:
     trail = figures.trail
-    yield _one("audit_records", "Records in the audit trail.", trail.last)
-    yield _one("audit_unsigned_records", "Records after the last checkpoint.", trail.last - trail.signed)
+    yield _one("audit_records", "Records in the audit trail.", trail.records)
+    yield _one("audit_unsigned_records", "Records after the last checkpoint.", trail.unsigned)
     yield _one("audit_signed_timestamp_seconds", "When the last checkpoint was signed.", trail.signed_at)
-    lag = None if trail.copied is None else max(0, trail.last - trail.copied)
-    yield _one("audit_uncopied_records", "Records that the journal was not told yet.", lag)
+    lag = None if trail.uncopied is None else max(0, trail.uncopied)
+    yield _one("audit_uncopied_records", "Records of this broker that the journal was not told yet.", lag)
 
 
 def _rewrapping(figures: Figures) -> Iterator[Metric]:

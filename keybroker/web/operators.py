@@ -7,6 +7,7 @@ from typing import Final, NoReturn, cast
 
 from flask import Blueprint, Response, current_app
 
+from keybroker import cursor
 from keybroker.audit import FILTERED, AuditFilter
 from keybroker.proofreading import Note
 from keybroker.service import inventory, orders, policies, trail
@@ -190,7 +191,8 @@ def _revoke(host: str) -> Response:
 @gives(trail.Page)
 def _audit() -> Response:
     who, asked = peer(), query("after", "limit", "since", "until", *FILTERED)
-    after, limit = _part(asked)
+    limit = whole(asked, "limit", 100, least=1, most=trail.MOST_RECORDS)
+    after = None if asked.get("after") == "-1" else cursor.parse(asked.get("after", "0"), "query: after")
     wanted = AuditFilter(
         **{name: asked[name] for name in FILTERED if name in asked},
         since=_time("since", asked),
@@ -203,13 +205,9 @@ def _audit() -> Response:
 @gives({"checkpoints": [Note]})
 def _checkpoints() -> Response:
     who, asked = peer(), query("after", "limit")
-    after, limit = _part(asked)
+    limit = whole(asked, "limit", 100, least=1, most=trail.MOST_RECORDS)
+    after = whole(asked, "after", 0)
     return say({"checkpoints": [note.as_json() for note in trail.checkpoints(broker(), who, after, limit)]})
-
-
-def _part(asked: dict[str, str]) -> tuple[int, int]:
-    """Return after what to begin, and how many."""
-    return whole(asked, "after", 0), whole(asked, "limit", 100, least=1, most=trail.MOST_RECORDS)
 
 
 def _time(name: str, asked: dict[str, str]) -> datetime | None:

@@ -37,6 +37,7 @@ from keybroker.store.tables import METADATA
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin, first_profile
+from keybroker.wire.receipt import MAIN
 from keybroker.wire.records import Device, SeenHeader
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -136,7 +137,7 @@ def test_an_empty_store_has_nothing(store: Store) -> None:
         assert reading.enrolment("ab" * 32) is None
         assert reading.certificate("ab" * 32) is None
         assert reading.newest_certificate(HOST.id, "ab" * 32) is None
-        assert reading.audit(0, 10) == []
+        assert reading.audit({}, 10) == []
         assert reading.audit_head() == (0, START)
         assert reading.checkpoints(0, 10) == []
         assert reading.newest_checkpoint() is None
@@ -359,7 +360,7 @@ def test_audit_records_are_chained_across_transactions(store: Store) -> None:
     assert [sequence for sequence, _hash in receipts] == [2, 4, 6]
     assert verify(store.audit_records()) == receipts[-1]
     assert store.read(lambda reading: reading.audit_head()) == receipts[-1]
-    page = store.read(lambda reading: reading.audit(2, 3))
+    page = store.read(lambda reading: reading.audit({MAIN: 2}, 3))
     assert [entry.sequence for entry in page] == [3, 4, 5]
     assert page[0].as_json()["detail"] == {"a": [1, "é"]}
 
@@ -465,9 +466,9 @@ def test_after_closing_it_refuses_and_what_was_queued_is_there(store: Store, dat
         ("DELETE FROM audit WHERE sequence = 3", "not deleted"),
         ("DELETE FROM audit", "not deleted"),
         ("INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 3", "follows"),
-        ("INSERT INTO audit SELECT 9, at, actor, fingerprint, address, verb, outcome, addon, volume,"
+        ("INSERT INTO audit SELECT 'main', 9, at, actor, fingerprint, address, verb, outcome, addon, volume,"
          " host, detail, hash, hash FROM audit WHERE sequence = 3", "follows"),
-        ("INSERT INTO audit SELECT 4, at, actor, fingerprint, address, verb, outcome, addon, volume,"
+        ("INSERT INTO audit SELECT 'main', 4, at, actor, fingerprint, address, verb, outcome, addon, volume,"
          " host, detail, previous, hash FROM audit WHERE sequence = 3", "follows"),
         ("DELETE FROM keys", "never deleted"),
         ("UPDATE keys SET state = 'destroyed', wrapped = NULL", "only a retired key"),

@@ -20,9 +20,9 @@ import pytest
 
 from keybroker.audit import AuditEntry
 from keybroker.config import load
-from keybroker.proofreading import Verdict
 from keybroker.service import trail
 from keybroker.service.installation import open_broker
+from keybroker.verdict import Verdict
 from tests.tls.running import Broker, Host, ask, install, unlock_request
 
 KILLS = int(os.environ.get("KEYBROKER_KILLS", "6"))
@@ -103,7 +103,7 @@ def test_every_key_received_has_its_record_however_often_the_server_is_killed(tm
     assert len({sequence for _, _, sequence, _ in received.releases}) == len(received.releases)
     print(
         f"\n{KILLS} kills in {time.monotonic() - began:.0f} s: {len(received.releases)} keys received,"
-        f" {verdict.last} records, {verdict.checkpoints} checkpoints: whole"
+        f" {verdict.records} records, {verdict.checkpoints} checkpoints: whole"
     )
     assert len(received.releases) > 20 * KILLS
     assert verdict.checkpoints >= KILLS // 2
@@ -111,4 +111,4 @@ def test_every_key_received_has_its_record_however_often_the_server_is_killed(tm
     broker.start()
     assert broker.stop() == 0
     verdict, _ = proofread(broker)
-    assert verdict.covered == verdict.last
+    assert verdict.of().covered == verdict.of().last

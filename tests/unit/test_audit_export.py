@@ -9,12 +9,14 @@ import pytest
 
 from keybroker import export, statement
 from keybroker.export import Heading
-from keybroker.proofreading import Proofreader, Verdict, merged
+from keybroker.proofreading import Proofreader
+from keybroker.verdict import Verdict
 from keybroker.wire.problems import KeybrokerError, Problem
-from tests.unit.test_audit_proofreading import KEY, good, good_notes
+from keybroker.wire.receipt import MAIN
+from tests.unit.test_audit_proofreading import KEY, good, good_notes, merged
 
 LENGTH = 300
-HEADING = Heading("broker.example:8443", "2026-01-31T12:00:00.000000Z", 1, LENGTH)
+HEADING = Heading("broker.example:8443", "2026-01-31T12:00:00.000000Z", {MAIN: (1, LENGTH)})
 TRUSTED = frozenset({statement.fingerprint(statement.public_key(KEY))})
 
 
@@ -42,7 +44,19 @@ def test_it_comes_back_as_it_was_written(lines: list[str]) -> None:
     assert heading == HEADING
     assert list(items) == list(merged(good()[:LENGTH], good_notes()[:3]))
     verdict = verify(lines)
-    assert (verdict.first, verdict.last, verdict.checkpoints, verdict.covered) == (1, LENGTH, 3, LENGTH)
+    assert (verdict.records, verdict.checkpoints, verdict.of().covered) == (LENGTH, 3, LENGTH)
+
+
+def test_one_of_before_there_were_several_writers_is_read_as_it_is(lines: list[str]) -> None:
+    """Neither its heading nor its records name a writer; their hashes are what they were."""
+    first = {"export": "keybroker audit 1", "broker": HEADING.broker, "at": HEADING.at}
+    old = [json.dumps({**first, "from": 1, "to": LENGTH}) + "\n"]
+    for line in lines[1:]:
+        document = json.loads(line)
+        if "record" in document:
+            del document["record"]["writer"]
+        old.append(json.dumps(document) + "\n")
+    assert verify(old) == verify(lines)
 
 
 def flip(lines: list[str], i: int) -> list[str]:
@@ -52,8 +66,10 @@ def flip(lines: list[str], i: int) -> list[str]:
         value["note"] = value["note"].replace("at 2026", "at 2025")
     elif kind == "record":
         value["address"] = "192.0.2.66"
+    elif kind == "export":
+        document["chains"][MAIN]["from"] = 7
     else:
-        document["from" if kind == "export" else "end"] = 7
+        document["end"] = 7
     return [*lines[:i], json.dumps(document) + "\n", *lines[i + 1 :]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -10,10 +10,13 @@ from functools import cache
 import pytest
 
 from keybroker import checkpoint, statement
-from keybroker.audit import START, AuditEntry, AuditEvent, link
-from keybroker.checkpoint import MAIN, Checkpoint, Head
-from keybroker.proofreading import Item, Note, Proofreader, Verdict, merged
+from keybroker.audit import START, AuditEntry, AuditEvent, Head, link
+from keybroker.checkpoint import Checkpoint
+from keybroker.proofreading import Item, Note, Proofreader
+from keybroker.proofreading import merged as merged_chains
+from keybroker.verdict import Stretch, Verdict
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN
 from keybroker.wire.secret import Secret
 
 LENGTH = 1000
@@ -60,8 +63,13 @@ def good_notes() -> list[Note]:
 TRUSTED = frozenset({statement.fingerprint(statement.public_key(KEY))})
 
 
+def merged(entries: Iterable[AuditEntry], notes: Iterable[Note]) -> Iterator[Item]:
+    return merged_chains({MAIN: entries}, notes)
+
+
 def read(items: Iterable[Item], known: dict[int, str] | None = None, first: int | None = 1) -> Verdict:
-    reader = Proofreader(TRUSTED, known or {}, first=first)
+    kept = {(MAIN, sequence): found for sequence, found in (known or {}).items()}
+    reader = Proofreader(TRUSTED, kept, first=None if first is None else {MAIN: first})
     for item in items:
         reader.take(item)
     return reader.verdict()
@@ -76,8 +84,8 @@ def broken(items: Iterable[Item], known: dict[int, str] | None = None, first: in
 
 def test_an_untouched_trail_is_whole() -> None:
     verdict = read(merged(good(), good_notes()))
-    assert (verdict.first, verdict.last, verdict.hash) == (1, LENGTH, good()[-1].hash)
-    assert (verdict.checkpoints, verdict.covered, verdict.vouched) == (10, LENGTH, True)
+    assert verdict.chains == (Stretch(MAIN, 1, LENGTH, good()[-1].hash, LENGTH),)
+    assert (verdict.checkpoints, verdict.records, verdict.vouched) == (10, LENGTH, True)
     assert set(verdict.signers) == TRUSTED
     assert not any("newer than the last checkpoint" in words for words in verdict.unseen)
 
@@ -169,14 +177,14 @@ def test_a_tail_cut_off_is_found_by_a_checkpoint_or_a_receipt_and_else_not_and_t
     said = broken(merged(cut, good_notes()[:9]), {980: good()[979].hash})
     assert said.startswith("audit record 951: is missing, the receipt has record 980")
     verdict = read(merged(cut, good_notes()[:9]))
-    assert verdict.covered == 900
+    assert verdict.of().covered == 900
     assert "records 901 to 950 are newer than the last checkpoint" in verdict.unseen[0]
     assert "records after 950, with the checkpoints after 9, would leave no trace" in verdict.unseen[1]
 
 
 def test_a_trail_made_anew_with_the_signing_key_is_found_by_a_receipt_alone() -> None:
     forged = chain(replace(EVENT, detail={"n": -n}) for n in range(LENGTH))
-    assert read(merged(forged, notes_of(forged))).last == LENGTH
+    assert read(merged(forged, notes_of(forged))).records == LENGTH
     assert any("made anew by whoever holds the signing key" in words for words in read(forged).unseen)
     said = broken(merged(forged, notes_of(forged)), {500: good()[499].hash})
     assert said.startswith("audit record 500: has another hash than in the receipt")
@@ -185,11 +193,11 @@ def test_a_trail_made_anew_with_the_signing_key_is_found_by_a_receipt_alone() ->
 @pytest.mark.parametrize("first", [2, 100, 101, 150, 200])
 def test_a_part_of_a_trail_is_read_from_anywhere(first: int) -> None:
     part = good()[first - 1 : 700]
-    notes = [note for note in good_notes() if first - 1 <= note.sequence <= 700]
+    notes = [note for note in good_notes() if first - 1 <= note.place[MAIN] <= 700]
     assert read(merged(part, notes), first=None) == read(merged(part, notes), first=first)
     assert broken(merged(part, notes)).startswith("audit record 1: is missing")
     verdict = read(merged(part, notes), first=first)
-    assert (verdict.first, verdict.last, verdict.covered) == (first, 700, 700)
+    assert verdict.of() == Stretch(MAIN, first, 700, good()[699].hash, 700)
     assert f"records 1 to {first - 1}: they are not in this" in verdict.unseen
     assert "1000" not in " ".join(verdict.unseen)
 
@@ -208,7 +216,7 @@ def test_records_of_a_writer_that_is_not_known_are_not_passed_over() -> None:
     assert [head.writer for head in two.heads] == ["b2", MAIN]
     assert Checkpoint.parse(two.text) == two
     assert broken([*good()[:10], signed(two)]) == (
-        "checkpoint 1: names a writer that this version does not know"
+        "audit record b2/1: is missing, checkpoint 1 has seen records up to b2/3"
     )
 
 
@@ -244,7 +252,8 @@ def test_a_checkpoint_is_due_by_number_or_by_time_and_only_for_new_records(
     if last is not None:
         before = checkpoint.after(None, "example.org", NOW, (Head(MAIN, last, "ab" * 32),))
     now = NOW + timedelta(seconds=seconds)
-    assert checkpoint.is_due(before, sequence, now, 1000, timedelta(seconds=60)) is due
+    heads = [Head(MAIN, sequence, "cd" * 32)] if sequence else []
+    assert checkpoint.is_due(before, heads, now, 1000, timedelta(seconds=60)) is due
 
 
 def test_what_is_not_a_record_or_a_checkpoint_is_told_from_one() -> None:

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from keybroker import checkpoint, statement
-from keybroker.audit import EVERYTHING, AuditEvent, AuditFilter
+from keybroker.audit import EVERYTHING, AuditEvent, AuditFilter, Head
 from keybroker.clerk import Clerk
 from keybroker.service import setback, trail
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN
 from tests.contract.broker_house import House
 
 
@@ -36,8 +37,13 @@ def problem(ask: Callable[[], object]) -> Problem:
     return caught.value.problem
 
 
+def page_of(house: House, after: int, limit: int, wanted: AuditFilter = EVERYTHING) -> trail.Page:
+    place = None if after == -1 else {MAIN: after}
+    return trail.records(house.broker, house.operator, place, limit, wanted)
+
+
 def sequences(house: House, after: int = 0, limit: int = 1000, wanted: AuditFilter = EVERYTHING) -> list[int]:
-    page = trail.records(house.broker, house.operator, after, limit, wanted)
+    page = page_of(house, after, limit, wanted)
     return [entry.sequence for entry in page.records]
 
 
@@ -47,13 +53,14 @@ def search(house: House, **wanted: Any) -> list[int]:
 
 def test_it_is_read_from_the_front_and_from_the_end(house: House) -> None:
     record(house, 6)
-    everything = trail.records(house.broker, house.operator)
+    everything = trail.records(house.broker, house.operator, {})
     assert [entry.sequence for entry in everything.records] == list(range(1, 8))
-    assert (everything.through, everything.last, everything.hash) == (7, 7, everything.records[-1].hash)
+    assert everything.through == {MAIN: 7}
+    assert everything.heads == (Head(MAIN, 7, everything.records[-1].hash),)
     assert sequences(house, 2, 3) == [3, 4, 5]
     assert sequences(house, -1, 2) == [6, 7]
-    assert trail.records(house.broker, house.operator, 2, 3).through == 5
-    assert trail.records(house.broker, house.operator, 9, 3).through == 9
+    assert page_of(house, 2, 3).through == {MAIN: 5}
+    assert page_of(house, 9, 3).through == {MAIN: 9}
     for limit in (0, 1001):
         assert problem(lambda limit=limit: sequences(house, 0, limit)) is Problem.MALFORMED  # type: ignore[misc]
 
@@ -72,23 +79,23 @@ def test_it_is_searched_by_each_field_and_by_time(house: House, monkeypatch: pyt
     assert search(house, since=now - timedelta(hours=2), until=now) == [5, 6]
     # one request looks through so many and says how far it came
     monkeypatch.setattr(trail, "SCANNED", 3)
-    page = trail.records(house.broker, house.operator, 0, 10, AuditFilter(host="some-host"))
-    assert (page.records, page.through) == ((), 3)
-    page = trail.records(house.broker, house.operator, 6, 10, AuditFilter(host="some-host"))
-    assert ([entry.sequence for entry in page.records], page.through) == ([7], 7)
+    page = page_of(house, 0, 10, AuditFilter(host="some-host"))
+    assert (page.records, page.through) == ((), {MAIN: 3})
+    page = page_of(house, 6, 10, AuditFilter(host="some-host"))
+    assert ([entry.sequence for entry in page.records], page.through) == ([7], {MAIN: 7})
 
 
 def test_a_checkpoint_is_signed_when_it_is_due_and_the_broker_s_own_check_reads_it(house: House) -> None:
     broker = house.broker
     first = trail.sign_checkpoint(broker)
     assert first is not None
-    assert (first.number, first.sequence) == (1, 1)
+    assert (first.number, first.place) == (1, {MAIN: 1})
     record(house, 999)
     assert trail.sign_checkpoint(broker) is None
     record(house, 1)
     second = trail.sign_checkpoint(broker)
     assert second is not None
-    assert (second.number, second.sequence, second.previous) == (2, 1001, first.hash)
+    assert (second.number, second.place, second.previous) == (2, {MAIN: 1001}, first.hash)
     assert trail.sign_checkpoint(broker, at_once=True) is None
     record(house, 1)
     assert trail.sign_checkpoint(broker) is None
@@ -98,13 +105,13 @@ def test_a_checkpoint_is_signed_when_it_is_due_and_the_broker_s_own_check_reads_
     house.clock.forward(seconds=60)
     assert trail.sign_checkpoint(broker) is not None
     verdict = trail.proofread(broker.store)
-    assert (verdict.last, verdict.checkpoints, verdict.covered) == (1003, 4, 1003)
+    assert (verdict.records, verdict.checkpoints, verdict.of().covered) == (1003, 4, 1003)
     notes = trail.checkpoints(broker, house.operator, 1, 2)
     read = [checkpoint.unseal(note.text, note.public) for note in notes]
     assert read == [second, third]
     assert verdict.signers == (statement.fingerprint(notes[0].public),)
     standing = trail.standing(broker)
-    assert (standing.last, standing.signed, standing.copied) == (1003, 1003, None)
+    assert (standing.records, standing.unsigned, standing.uncopied) == (1003, 0, None)
 
 
 def test_openssl_checks_a_checkpoint_without_us(house: House, tmp_path: Path) -> None:
@@ -140,6 +147,10 @@ def test_neither_records_nor_checkpoints_are_changed_or_deleted_by_sql(house: Ho
         "DELETE FROM audit WHERE sequence = 11",
         "DELETE FROM audit",
         "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 3",
+        "UPDATE audit SET writer = 'b2' WHERE sequence = 11",
+        "UPDATE writers SET name = 'b2'",
+        "DELETE FROM writers",
+        "INSERT OR REPLACE INTO writers SELECT * FROM writers",
         "REPLACE INTO audit SELECT * FROM audit WHERE sequence = 11",
         "UPDATE OR REPLACE audit SET sequence = 4 WHERE sequence = 3",
         "UPDATE checkpoints SET document = '' WHERE number = 1",
@@ -254,8 +265,8 @@ def test_every_record_and_checkpoint_is_copied_to_the_journal_and_none_twice(
     first.stop()
     assert journal.sequences() == [1, 2, 3, 4, 5, 6]
     noted = [one["KEYBROKER_CHECKPOINT"] for one in journal.told if "KEYBROKER_CHECKPOINT" in one]
-    assert [checkpoint.Checkpoint.parse(text).sequence for text in noted] == [4, 6]
-    entry = trail.records(house.broker, house.operator, 1, 1).records[0]
+    assert [checkpoint.Checkpoint.parse(text).place[MAIN] for text in noted] == [4, 6]
+    entry = page_of(house, 1, 1).records[0]
     told = next(one for one in journal.told if one.get("KEYBROKER_SEQUENCE") == "2")
     assert (told["KEYBROKER_HASH"], told["KEYBROKER_PREVIOUS"]) == (entry.hash, entry.previous)
     assert told["KEYBROKER_DETAIL"] == entry.detail
@@ -275,7 +286,7 @@ def test_a_journal_that_fails_is_told_later_and_holds_up_no_checkpoint(
     journal = MemoryJournal()
     journal.fails = True
     one = clerk(house, journal, tmp_path)
-    while "nobody listens" not in caplog.text or trail.standing(house.broker).signed == 0:
+    while "nobody listens" not in caplog.text or trail.standing(house.broker).unsigned:
         threading.Event().wait(0.1)
     journal.fails = False
     journal.wait_for(1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keybroker.audit import START, AuditEntry, AuditEvent, link, rfc3339, verify
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.receipt import MAIN
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)
 EVENT = AuditEvent(NOW, "spiffe://example.org/host/h", "ab", "192.0.2.1", "unlock", "released", "shop")
@@ -52,7 +53,8 @@ def test_no_field_of_any_record_can_be_changed(position: int, name: str) -> None
     change = "1" * 64 if first else CHANGED.get(name, "changed")
     entries = list(GOOD)
     entries[position] = replace(entries[position], **{name: change})  # type: ignore[arg-type]
-    assert f"audit record {position + 1}:" in broken(entries)
+    named = f"changed/{position + 1}" if name == "writer" else f"{position + 1}"
+    assert f"audit record {named}:" in broken(entries)
 
 
 @pytest.mark.parametrize("position", range(6))
@@ -87,6 +89,22 @@ def test_two_different_records_never_hash_the_same_bytes(
         return link(replace(EVENT, addon=addon, volume=volume, host=host), 1, START).hash
 
     assert (one == other) == (hashed(one) == hashed(other))
+
+
+def test_a_record_of_before_there_were_several_writers_has_the_hash_that_it_had() -> None:
+    """The numbers are of a record that version 0.1.0 wrote."""
+    entry = link(EVENT, 1, START)
+    assert entry.writer == MAIN
+    assert entry.hash == "b38fdebc006426e5f3e914d99652d50c108c0cc7951aa734f91af78b19c0e4b2"
+
+
+def test_no_record_fits_into_the_chain_of_another_writer() -> None:
+    there = link(EVENT, 1, START, "b2")
+    assert there.hash != link(EVENT, 1, START).hash != link(EVENT, 1, START, "b3").hash
+    for writer in (MAIN, "b3"):
+        assert broken([replace(there, writer=writer)]).endswith(
+            "/1: was changed" if writer != MAIN else "1: was changed"
+        )
 
 
 def test_a_record_s_wire_form_has_everything_that_its_hash_needs() -> None:

@@ -294,7 +294,7 @@ def test_asking_again_is_recorded_once(outside: Outside) -> None:
     invited, key = outside.invite(), new_key()
     for _ in range(3):
         assert pends(lambda: outside.enrol(invited.token, key))
-    records = outside.broker.store.read(lambda reading: reading.audit(0, 1000))
+    records = outside.broker.store.read(lambda reading: reading.audit({}, 1000))
     assert [entry.outcome for entry in records if entry.verb == "enrol"] == ["done"]
 
 

@@ -112,8 +112,11 @@ def test_messages_without_a_receipt_are_those_of_before(house: House) -> None:
         assert ReportRequest.read(Fields(other.as_json())) == other
     for reply in (ReportReply((), 60), ReportReply((), 60, held)):
         assert ReportReply.read(Fields(reply.as_json())) == reply
-    newer = {"sequence": 7, "hash": "ab" * 32, "writer": "b2"}
+    newer = {"sequence": 7, "hash": "ab" * 32, "more": 1}
     assert ReportReply.read(Fields({**ReportReply((), 60).as_json(), "receipt": newer})).receipt == held
+    assert "writer" not in held.as_json()
+    of_another = {"sequence": 7, "hash": "ab" * 32, "writer": "b2"}
+    assert Receipt.read(Fields(of_another)).as_json() == of_another
 
 
 @pytest.mark.parametrize(

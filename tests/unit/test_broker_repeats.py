@@ -32,7 +32,7 @@ def shop(house: House) -> Shop:
 
 def records(house: House, **only: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return outcome and detail of all records of a verb that are refusals or releases."""
-    found = house.broker.store.read(lambda reading: reading.audit(0, 5000, AuditFilter(**only)))
+    found = house.broker.store.read(lambda reading: reading.audit({}, 5000, AuditFilter(**only)))
     return [
         (entry.outcome, json.loads(entry.detail))
         for entry in found
@@ -265,4 +265,4 @@ def test_a_graceful_stop_writes_the_counts_down_before_the_last_checkpoint(
     clerk.stop()
     assert records(shop.house, verb="unlock")[-1][1]["times"] == 3
     verdict = trail.proofread(shop.house.broker.store)
-    assert verdict.covered == verdict.last
+    assert verdict.of().covered == verdict.of().last
