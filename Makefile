@@ -2,6 +2,7 @@
 # make demo   a VM boots, fetches its keys, and its disks open
 # make quick  what a change needs while it is being written: a minute
 # make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
+# make kills  a broker under load, and a rewrapping of 10,000 volumes, killed 50 times each: ten minutes
 # make bench  ratios against cryptsetup, curl and nginx
 # make lint   what the linters and the type checker say
 # make man    the man pages, in build/man; `keybroker manual DIR` writes them where an installation wants them
@@ -10,7 +11,7 @@
 PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
-.PHONY: test demo quick mutants bench lint man lock install
+.PHONY: test demo quick mutants kills bench lint man lock install
 
 install:
 	@.ci/install
@@ -33,6 +34,9 @@ quick: install
 
 mutants: install
 	$(PYTHON) -m tests.mutation.breaking
+
+kills: install
+	KEYBROKER_KILLS=50 $(PYTEST) -q -s --no-skips tests/tls/test_tls_kills.py tests/contract/test_broker_rewrap_crash.py
 
 bench: install
 	$(PYTEST) -q -s -m bench tests/bench

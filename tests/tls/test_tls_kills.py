@@ -66,7 +66,7 @@ def proofread(broker: Broker) -> tuple[Verdict, dict[int, AuditEntry]]:
         opened.close()
 
 
-@pytest.mark.limit(240)
+@pytest.mark.limit(120 + 20 * KILLS)
 def test_every_key_received_has_its_record_however_often_the_server_is_killed(tmp_path: Path) -> None:
     broker = install(tmp_path)
     with broker.config.open("a") as file:
