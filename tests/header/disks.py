@@ -119,7 +119,7 @@ class Disk:
     size: int
 
     @classmethod
-    def of(cls, path: Path, length: int = 32 * KIB) -> Disk:
+    def of(cls, path: Path, length: int = 64 * KIB) -> Disk:
         """Take the first ``length`` bytes of a file."""
         with path.open("rb") as disk:
             return cls(disk.read(length), path.stat().st_size)
