@@ -25,12 +25,13 @@ from typing import Final
 from agent.devices import OpenDevice
 from agent.inscription import forget_cache, write_at
 from agent.luks.acceptance import judge
-from agent.luks.completion import SALT_BYTES, Completion, completed, is_complete
-from agent.luks.copy import HeaderImage, draft
+from agent.luks.completion import SALT_BYTES, Completion, completed, is_complete, last_digest
+from agent.luks.copy import HeaderImage, Held, draft, hold
 from agent.luks.header import Header, read_header
 from agent.luks.hotzone import before, hot, settled
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
+from keybroker.wire.values import replace
 
 LOCKS: Final = Path("/run/cryptsetup")
 """Where cryptsetup locks a volume for as long as it re-encrypts it (lib/utils_device_locking.c)."""
@@ -62,6 +63,39 @@ def complete(record: Record, disk: OpenDevice) -> bool:
             return False
         _bring(disk, completed(header, salts=_salts()), header)
     return True
+
+
+def whole(record: Record, disk: OpenDevice) -> tuple[Record, Held] | None:
+    """Return what a re-encryption that is complete is opened from; the disk is completed if that can be.
+
+    The data is whole whether or not. So where the broker was not told of the volume key that all is under,
+    which nothing may be erased for, or where the disk takes no write, it is opened from memory, and the
+    volume's next change completes it or says why not.
+
+    Args:
+        disk: nothing stands on it.
+
+    Returns:
+        The record, with the digest that the header leads to, and the header; None where it is not complete.
+
+    Raises:
+        KeybrokerError: as ``complete``.
+        OSError: it cannot be written, and part of what is to be erased would be part of the volume.
+    """
+    size = disk.device.size_bytes
+    header = read_header(disk.read, size)
+    if record.order is None or judge(header, record, size) != "midway" or not is_complete(header):
+        return None
+    last = last_digest(header)
+    made = completed(header, salts=_salts())
+    image = HeaderImage(((0, made.first), (header.header_bytes, made.second)), header.data_offset)
+    try:
+        complete(record, disk)
+    except OSError:
+        if any(at + length > header.data_offset for at, length in made.erased):
+            raise  # whoever makes the filesystem larger would have it overwritten by the next completion
+    known = replace(record, order=replace(record.order, digest=last.fingerprint if last else None))
+    return known, hold(read_header(image.read, size), disk.read)
 
 
 def settle(record: Record, disk: OpenDevice, recover: Callable[[int], None]) -> bool:
@@ -138,13 +172,21 @@ def write(fd: int, made: Completion, header: Header) -> None:
             write_at(fd, at, os.urandom(min(PIECE, start + length - at)))
     if made.erased:
         os.fsync(fd)
-    copies = order(made, header, os.pread(fd, len(header.first), 0))
+    copies = order(made, header, found(fd, len(header.first)))
     for offset, held in copies:
         write_at(fd, offset, held)
         os.fsync(fd)
     forget_cache(fd)
     if any(os.pread(fd, len(held), offset) != held for offset, held in copies):
         raise KeybrokerError(Problem.CORRUPT, "header: not what was written is on the disk")
+
+
+def found(fd: int, length: int) -> bytes:
+    """Return what is where the first copy is; a sector that cannot be read makes it no copy."""
+    try:
+        return os.pread(fd, length, 0)
+    except OSError:
+        return b""
 
 
 def order(made: Completion, header: Header, there: bytes) -> tuple[tuple[int, bytes], tuple[int, bytes]]:

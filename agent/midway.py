@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from agent import devicemapper, dmcontrol
 from agent.devicemapper import Mapped
 from agent.devices import OpenDevice
-from agent.ending import complete, settle
+from agent.ending import settle, whole
 from agent.luks import cryptsetup
 from agent.luks.acceptance import judge
-from agent.luks.copy import hold
 from agent.luks.header import Header, read_header
 from agent.luks.inplace import Layout, check_layers_in_place, check_targets, meant_in_place
 from agent.luks.layers import HELPERS, Helper, check_layers, helper_uuid
@@ -56,8 +55,9 @@ def open_midway(record: Record, disk: OpenDevice, keys: Mapping[KeyVersion, Secr
         _fitting(record, keys, lambda key: cryptsetup.recover(disk, header_fd=header_fd, key=key))
 
     settle(record, disk, recover)
-    if complete(record, disk):
-        return open_crypt(record, disk, keys, hold(read_header(disk.read, disk.device.size_bytes), disk.read))
+    if (found := whole(record, disk)) is not None:
+        known, held = found
+        return open_crypt(known, disk, keys, held)
     version = _fitting(record, keys, lambda key: cryptsetup.open_midway(disk, name, key=key))
     try:
         header = _read(record, disk)

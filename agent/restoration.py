@@ -146,7 +146,8 @@ def _check_record(record: Record) -> None:
     if record.role == "former":
         raise KeybrokerError(Problem.CONFLICT, f"{record.name}: its disk was moved from, and is to be wiped")
     order = record.order
-    if order is not None and order.kind in ("reencrypt", "encrypt") and order.phase == "begun":
+    is_through = order is not None and order.digest == record.pin.digest  # the copy is of after it
+    if order is not None and order.is_reencrypting and not is_through:
         raise KeybrokerError(
             Problem.CONFLICT,
             f"{record.name}: order {order.number} ({order.kind}) has begun; a header from before would make"

@@ -20,6 +20,7 @@ from agent.plan.steps import (
     Clear,
     Deposit,
     Enclose,
+    Evict,
     Fill,
     Finish,
     Inscribe,
@@ -116,6 +117,11 @@ def announce(course: Course, step: Announce) -> None:
     course.hear(course.workshop.broker.announce(course.record.volume, request))
 
 
+def evict(course: Course, step: Evict) -> None:
+    """Kill a keyslot that is not ours, as the order says."""
+    course.workshop.headers.evict(course.record, course.grant.keys, keyslot=step.keyslot, by=step.by)
+
+
 def begin(course: Course, step: Begin) -> None:
     """Write a re-encryption into the header."""
     current = _current(course)
@@ -186,6 +192,7 @@ DEEDS: Final[dict[type, Deed]] = {
     steps.Clear: clear,
     steps.Retire: retire,
     steps.Announce: announce,
+    steps.Evict: evict,
     steps.Begin: begin,
     steps.Reencrypt: reencrypt,
     steps.Finish: finish,

@@ -15,7 +15,7 @@ from agent.change.reporting import Reporter
 from agent.change.settlement import carry_out
 from agent.config import Config
 from agent.contact import Tell
-from keybroker.wire.problems import KeybrokerError
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 
 PATIENCE_SECONDS: Final = 30.0
@@ -53,6 +53,9 @@ def finish(config: Config, records: Sequence[Record], tell: Tell) -> None:
             )
     except KeybrokerError as failed:
         _tell("re-encryption", failed, tell)
+        return
+    except OSError as failed:  # a full /run, or a disk that fails: not worth a boot either
+        _tell("re-encryption", KeybrokerError(Problem.INTERNAL, str(failed)), tell)
         return
     for outcome in outcomes:
         if outcome.error is not None:

@@ -224,7 +224,7 @@ def draft(header: Header, read: Read) -> int:
         A file descriptor that the caller closes, as of ``memfd``.
 
     Raises:
-        KeybrokerError: HEADER_REFUSED, an area cannot be read.
+        KeybrokerError: HEADER_REFUSED, the area of the re-encryption's own keyslot cannot be read.
     """
     fd = os.memfd_create("keybroker-draft", os.MFD_CLOEXEC)
     try:
@@ -232,7 +232,13 @@ def draft(header: Header, read: Read) -> int:
         for offset, held in ((0, header.first), (header.header_bytes, header.second)):
             os.pwrite(fd, held, offset)
         for keyslot in header.keyslots.values():
-            os.pwrite(fd, _area(read, keyslot.area.offset, keyslot.area.size), keyslot.area.offset)
+            try:
+                held = _area(read, keyslot.area.offset, keyslot.area.size)
+            except KeybrokerError:
+                if keyslot.kdf is None:
+                    raise  # by what is in there a stretch is brought to an end: it must not be read as zeros
+                continue  # it opens nothing then; another keyslot may
+            os.pwrite(fd, held, keyslot.area.offset)
     except (OSError, KeybrokerError):
         os.close(fd)
         raise

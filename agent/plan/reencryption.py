@@ -4,6 +4,7 @@
 |---|---|---|
 | ordered; the keys are as wanted | pinned, and backed up | **Announce**: it begins |
 | begun | pinned; keyslots of a key without a segment: the beginning was cut | Ask, then **Clear** |
+| begun | pinned; keyslots of somebody else's, which the order lets go | Ask, then **Evict** |
 | begun | pinned | Ask, then **Begin** |
 | begun, no digest | midway | **Announce**: the new volume key's digest |
 | begun, digest | midway | **Reencrypt** |
@@ -26,7 +27,7 @@ from __future__ import annotations
 from agent.plan.keyslots import Keyslots, numbers
 from agent.plan.provision import PLAINTEXT, no_key
 from agent.plan.rotation import pinned_header
-from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Finish, Reencrypt, Tag
+from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Evict, Finish, Reencrypt, Tag
 from agent.plan.survey import Survey
 from keybroker.wire.names import KeyVersion
 from keybroker.wire.orders import Order
@@ -34,7 +35,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import Pin
 from keybroker.wire.records import Record, SeenHeader
 
-Reencrypting = Ask | Announce | Clear | Begin | Reencrypt | Tag | Backup | Finish
+Reencrypting = Ask | Announce | Clear | Evict | Begin | Reencrypt | Tag | Backup | Finish
 
 
 def underway(survey: Survey) -> Reencrypting | None:
@@ -106,6 +107,10 @@ def _untouched(survey: Survey, keyslots: Keyslots, order: Order, current: KeyVer
         return Clear(unbound[0].number, current, reason)
     _check_open(survey)
     _check_foreign(record, order, keyslots)
+    if keyslots.foreign:
+        # Midway cryptsetup tries each keyslot: one that wants 1 GiB would keep a small VM from booting.
+        number = keyslots.foreign[0].number
+        return Evict(number, current, f"keyslot {number} is somebody else's, and the order lets it go")
     return Begin("the broker knows that a re-encryption begins, and the header does not have it yet")
 
 

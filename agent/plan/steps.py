@@ -304,7 +304,7 @@ Step = Ask | Claim | Deposit | Inscribe | Open | Link | MakeFilesystem | Ready |
 
 Change = (
     Stage | Fill | Tag | Enclose | Backup | Promote | Clear | Retire  # rotation
-    | Announce | Begin | Reencrypt | Finish  # re-encryption
+    | Announce | Evict | Begin | Reencrypt | Finish  # re-encryption
     | Shelve  # encryption in place, which also takes steps of a boot
     | Unlink | Mirror | Copy | Verify | Raise | Switch | Drop | Close  # migration
     | Wipe | Erased | Grow  # erasure, resizing
@@ -316,5 +316,5 @@ Adoption = Ask | Fill | Tag | Adopt | Detach | Evict | Backup
 
 BOOT_STEPS: tuple[type, ...] = get_args(Step)
 CHANGE_STEPS: tuple[type, ...] = get_args(Change)
-ADOPTION_STEPS: tuple[type, ...] = (Adopt, Detach, Evict)
+ADOPTION_STEPS: tuple[type, ...] = (Adopt, Detach)
 STEPS: tuple[type, ...] = BOOT_STEPS + CHANGE_STEPS + ADOPTION_STEPS

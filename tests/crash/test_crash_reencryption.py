@@ -10,7 +10,7 @@ import itertools
 import pytest
 
 from agent.change.course import Course, CourseOutcome
-from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Finish, Reencrypt, Stage, Tag
+from agent.plan.steps import Announce, Ask, Backup, Begin, Clear, Evict, Finish, Reencrypt, Stage, Tag
 from keybroker.wire.orders import Order
 from keybroker.wire.problems import Problem
 from keybroker.wire.values import replace
@@ -161,6 +161,23 @@ def test_a_keyslot_of_somebody_else_is_lost_where_the_order_says_so() -> None:
     world = ordered(replace(ORDER, drop_foreign=True))
     before = header(world).volume_key
     foreign(world, 1)
+    settle(world, before)
+
+
+DROPPING = (Ask, Backup, Announce, Evict, Ask, *WAY[2:])
+"""The same where somebody else's keyslot is let go: never is it tried midway, at whatever cost."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("effect", range(len(DROPPING)))
+def test_one_that_drops_a_foreign_keyslot_is_cut_anywhere_and_finished(effect: int, moment: str) -> None:
+    world = ordered(replace(ORDER, drop_foreign=True))
+    before = header(world).volume_key
+    theirs = foreign(world, 1)
+    mortal = run_until_death(world, Death(effect, moment))
+    assert tuple(mortal.journey[: effect + 1]) == DROPPING[: effect + 1]
+    assert header(world).moved is None or not theirs.items() & header(world).keyslots.items()
+    reopen(world)
     settle(world, before)
 
 

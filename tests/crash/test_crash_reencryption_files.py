@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from agent.plan.steps import Ask
+from agent.plan.steps import Ask, Evict
+from agent.process import run
 from keybroker.wire.records import Record
-from tests.crash.mortal import Death
+from tests.crash.mortal import MOMENTS, Death
 from tests.crash.test_crash_reencryption import WAY
 from tests.crash.test_crash_rotation import ROTATION
 from tests.crash.test_crash_rotation_files import Rotated
 
 FULL_WAY = (*ROTATION, WAY[1], Ask, *WAY[2:])
 """The broker has the key rotated first; its copy of the header is newer than what it was asked about then."""
+
+LETTING_GO = (*ROTATION, WAY[1], Ask, Evict, Ask, *WAY[2:])
+"""With a keyslot of somebody else's in the header, which the order lets go."""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="re-encrypting a file needs root")
 
@@ -76,3 +80,23 @@ def test_two_cuts_in_a_row_are_survived(volume: Rotated, first: int) -> None:
     outcome = volume.run()
     assert outcome.error is None, outcome.error
     check_done(volume, before)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_foreign_keyslot_that_is_let_go_is_out_before_anything_begins(tmp_path: Path, moment: str) -> None:
+    volume = Rotated(tmp_path)
+    volume.broker.order(drop_foreign=True)
+    (tmp_path / "ours").write_bytes(volume.key(1).reveal())
+    (tmp_path / "theirs").write_bytes(b"a recovery passphrase")
+    run(
+        "cryptsetup", "luksAddKey", "--batch-mode", "--key-file", tmp_path / "ours", "--pbkdf", "pbkdf2",
+        "--pbkdf-force-iterations", "1000", volume.world.disk(volume.record), tmp_path / "theirs",
+    )  # fmt: skip
+    before = digest(volume.record)
+    mortal = volume.run_until_death(Death(LETTING_GO.index(Evict), moment))
+    assert tuple(mortal.journey) == LETTING_GO[: len(mortal.journey)]
+    volume.boot()
+    outcome = volume.run()
+    assert outcome.error is None, outcome.error
+    check_done(volume, before)
+    volume.broker.close()

@@ -340,6 +340,18 @@ def test_a_volume_that_is_none_to_restore_is_refused(
     assert said in refused(world, Problem.CONFLICT, broker=Told(world, **changes)).detail
 
 
+def test_a_header_that_the_broker_has_from_after_the_reencryption_is_restored(world: FileWorld) -> None:
+    """The copy was left, and the order was not finished: nothing is under another key any more."""
+    pin = record_of(world).pin
+    assert pin is not None
+    lose_everything(world)
+    begun = Order(1, "reencrypt", "begun", pin.digest)
+    assert restore(world, broker=Told(world, order=begun)).saved is not None
+    world.power_cut()
+    settle(world)
+    assert rows(world) == ROWS
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_the_header_of_the_disk_that_holds_the_data_is_restored_while_the_one_it_left_waits(
     world: FileWorld, first: bool

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,8 +21,12 @@ from typing import Final
 import pytest
 
 from agent import ending
+from agent.devices import BlockDevice, OpenDevice
+from agent.luks import copy
 from agent.luks.acceptance import judge
 from agent.luks.completion import SALT_BYTES, completed, is_complete
+from agent.luks.copy import Held
+from agent.luks.cryptsetup import opens
 from agent.luks.header import Header
 from agent.luks.midway import new_digest
 from agent.luks.mould import compose_in_place
@@ -251,6 +257,86 @@ def test_a_cut_of_the_completion_is_completed_by_the_same_call(
             assert work.judge(torn) == ("done" if is_written else "midway")
             assert is_complete(torn) == (not is_written)
             assert is_written or shares[0] < 1
+
+
+def device(path: Path, fd: int) -> OpenDevice:
+    disk = BlockDevice(path, "", path.stat().st_size, 512, 512, (7, 0), read_only=False)
+    return OpenDevice(disk, fd, exclusive=False)
+
+
+@contextmanager
+def writes_fail_from(offset: int) -> Iterator[None]:
+    """Have every write fail that reaches beyond an offset, as of a disk with bad sectors there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (offset, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def check_opens(known: Record, held: Held, work: Work) -> None:
+    assert judge(held.header, known, work.beginning.stat().st_size) == "done"
+    fd = copy.memfd(held.image)
+    try:
+        (keyslot,) = held.header.keyslots
+        assert opens(fd, keyslot=keyslot, key=passphrase(PASSPHRASE))
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("offset", [0, 20 << 10, 300 << 10])
+def test_where_the_disk_takes_no_write_it_is_opened_from_memory_and_completed_later(
+    work: Work, complete: dict[int, Path], tmp_path: Path, offset: int
+) -> None:
+    """In place not: what is erased there is at the end of the disk, which the volume comes to reach."""
+    path, held = next(copies(complete, tmp_path))
+    with path.open("r+b") as file:
+        disk = device(path, file.fileno())
+        found = None
+        with writes_fail_from(offset):
+            if held.metadata.final is not None:
+                with pytest.raises(OSError, match="File too large"):
+                    ending.whole(work.record, disk)
+            else:
+                found = ending.whole(work.record, disk)
+        if found is not None:
+            check_opens(*found, work)
+        assert work.judge(Disk.of(path).header()) == "midway"
+        assert work.content(path) == work.content(work.end_path)
+        found = ending.whole(work.record, disk)
+    assert found is not None
+    check_opens(*found, work)
+    assert work.judge(Disk.of(path).header()) == "done"
+
+
+def test_where_the_broker_does_not_know_the_volume_key_it_is_opened_and_nothing_is_erased(
+    work: Work, complete: dict[int, Path], tmp_path: Path
+) -> None:
+    """The broker was set back to before it was told; the next change tells it, and completes the header."""
+    order = work.record.order
+    assert order is not None
+    if order.kind == "encrypt":
+        return  # it has the digest before the disk has the header
+    forgot = replace(work.record, order=replace(order, digest=None))
+    for path, header in copies(complete, tmp_path):
+        before = path.read_bytes()
+        with path.open("r+b") as file:
+            found = ending.whole(forgot, device(path, file.fileno()))
+        assert path.read_bytes() == before
+        assert found is not None
+        assert found[0].order == replace(order, digest=new_digest(header))
+        check_opens(*found, work)
+
+
+def test_a_first_copy_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"LUKS")
+    fd = os.open(path, os.O_WRONLY)  # not a byte of it can be read
+    try:
+        assert ending.found(fd, 4) == b""
+    finally:
+        os.close(fd)
 
 
 def test_what_is_not_complete_is_not_completed(work: Work) -> None:

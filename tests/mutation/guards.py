@@ -54,6 +54,7 @@ COMPLETION: Final = ("tests/header/test_header_completion.py",)
 HOTZONE: Final = ("tests/header/test_header_hotzone.py",)
 ENCRYPTION: Final = ("tests/unit/test_plan_encryption.py",)
 RELAPSE: Final = ("tests/unit/test_plan_relapse.py",)
+RESTORATION: Final = ("tests/crash/test_crash_restoration.py",)
 SHELF: Final = ("tests/crash/test_crash_shelf.py",)
 ADOPTION: Final = ("tests/unit/test_plan_adoption.py",)
 VOLUME: Final = ("tests/unit/test_broker_volume.py", "tests/unit/test_broker_policy_changes.py")
@@ -219,6 +220,7 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ),
         ("    if unbound:", "    if False:"),
         ("    if keyslots.foreign and not order.drop_foreign:", "    if False:"),
+        ("    if keyslots.foreign:\n", "    if False:\n"),
         ('    if survey.mapping.reach == "closed":', "    if False:"),
         ("    if not keyslots.is_tagged():", "    if False:"),
         ("    if not survey.is_backed_up or pin.digest != order.digest:", "    if False:"),
@@ -578,6 +580,22 @@ GUARDS: Final[tuple[Guard, ...]] = (
             "    return (second, first) if there == header.first else (first, second)\n",
             "    return second, first\n",
         ),
+        ("    if record.order is None or record.order.digest is None:\n", "    if record.order is None:\n"),
+        (
+            "        if any(at + length > header.data_offset for at, length in made.erased):\n",
+            "        if False:\n",
+        ),
+    ),
+    *_guards(
+        "agent/luks/copy.py",
+        HOTZONE,
+        ("                if keyslot.kdf is None:\n", "                if False:\n"),
+    ),
+    *_guards(
+        "agent/restoration.py",
+        RESTORATION,
+        ("    if order is not None and order.is_reencrypting and not is_through:\n", "    if False:\n"),
+        (" and order.is_reencrypting and not is_through:", " and order.is_reencrypting:"),
     ),
     *_guards(
         "agent/luks/hotzone.py",
