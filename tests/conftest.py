@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -25,13 +27,26 @@ LIMITS_SECONDS: Final = {"failover": 300, "kernel": 600, "machine": 900, "bench"
 OTHER_LIMIT_SECONDS: Final = 120
 
 
+MEMORY: Final = Path("/dev/shm")
+ROOM_BYTES: Final = 8 << 30
+
+
+def is_roomy(memory: Path) -> bool:
+    """Say whether the tests' files may be in memory: they sync thousands of times, which a disk delays."""
+    return memory.is_mount() and shutil.disk_usage(memory).free >= ROOM_BYTES
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-skips", action="store_true", help="a skipped test fails the run: nobody looks at a skip in CI"
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None and not hasattr(config, "workerinput") and is_roomy(MEMORY):
+        config.option.basetemp = tempfile.mkdtemp(prefix="keybroker-tests-", dir=MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     config.addinivalue_line("markers", "limit(seconds): how long this test may take, fixtures included")
 
 

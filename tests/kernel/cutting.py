@@ -58,7 +58,6 @@ def cut_and_finish(
     finished: Callable[[Path], int],
     *,
     longest: float,
-    cuts: int = CUTS,
 ) -> Story:
     """Cut the power so many times, and let the last boot finish what is under way.
 
@@ -78,7 +77,7 @@ def cut_and_finish(
     met: Counter[str] = Counter()
     boots: Counter[str] = Counter()
     failed = run / "failed"
-    for number in range(cuts):
+    for number in range(CUTS):
         (run / "sailing").unlink(missing_ok=True)
         seconds = chance.uniform(0.0, longest)
         booted = boot(Cut(run, seconds), chance.randrange(10**6))

@@ -10,12 +10,11 @@ from typing import Final
 
 import pytest
 
-from tests.kernel import cutting, uml, voyage
-from tests.kernel.cutting import SEED, cut_and_finish
+from tests.kernel import uml, voyage
+from tests.kernel.cutting import CUTS, SEED, cut_and_finish
 from tests.kernel.disks import image
 from tests.kernel.refit import done
 
-CUTS: Final = max(cutting.CUTS, 10)
 LONGEST: Final = 8.0
 """Seconds from the moment that the work begins until the cut, at most: an encryption takes three or so."""
 
@@ -30,7 +29,6 @@ def test_no_power_cut_in_an_encryption_in_place_costs_a_byte_or_stops_it() -> No
             lambda seed: ("tests.kernel.refit", str(run), str(seed)),
             done,
             longest=LONGEST,
-            cuts=CUTS,
         )
     assert story.boots.total() == CUTS
     print(f"seed {SEED}: {CUTS} cuts, {story.finished} disks encrypted in place")

@@ -117,7 +117,7 @@ class Machine:
             MachineError: it could not in time.
         """
         until = time.monotonic() + limit_seconds
-        while time.monotonic() < until and self._runs():
+        while time.monotonic() < until and self.is_on:
             if subprocess.run(self._ssh("true"), capture_output=True, check=False).returncode == 0:
                 return
             time.sleep(0.3)
@@ -156,7 +156,7 @@ class Machine:
             status, said = self.attempt(command)
             if status == 0:
                 return said
-            if time.monotonic() > until or not self._runs():
+            if time.monotonic() > until or not self.is_on:
                 raise MachineError(f"{command}: status {status} to the end\n{said}\n{self.console()[-6000:]}")
             time.sleep(0.5)
 
@@ -214,7 +214,8 @@ class Machine:
             self._qemu.wait()
         self._qemu, self._qmp, self._port = None, None, 0
 
-    def _runs(self) -> bool:
+    @property
+    def is_on(self) -> bool:
         return self._qemu is not None and self._qemu.poll() is None
 
     def _ssh(self, *command: str) -> list[str]:

@@ -29,8 +29,8 @@ from tests.kernel.rig import BOOT, Rig, rig
 
 pytestmark = pytest.mark.kernel
 
-CUTS = int(os.environ.get("KB_MIGRATION_CUTS", "24"))
-SECONDS = float(os.environ.get("KB_MIGRATION_SECONDS", "150"))
+CUTS = int(os.environ.get("KB_MIGRATION_CUTS", "12"))
+SECONDS = float(os.environ.get("KB_MIGRATION_SECONDS", "75"))
 """For all cuts together."""
 
 SIZE = 32 * MIB

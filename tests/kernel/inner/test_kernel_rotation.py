@@ -26,8 +26,8 @@ from tests.kernel.rig import BOOT, SIZE, Rig, rig
 
 pytestmark = pytest.mark.kernel
 
-CUTS = int(os.environ.get("KB_ROTATION_CUTS", "24"))
-SECONDS = float(os.environ.get("KB_ROTATION_SECONDS", "150"))
+CUTS = int(os.environ.get("KB_ROTATION_CUTS", "12"))
+SECONDS = float(os.environ.get("KB_ROTATION_SECONDS", "75"))
 """For all cuts together: on a machine with other things to do, a rotation may take ten."""
 
 
