@@ -1,4 +1,8 @@
-"""The part of the running broker that has what older keys wrap wrapped by the newest ones."""
+"""The part of the running broker that has what older keys wrap wrapped by the newest ones.
+
+Where several brokers share a database each of them does: a row is written only as it was read, so that two
+who take the same one leave it wrapped once. What another broker was told about master keys is heard here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from keybroker.service import rewrap
+from keybroker.service import masters, rewrap
 from keybroker.service.broker import Broker
 from keybroker.unforeseen import where
 from keybroker.wire.problems import KeybrokerError
@@ -29,6 +33,7 @@ async def rewrap_forever(broker: Broker, stopping: Callable[[], bool]) -> None:
         await asyncio.sleep(pause)
         pause = _PAUSE_SECONDS
         try:
+            await asyncio.to_thread(masters.keep_up, broker)
             if not await asyncio.to_thread(rewrap.is_wanted, broker):
                 continue
             _log.info("rewrap: begins")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from keybroker.envelope import Context, EnvelopeError, Failure, wrapped_by
@@ -22,9 +22,13 @@ class Ring:
     Args:
         keys: each with an identity of its own.
         wraps: identity of the one that wraps.
+
+    Attributes:
+        look: is called when something names a key that is not on the ring, and may exchange it.
     """
 
     def __init__(self, keys: Iterable[MasterKey], wraps: str) -> None:
+        self.look: Callable[[], None] | None = None
         self.replace(keys, wraps)
 
     def replace(self, keys: Iterable[MasterKey], wraps: str) -> None:
@@ -66,6 +70,9 @@ class Ring:
         """
         name = wrapped_by(wrapped).hex()
         key = self._held.keys.get(name)
+        if key is None and self.look is not None:
+            self.look()
+            key = self._held.keys.get(name)
         if key is None:
             raise EnvelopeError(Failure.NO_KEY, f"no master key {name}")
         return key.unwrap(wrapped, context)

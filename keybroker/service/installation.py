@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -126,9 +127,11 @@ def open_broker(
         keys = (one.key for one in open_master_keys(installation, named, held))
         return tuple(key for key in keys if isinstance(key, SharesMasterKey))
 
-    return Broker(
+    broker = Broker(
         store, ring, Authorities(authority), clock, entropy, installation.settings, again, shared=shared
     )
+    ring.look = partial(masters.look_again, broker)
+    return broker
 
 
 def open_master_keys(

@@ -273,6 +273,44 @@ def _take(broker: Broker, configured: tuple[ConfiguredKey, ...]) -> None:
     broker.masterkey.replace((key for row, key in keys if key is not None and not _is_idle(row, key)), wraps)
 
 
+def keep_up(broker: Broker) -> bool:
+    """Take over what another broker on the database has changed of the master keys.
+
+    Returns:
+        Whether anything was.
+
+    Raises:
+        KeybrokerError: CONFIGURATION where a key that is needed is not configured here, or is another one;
+            UNAVAILABLE.
+    """
+    rows = broker.store.read(lambda reading: reading.master_keys())
+    held = broker.masterkey.keys
+    live = {row.identity: row for row in rows if row.state != "forgotten"}
+    wraps = next(row.identity for row in live.values() if row.state == "wraps")
+    lacks = [row for row in live.values() if row.identity not in held and row.emptied is None]
+    if not lacks and wraps == broker.masterkey.identity and held.keys() <= live.keys():
+        return False
+    configured = broker.configured() if lacks or wraps not in held else ()
+    there = {one.key.identity: one.key for one in configured}
+    for row in lacks:
+        if row.identity not in there:
+            raise _missing(row, configured)
+        if not is_sealed(there[row.identity]):
+            check_key(row, there[row.identity])
+    _take(broker, configured)
+    _log.info("master keys: %s wraps, as another broker was told", wraps)
+    return True
+
+
+def look_again(broker: Broker) -> None:
+    """Do as ``keep_up``, for whoever has just met a key that is not here; what goes wrong is only said."""
+    try:
+        keep_up(broker)
+    except KeybrokerError as error:
+        for line in error.lines("master keys"):
+            _log.error("%s", line)
+
+
 def renew_addon(broker: Broker, peer: Peer, addon: str, generation: int) -> tuple[int, bool]:
     """Have an add-on's key be of a generation; its records are rewrapped in the background.
 

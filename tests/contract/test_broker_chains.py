@@ -13,7 +13,18 @@ import pytest
 from keybroker import cursor
 from keybroker.audit import AuditEvent, AuditFilter, verify
 from keybroker.checkpoint import Checkpoint
-from keybroker.service import boot, endings, enrolment, health, inventory, reports, setback, trail
+from keybroker.service import (
+    boot,
+    endings,
+    enrolment,
+    health,
+    inventory,
+    masters,
+    reports,
+    rewrap,
+    setback,
+    trail,
+)
 from keybroker.service.broker import Broker
 from keybroker.service.installation import open_broker
 from keybroker.store import Writing
@@ -22,6 +33,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.receipt import MAIN, Receipt
 from keybroker.wire.reports import ReportRequest
 from tests.contract.broker_house import House, csr, luks2, request
+from tests.unit.test_broker_masters import configure, new_file
 
 T = TypeVar("T")
 
@@ -246,6 +258,47 @@ def test_a_key_that_both_find_due_is_destroyed_once_with_one_statement(house: Ho
     assert len(statements) == 1
     page = trail.records(house.broker, house.operator, {}, 1000, AuditFilter(verb="destroy"))
     assert len(page.records) == 1
+
+
+def test_a_master_key_that_one_was_told_to_use_is_used_by_the_other_too(house: House) -> None:
+    house.addon()
+    peer, _ = house.enrol()
+    volume = house.provision(peer, house.volume())
+    uri = new_file(house, "other.key")
+    configure(house, uri, *house.installation.master_keys)
+    house.reopen()
+    second = beside(house, "b2")
+    try:
+        before = second.masterkey.identity
+        view = masters.rotate(house.broker, house.operator, uri)
+        rewrap.advance(house.broker, lambda: False)
+        # what the other meets first is wrapped by a key that it had no reason to hold
+        reply = boot.unlock(second, peer, request(luks2(volume)))
+        assert reply.grants[0].keys
+        assert second.masterkey.identity == house.broker.masterkey.identity != before
+        assert not masters.keep_up(second)
+        masters.forget(house.broker, house.operator, before, backups_gone=True)
+        assert masters.keep_up(second)
+        assert second.masterkey.identities == {second.masterkey.identity}
+        assert len(view.rows) == 2
+    finally:
+        second.close()
+
+
+def test_a_broker_that_has_not_the_master_key_says_so_and_releases_what_it_can(
+    house: House, second: Broker
+) -> None:
+    """Its configuration was read before the new key was named anywhere."""
+    house.addon()
+    uri = new_file(house, "other.key")
+    first = house.installation.master_keys
+    configure(house, uri, *first)
+    house.reopen()
+    masters.rotate(house.broker, house.operator, uri)
+    assert house.broker.masterkey.identity != second.masterkey.identity
+    refused = problem(lambda: masters.keep_up(second))
+    assert refused.problem is Problem.CONFIGURATION
+    assert "is not configured, and the database needs it" in refused.detail
 
 
 def test_a_checkpoint_that_another_has_just_signed_is_no_error(house: House, second: Broker) -> None:
