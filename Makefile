@@ -54,7 +54,7 @@ man: install
 lock: install
 	/usr/bin/python3 -m venv .cache/lock
 	.cache/lock/bin/pip install --quiet --disable-pip-version-check pip-tools
-	for name in broker pkcs11 agent test; do \
+	for name in broker pkcs11 postgres agent test; do \
 		.cache/lock/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
 			--no-emit-find-links --no-emit-trusted-host --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done

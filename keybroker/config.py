@@ -30,6 +30,7 @@ from typing import Final
 from keybroker.limits import Limits
 from keybroker.service.broker import BrokerSettings
 from keybroker.service.installation import Installation
+from keybroker.store.places import Database, read_place
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.names import TRUST_DOMAIN
@@ -37,6 +38,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.receipt import MAIN, WRITER
 
 DEFAULT_DIRECTORY: Final = Path("/etc/keybroker")
+STATE_DIRECTORY: Final = Path("/var/lib/keybroker")
 FILE_NAME: Final = "keybroker.toml"
 
 LARGEST_BODY: Final = 1 << 20
@@ -111,11 +113,12 @@ def render(
     trust_domain: str,
     broker: str,
     enrolment: str,
-    database: Path,
+    database: Database,
     master_key: str,
     listen_main: Address,
     listen_enrolment: Address,
     health: str,
+    state: Path = STATE_DIRECTORY,
     default_deny: bool = False,
     outside_ca: bool = False,
 ) -> str:
@@ -124,6 +127,7 @@ def render(
     Args:
         broker, enrolment: base URLs of the listeners as agents reach them.
         health: ``unix:/path`` or ``http://127.0.0.1:port``.
+        state: directory of what is of this machine alone; said where the database is elsewhere.
         default_deny: whether hosts of an add-on without an address list may ask from nowhere.
         outside_ca: whether the CA's key is elsewhere.
     """
@@ -138,7 +142,7 @@ enrolment = {_quoted(enrolment)}
 
 [files]
 # ca_certificate, ca_key, server_certificate and server_key are beside this file unless they are named here.
-database = {_quoted(str(database))}
+database = {_quoted(str(database))}{_state(database, state)}
 master_key = {_quoted(master_key)}{_OUTSIDE if outside_ca else ""}
 
 [listen]
@@ -171,6 +175,14 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # journal = true       # copy each record to the journal
 # writer = "main"      # this broker's own chain; each of several brokers on one database has another name
 """
+
+
+def _state(database: Database, state: Path) -> str:
+    if isinstance(database, Path):
+        return ""
+    return (
+        f"\n# What is of this machine alone; the database is every broker's.\nstate = {_quoted(str(state))}"
+    )
 
 
 def _quoted(text: str) -> str:
@@ -248,12 +260,17 @@ def _installation(
     files = fields.object("files")
     lifetimes = fields.optional("lifetimes", fields.object)
     release = fields.optional("release", fields.object)
+    database = read_place(files.text("database", most=4096), file.parent)
+    state = (
+        STATE_DIRECTORY if isinstance(database, Path) else _path(files, "state", file, str(STATE_DIRECTORY))
+    )
     installation = Installation(
         ca_certificate=_path(files, "ca_certificate", file, "ca.crt"),
         ca_key=_path(files, "ca_key", file, "ca.key"),
         server_certificate=_path(files, "server_certificate", file, "server.crt"),
         server_key=_path(files, "server_key", file, "server.key"),
-        database=file.parent / files.text("database", most=4096),
+        database=database if isinstance(database, Path) else state / "keybroker.db",
+        cluster=None if isinstance(database, Path) else database,
         master_keys=_master_keys(files),
         settings=BrokerSettings(
             trust_domain=fields.text("trust_domain", match=TRUST_DOMAIN),

@@ -155,7 +155,7 @@ class _Server:
         clerk = Clerk(
             self._broker,
             _journal(self._settings),
-            self._settings.installation.database.with_name(_cursor_name(self._broker.settings.writer)),
+            self._settings.installation.state_directory / _cursor_name(self._broker.settings.writer),
         )
         clerk.start()
         tasks.add(loop.create_task(rewrap_forever(self._broker, self._stopping.is_set)))

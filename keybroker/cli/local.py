@@ -44,6 +44,11 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # the broker serves VMs; who may come in 
 @click.option("--trust-domain", default="keybroker.internal", show_default=True, help="In all certificates.")
 @click.option("--config-dir", type=click.Path(path_type=Path), default=CONFIG_DIRECTORY, show_default=True)
 @click.option("--state-dir", type=click.Path(path_type=Path), default=_STATE_DIRECTORY, show_default=True)
+@click.option(
+    "--database",
+    metavar="URI",
+    help="postgresql+psycopg://… for several brokers on one database.  [default: a file in --state-dir]",
+)
 @click.option("--listen", default=_EVERYWHERE, show_default=True, help="Numeric address; :: for all of IPv6.")
 @click.option("--main-port", type=click.IntRange(1, 65535), default=8443, show_default=True)
 @click.option("--enrolment-port", type=click.IntRange(1, 65535), default=8444, show_default=True)
@@ -86,6 +91,7 @@ def init(
     trust_domain: str,
     config_dir: Path,
     state_dir: Path,
+    database: str | None,
     listen: str,
     main_port: int,
     enrolment_port: int,
@@ -102,7 +108,8 @@ def init(
     It refuses to touch one that is there. Save the master key (and keep it away from the database's backups):
     without it no volume can be opened again. A key in a PKCS#11 token is made before, by keybroker master
     create. With shares:2/3 the key is kept nowhere: three shares are printed, this once, and any two of them
-    start the broker (keybroker unseal). With --outside-ca no CA is made: the server's and the operator's
+    start the broker (keybroker unseal). With --database the database is one that PostgreSQL serves, and is to
+    be empty. With --outside-ca no CA is made: the server's and the operator's
     certificates are requested, and the broker starts once they are imported.
 
     \b
@@ -114,6 +121,7 @@ def init(
     from keybroker.config import FILE_NAME, Address, parse, render
     from keybroker.rights import FIRST
     from keybroker.service.installation import Plan, create
+    from keybroker.store.places import read_place
 
     reached = [*dns_names, *(f"[{ip}]" if ":" in ip else ip for ip in addresses)]
     if not reached:
@@ -130,11 +138,17 @@ def init(
 
         shared = new_key(key)
         key = shared.set.uri
+    place = read_place(database, state_dir) if database else state_dir / "keybroker.db"
+    if isinstance(place, Path) and place != state_dir / "keybroker.db":
+        raise KeybrokerError(
+            Problem.USAGE, "--database: is for PostgreSQL", hint="postgresql+psycopg://user@host/keybroker"
+        )
     text = render(
         trust_domain=trust_domain,
         broker=f"https://{reached[0]}:{main_port}",
         enrolment=f"https://{reached[0]}:{enrolment_port}",
-        database=state_dir / "keybroker.db",
+        database=place,
+        state=state_dir,
         master_key=key,
         listen_main=Address.parse(f"[{listen}]:{main_port}", "--listen"),
         listen_enrolment=Address.parse(f"[{listen}]:{enrolment_port}", "--listen"),
@@ -156,6 +170,7 @@ def init(
             secret=shared.key if shared else None,
             owner=owner_named(user, config_dir),
             recovery=read_recipients(recovery) if recovery else (),
+            cluster=None if isinstance(place, Path) else place,
             outside_ca=None if outside_ca is None else _read(outside_ca),
         ),
         clock=lambda: datetime.now(UTC),
@@ -164,7 +179,7 @@ def init(
     )
     facts = {
         "configuration": str(made.configuration),
-        "database": str(state_dir / "keybroker.db"),
+        "database": str(place),
         "master_key": key,
         "ca_certificate": str(made.ca_certificate),
         "ca_fingerprint": made.ca_fingerprint,

@@ -21,7 +21,7 @@ from keybroker.wire.problems import KeybrokerError, Problem
 
 if TYPE_CHECKING:
     from keybroker.service.setback import Standing
-    from keybroker.store.sqlite import SqliteStore
+    from keybroker.store import Store
 
 
 @click.command()
@@ -162,19 +162,18 @@ def _restore(
 
 
 @contextlib.contextmanager
-def _store(config: Path) -> Iterator[SqliteStore]:
+def _store(config: Path) -> Iterator[Store]:
     """Open this machine's database, as its owner; the master key is not needed."""
     from keybroker.audit import Writer
     from keybroker.config import load
     from keybroker.service.installation import check_files
     from keybroker.store import schema
-    from keybroker.store.sqlite import SqliteStore
 
     become_owner(config)
     installation = load(config, credentials_directory=credentials_directory_here()).installation
     check_files(installation)
-    schema.check(installation.database)
-    store = SqliteStore(installation.database, Writer(installation.settings.writer))
+    schema.check(installation.place)
+    store = schema.open_store(installation.place, Writer(installation.settings.writer))
     try:
         yield store
     finally:

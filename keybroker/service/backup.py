@@ -63,6 +63,12 @@ def _made(
     *,
     with_ca_key: bool,
 ) -> Manifest:
+    if installation.cluster is not None:
+        raise KeybrokerError(
+            Problem.CONFIGURATION,
+            "backup: the database is PostgreSQL's, and this copies a database of one file",
+            hint="pgBackRest or pg_basebackup for the database; age for the configuration's directory",
+        )
     check_files(installation)
     schema.check(installation.database)
     authority = load_authority(installation)

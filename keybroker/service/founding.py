@@ -2,7 +2,8 @@
 
 The state directory is renamed first and the configuration directory last: without a configuration there is
 no installation. An error before the last rename undoes the first; a power cut between the two leaves a state
-directory that no configuration speaks of, and the next ``create`` says so.
+directory that no configuration speaks of, and the next ``create`` says so. A database of PostgreSQL's is
+filled before both: after an attempt that was cut it is to be made anew, for its master key is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from keybroker.audit import AuditEvent
+from keybroker.audit import AuditEvent, Writer
 from keybroker.ca import SERIAL_BYTES, Authority, Leaf, key_pem, new_key, serial_number
 from keybroker.csr import RequestedKey, read_request, signing_request
 from keybroker.envelope import KEY_BYTES
@@ -27,8 +28,8 @@ from keybroker.service.offline import new_recovery_key
 from keybroker.service.placing import Maker, as_user, beside, check_free, put_in_place
 from keybroker.service.signing import keep
 from keybroker.store import Writing, schema
+from keybroker.store.places import Cluster, Database
 from keybroker.store.rows import InstallationRow, OperatorRow
-from keybroker.store.sqlite import SqliteStore
 from keybroker.wire import names
 from keybroker.wire.names import Identity
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -56,6 +57,7 @@ class Plan:
         owner: uid and gid that all of it belongs to; None for whoever runs this.
         recovery: age recipients of the offline recovery key; empty for none.
         outside_ca: PEM of the certificate of a CA whose key is elsewhere; None for a CA of our own.
+        cluster: an empty database of PostgreSQL's; None for a file in ``state_directory``.
     """
 
     config_directory: Path
@@ -70,6 +72,7 @@ class Plan:
     owner: tuple[int, int] | None = None
     recovery: tuple[str, ...] = ()
     outside_ca: str | None = None
+    cluster: Cluster | None = None
     server_lifetime: timedelta = timedelta(days=3650)
     operator_lifetime: timedelta = timedelta(days=365)
 
@@ -127,8 +130,12 @@ def _build(
         else _requests(plan, plan.outside_ca, maker, config, now)
     )
     maker.file(config / "keybroker.toml", plan.configuration.encode(), 0o600)
-    _database(plan, state / DATABASE, masterkey, authority, operator, now, entropy)
-    maker.adopt(state / DATABASE)
+    if plan.cluster is None:
+        _database(plan, state / DATABASE, masterkey, authority, operator, now, entropy)
+        maker.adopt(state / DATABASE)
+    else:
+        with as_user(plan.owner):  # PostgreSQL may know whoever asks by their user's name
+            _database(plan, plan.cluster, masterkey, authority, operator, now, entropy)
     maker.finish(config / "operators", config, state)
     return authority
 
@@ -242,7 +249,7 @@ def _operator(plan: Plan) -> Identity:
 
 def _database(
     plan: Plan,
-    database: Path,
+    database: Database,
     masterkey: MasterKey,
     authority: Authority,
     operator: Leaf | RequestedKey,
@@ -266,7 +273,7 @@ def _database(
             facts["recovery"] = " ".join(plan.recovery)
         writing.append(AuditEvent(now, "local", "", "local", "init", "done", detail=facts))
 
-    store = SqliteStore(database)
+    store = schema.open_store(database, Writer())
     try:
         store.write(fill)
     finally:

@@ -3,7 +3,7 @@
 CONFIG/  0700   keybroker.toml 0600, ca.crt 0444, ca.key 0400, server.crt 0444, server.key 0400,
                 ca-before.key and ca-next.key 0400 (while the CA is changed, service/rollover.py),
                 master.key 0400 (unless it is a credential), operators/ 0700 with NAME.crt, NAME.key
-STATE/   0700   keybroker.db 0600
+STATE/   0700   keybroker.db 0600, unless the database is PostgreSQL's
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from keybroker.service import masters
 from keybroker.service.broker import Authorities, Broker, BrokerSettings, ConfiguredKey
 from keybroker.service.founding import Created, Plan, create
 from keybroker.store import Store, schema
+from keybroker.store.places import Cluster, Database, database_name
 from keybroker.store.rows import InstallationRow
-from keybroker.store.sqlite import SqliteStore
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.secret import Secret
 
@@ -45,6 +45,8 @@ class Installation:
         master_keys: the URIs of all master keys that may be needed, the newest first.
         outside_ca: whether the CA is an outside one: there is no ``ca_key``, and no ``server_certificate``
             before it has signed that.
+        database: SQLite's file; where ``cluster`` is named there is none, and its directory is what counts.
+        cluster: the database, where PostgreSQL serves it.
         reread: reads ``master_keys`` anew; None where they stay what they are.
         credentials_directory: $CREDENTIALS_DIRECTORY (systemd.exec(5)), None outside a unit.
     """
@@ -59,6 +61,7 @@ class Installation:
     configuration: Path | None = None
     credentials_directory: Path | None = None
     outside_ca: bool = False
+    cluster: Cluster | None = None
     reread: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
 
     @property
@@ -79,7 +82,17 @@ class Installation:
     @property
     def unseal_socket(self) -> Path:
         """Return where the running broker takes shares of master keys."""
-        return self.database.with_name("unseal.sock")
+        return self.state_directory / "unseal.sock"
+
+    @property
+    def state_directory(self) -> Path:
+        """Return where this broker keeps what is of this machine alone."""
+        return self.database.parent
+
+    @property
+    def place(self) -> Database:
+        """Return where the database is."""
+        return self.cluster or self.database
 
 
 def open_broker(
@@ -105,9 +118,9 @@ def open_broker(
     held: dict[str, MasterKey] = {}
     configured = open_master_keys(installation, installation.master_keys, held)
     authority = load_authority(installation)
-    schema.check(installation.database)
+    schema.check(installation.place)
     holder = entropy(16).hex() if serves else None
-    store = SqliteStore(installation.database, Writer(installation.settings.writer, holder))
+    store = schema.open_store(installation.place, Writer(installation.settings.writer, holder))
     try:
         row, known = store.read(lambda reading: (reading.installation(), reading.master_keys()))
         _check_belongs(installation, row, authority)
@@ -166,10 +179,10 @@ def upgrade(installation: Installation) -> tuple[str | None, str]:
         KeybrokerError: as ``check_files``; UNAVAILABLE where it cannot be written; CORRUPT.
     """
     check_files(installation)
-    before = schema.revision(installation.database)
+    before = schema.revision(installation.place)
     if before is not None:
-        schema.upgrade(installation.database)
-    schema.check(installation.database)
+        schema.upgrade(installation.place)
+    schema.check(installation.place)
     return before, schema.newest()
 
 
@@ -187,7 +200,7 @@ def check_files(installation: Installation) -> None:
     secret = [installation.server_key]
     if not installation.outside_ca:
         secret.append(installation.ca_key)
-    for directory in sorted({path.parent for path in (*public, *secret, installation.database)}):
+    for directory in sorted({installation.state_directory, *(path.parent for path in (*public, *secret))}):
         _check_directory(directory)
     for path in public:
         _check_public(path)
@@ -197,6 +210,10 @@ def check_files(installation: Installation) -> None:
         if os.path.lexists(path):
             open_private(path).close()
     _check_operators(installation.ca_certificate.with_name("operators"))
+    if installation.cluster is not None:
+        for path in installation.cluster.password_files:
+            check_private(path, _status(path), uid=os.geteuid(), allowed=0o600)
+        return
     # Looked at without opening: closing any descriptor of a database drops the locks that SQLite holds on it
     # in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
     database = installation.database
@@ -244,7 +261,7 @@ def _check_public(path: Path) -> None:
         raise _wrong(path, f"has mode {stat.S_IMODE(status.st_mode):04o}", f"chmod go-w {path}")
 
 
-def _wrong(path: Path, what: str, hint: str | None) -> KeybrokerError:
+def _wrong(path: Path | str, what: str, hint: str | None) -> KeybrokerError:
     return KeybrokerError(Problem.CONFIGURATION, f"{path}: {what}", hint=hint)
 
 
@@ -301,9 +318,10 @@ def load_authority(installation: Installation, store: Store | None = None) -> Au
 
 def _check_belongs(installation: Installation, row: InstallationRow | None, authority: Authority) -> None:
     """Check that database, CA and trust domain are of one installation."""
-    database = installation.database
     if row is None:
-        raise _wrong(database, "belongs to no installation: an init was cut short", None)
+        raise _wrong(
+            database_name(installation.place), "belongs to no installation: an init was cut short", None
+        )
     following = authority.following or authority.certificate  # between two writes of a rotation
     if row.ca_fingerprint not in (authority.fingerprint, following.fingerprint(SHA256()).hex()):
         raise _wrong(installation.ca_certificate, "is not the CA that the database was made with", None)

@@ -10,9 +10,11 @@ Where the commit fails, all of its batch failed, whatever they did.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -31,13 +33,15 @@ LARGEST_BATCH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class _Queued:
+class Queued:
+    """A work that waits for its turn."""
+
     work: Callable[[SqlWriting], Any]
     answer: Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class Outcome:
     """What a work came to, held back until the commit."""
 
     answer: Future[Any]
@@ -51,18 +55,24 @@ class _Outcome:
             self.answer.set_exception(self.error)
 
 
+WriteBatch = Callable[[list[Queued]], list[Outcome]]
+"""Writes a batch in one transaction, and returns what each work came to once that is durable."""
+
+
 class GroupCommit:
-    """The one writer of a database.
+    """The one writer of a database in this process.
 
     Args:
-        connect: makes the writer's connection, in the writer's thread; it must leave transactions to us.
-        writer: whose chain of the audit trail is appended to.
+        opened: gives what writes a batch, for the writer's thread and until that ends.
+        largest: works in one transaction.
     """
 
-    def __init__(self, connect: Callable[[], Connection], writer: Writer) -> None:
-        self._connect = connect
-        self._writer = writer
-        self._queue: SimpleQueue[_Queued | None] = SimpleQueue()
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[WriteBatch]], largest: int = LARGEST_BATCH
+    ) -> None:
+        self._opened = opened
+        self._largest = largest
+        self._queue: SimpleQueue[Queued | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="keybroker-writer", daemon=True)
@@ -83,7 +93,7 @@ class GroupCommit:
         with self._closing:
             if self._closed:
                 raise _stopped("is closed")
-            self._queue.put(_Queued(work, answer))
+            self._queue.put(Queued(work, answer))
         return answer
 
     def close(self) -> None:
@@ -97,22 +107,22 @@ class GroupCommit:
     def _run(self) -> None:
         why = "is closed"
         try:
-            with self._connect() as connection:
-                self._serve(connection)
+            with self._opened() as write:
+                self._serve(write)
         except (DBAPIError, KeybrokerError) as error:
             why = f"its writer cannot start: {error}"
         finally:
             # Whatever ended the thread: nobody waits for an answer that cannot come.
             self._turn_away(why)
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, write: WriteBatch) -> None:
         closing = False
         while not closing:
             batch, closing = self._next_batch()
-            outcomes = [_Outcome(queued.answer, None, _stopped("has stopped")) for queued in batch]
+            outcomes = [Outcome(queued.answer, None, _stopped("has stopped")) for queued in batch]
             try:
                 if batch:
-                    outcomes = _write(connection, self._writer, batch)
+                    outcomes = write(batch)
             finally:
                 for outcome in outcomes:
                     outcome.tell()
@@ -128,13 +138,13 @@ class GroupCommit:
             if queued is not None:
                 queued.answer.set_exception(_stopped(why))
 
-    def _next_batch(self) -> tuple[list[_Queued], bool]:
+    def _next_batch(self) -> tuple[list[Queued], bool]:
         """Wait for one work, then take what else is there; and say whether that was the last."""
         first = self._queue.get()
         if first is None:
             return [], True
         batch = [first]
-        while len(batch) < LARGEST_BATCH:
+        while len(batch) < self._largest:
             try:
                 queued = self._queue.get_nowait()
             except Empty:
@@ -149,22 +159,37 @@ def _stopped(why: str) -> KeybrokerError:
     return KeybrokerError(Problem.UNAVAILABLE, f"database: {why}")
 
 
-def _write(connection: Connection, writer: Writer, batch: list[_Queued]) -> list[_Outcome]:
+@contextmanager
+def on_one_connection(connect: Callable[[], Connection], writer: Writer) -> Iterator[WriteBatch]:
+    """Give what writes batches on a connection that stays; it must leave transactions to us."""
+    with connect() as connection:
+        yield partial(_write, connection, writer)
+
+
+def _write(connection: Connection, writer: Writer, batch: list[Queued]) -> list[Outcome]:
     """Run a batch in one transaction."""
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         writing = SqlWriting(connection, writer)
-        outcomes = [_perform(connection, writing, queued) for queued in batch]
+        outcomes = [perform(connection, writing, queued) for queued in batch]
         connection.exec_driver_sql("COMMIT")
         return outcomes
     except DBAPIError as error:
         _roll_back(connection)
         # one error object for each: it is raised in several threads
-        return [_Outcome(queued.answer, None, translated(error)) for queued in batch]
+        return [Outcome(queued.answer, None, translated(error)) for queued in batch]
 
 
-def _perform(connection: Connection, writing: SqlWriting, queued: _Queued) -> _Outcome:
+def perform(
+    connection: Connection,
+    writing: SqlWriting,
+    queued: Queued,
+    is_passing: Callable[[DBAPIError], bool] = lambda _error: False,
+) -> Outcome:
     """Run one work in its savepoint.
+
+    Args:
+        is_passing: says whether an error is of the whole transaction, which is worth another try.
 
     Raises:
         DBAPIError: the transaction itself is gone, and everything that was done in it: SQLite ends it by
@@ -175,14 +200,16 @@ def _perform(connection: Connection, writing: SqlWriting, queued: _Queued) -> _O
     try:
         result = queued.work(writing)
     except Exception as error:
+        if isinstance(error, DBAPIError) and is_passing(error):
+            raise
         # Were the transaction gone, these two would raise. Nothing may run after that: each statement would
         # commit by itself.
         connection.exec_driver_sql("ROLLBACK TO work")
         connection.exec_driver_sql("RELEASE work")
         writing.head = head
-        return _Outcome(queued.answer, None, translated(error) if isinstance(error, DBAPIError) else error)
+        return Outcome(queued.answer, None, translated(error) if isinstance(error, DBAPIError) else error)
     connection.exec_driver_sql("RELEASE work")
-    return _Outcome(queued.answer, result, None)
+    return Outcome(queued.answer, result, None)
 
 
 def _roll_back(connection: Connection) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy.pool import QueuePool
 
 from keybroker.audit import AuditEntry, AuditFilter, Writer
 from keybroker.store.failures import translated
-from keybroker.store.group import GroupCommit
+from keybroker.store.group import GroupCommit, on_one_connection
 from keybroker.store.reading import SqlReading
 from keybroker.store.rows import CheckpointRow
 from keybroker.store.writing import SqlWriting
@@ -91,7 +91,7 @@ class SqliteStore:
     def __init__(self, database: Path, writer: Writer = Writer()) -> None:  # noqa: B008  # it is frozen
         self._name = writer
         self._engine = engine(database)
-        self._writer = GroupCommit(self._engine.connect, writer)
+        self._writer = GroupCommit(lambda: on_one_connection(self._engine.connect, writer))
 
     def read(self, work: Callable[[SqlReading], T]) -> T:
         """Run ``work`` on a consistent view."""

@@ -1,4 +1,4 @@
-"""What every store must do; SQLite is the one there is, and runs the whole of it on real files."""
+"""What every store must do, on real files of SQLite's and on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from alembic.migration import MigrationContext
 from keybroker.audit import START, AuditEvent, verify
 from keybroker.model import Keyring, Volume
 from keybroker.store import Reading, Store, Writing, schema
+from keybroker.store.postgres import PostgresStore
 from keybroker.store.rows import (
     AddonKeyRow,
     AddonRow,
@@ -84,9 +85,13 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[SqliteStore], ids=["sqlite"])
-def store(request: pytest.FixtureRequest, database: Path) -> Iterator[Store]:
-    opened: Store = request.param(database)
+@pytest.fixture
+def store(request: pytest.FixtureRequest, engine_name: str) -> Iterator[Store]:
+    opened: Store
+    if engine_name == "sqlite":
+        opened = SqliteStore(request.getfixturevalue("database"))
+    else:
+        opened = PostgresStore(request.getfixturevalue("postgres").with_tables())
     yield opened
     opened.close()
 

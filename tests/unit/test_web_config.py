@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from keybroker.config import Address, parse, render
 from keybroker.limits import Limits
+from keybroker.store.places import Cluster
 from keybroker.wire.problems import KeybrokerError, Problem
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # nothing is bound here
@@ -169,3 +172,71 @@ def test_master_keys_are_read_again_from_the_file(tmp_path: Path) -> None:
     assert reread is not None
     file.write_text(text().replace('"file:/etc/keybroker/master.key"', '["credential:a", "credential:b"]'))
     assert reread() == ("credential:a", "credential:b")
+
+
+CLUSTER = "postgresql+psycopg://keybroker@db1,db2:5433,db3/keybroker?target_session_attrs=read-write"
+
+
+def on_cluster(uri: str) -> str:
+    return text().replace('database = "/var/lib/keybroker/keybroker.db"', f'database = "{uri}"')
+
+
+def test_a_database_of_postgresql_is_one_line() -> None:
+    files = parse(on_cluster(CLUSTER), FILE).installation
+    assert files.place == files.cluster == Cluster(CLUSTER)
+    assert files.state_directory == Path("/var/lib/keybroker")
+    assert not Cluster(CLUSTER).is_local
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("postgresql+psycopg://me:hunter2@db/keybroker", "password"),
+        ("postgresql+psycopg://me@db/keybroker?password=hunter2", "password"),
+        ("postgresql://me@db/keybroker", "neither a path"),
+        ("mysql+pymysql://me@db/keybroker", "neither a path"),
+    ],
+)
+def test_a_uri_with_a_password_or_of_another_engine_is_refused_and_not_repeated(uri: str, says: str) -> None:
+    said = refused(on_cluster(uri))
+    assert says in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("postgresql+psycopg:///keybroker", True),
+        ("postgresql+psycopg://me@/keybroker?host=/run/postgresql", True),
+        ("postgresql+psycopg://me@127.0.0.1:5432,[::1]:5432/keybroker", True),
+        ("postgresql+psycopg://me@%2Frun%2Fpostgresql/keybroker", True),
+        ("postgresql+psycopg://localhost,db/keybroker", False),
+        ("postgresql+psycopg://me@localhost/keybroker?host=db", False),
+        ("postgresql+psycopg://me@localhost/keybroker?hostaddr=192.0.2.1", False),
+    ],
+)
+def test_it_is_known_whether_packets_leave_this_machine(uri: str, local: bool) -> None:
+    assert Cluster(uri).is_local is local
+
+
+def test_what_init_writes_for_postgresql_serve_reads() -> None:
+    written = render(
+        trust_domain="t",
+        broker="https://b",
+        enrolment="https://e",
+        database=Cluster(CLUSTER),
+        state=Path("/srv/broker"),
+        master_key="file:/k",
+        listen_main=Address("::", 1),
+        listen_enrolment=Address("::", 2),
+        health="unix:/h",
+    )
+    files = parse(written, FILE).installation
+    assert files.cluster == Cluster(CLUSTER)
+    assert files.state_directory == Path("/srv/broker")
+
+
+def test_whoever_keeps_a_file_does_not_load_psycopg() -> None:
+    program = "import sys, keybroker.server, keybroker.store.schema as s; print('psycopg' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"
