@@ -30,7 +30,7 @@ from typing import Final
 from keybroker.limits import Limits
 from keybroker.service.broker import BrokerSettings
 from keybroker.service.installation import Installation
-from keybroker.store.places import Database, read_place
+from keybroker.store.places import Cluster, Database, read_place
 from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.names import TRUST_DOMAIN
@@ -39,6 +39,7 @@ from keybroker.wire.receipt import MAIN, WRITER
 
 DEFAULT_DIRECTORY: Final = Path("/etc/keybroker")
 STATE_DIRECTORY: Final = Path("/var/lib/keybroker")
+_STATE: Final = "\n# What is of this machine alone; the database is every broker's.\nstate = "
 FILE_NAME: Final = "keybroker.toml"
 
 LARGEST_BODY: Final = 1 << 20
@@ -142,7 +143,7 @@ enrolment = {_quoted(enrolment)}
 
 [files]
 # ca_certificate, ca_key, server_certificate and server_key are beside this file unless they are named here.
-database = {_quoted(str(database))}{_state(database, state)}
+database = {_quoted(str(database))}{_STATE + _quoted(str(state)) if isinstance(database, Cluster) else ""}
 master_key = {_quoted(master_key)}{_OUTSIDE if outside_ca else ""}
 
 [listen]
@@ -175,14 +176,6 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # journal = true       # copy each record to the journal
 # writer = "main"      # this broker's own chain; each of several brokers on one database has another name
 """
-
-
-def _state(database: Database, state: Path) -> str:
-    if isinstance(database, Path):
-        return ""
-    return (
-        f"\n# What is of this machine alone; the database is every broker's.\nstate = {_quoted(str(state))}"
-    )
 
 
 def _quoted(text: str) -> str:

@@ -139,10 +139,8 @@ def init(
         shared = new_key(key)
         key = shared.set.uri
     place = read_place(database, state_dir) if database else state_dir / "keybroker.db"
-    if isinstance(place, Path) and place != state_dir / "keybroker.db":
-        raise KeybrokerError(
-            Problem.USAGE, "--database: is for PostgreSQL", hint="postgresql+psycopg://user@host/keybroker"
-        )
+    if database and isinstance(place, Path):
+        raise KeybrokerError(Problem.USAGE, "--database: is for PostgreSQL, postgresql+psycopg://…")
     text = render(
         trust_domain=trust_domain,
         broker=f"https://{reached[0]}:{main_port}",
