@@ -2,7 +2,7 @@
 # make demo   a VM boots, fetches its keys, and its disks open
 # make quick  what a change needs while it is being written: a minute
 # make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
-# make kills  a broker under load, and a rewrapping of 10,000 volumes, killed 50 times each: ten minutes
+# make kills  a broker under load, and a rewrapping of 10,000 volumes, killed 50 times each: six minutes and more
 # make bench  ratios against cryptsetup, curl and nginx
 # make lint   what the linters and the type checker say
 # make man    the man pages, in build/man; `keybroker manual DIR` writes them where an installation wants them

@@ -164,7 +164,13 @@ def _last_words(failures: list[Failure]) -> KeybrokerError:
         temporary[0] if temporary else failures[0].error,
     )
     details = dict.fromkeys(failure.error.detail for failure in failures)
-    return KeybrokerError(chief.problem, "; ".join(details), hint=chief.hint, retry_after=chief.retry_after)
+    return KeybrokerError(
+        chief.problem,
+        "; ".join(details),
+        hint=chief.hint,
+        retry_after=chief.retry_after,
+        identity=chief.identity,
+    )
 
 
 def _put(values: tuple[_T, ...], index: int, value: _T) -> tuple[_T, ...]:

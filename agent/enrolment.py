@@ -18,7 +18,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -27,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agent import broker, identity, layout
+from agent import broker, csr, identity, layout
 from agent.broker import PATIENCE, REAL, BrokerClient, Clockwork, Limits
 from agent.broker.connection import Credentials, address
 from agent.identity import Identity
@@ -89,7 +88,12 @@ def enrol(
                 brokers, Credentials(ca), deadline=deadline, limits=limits, clockwork=clockwork
             )
             try:
-                certified = client.enrol(EnrolmentRequest(token, _csr(key)))
+                certified = client.enrol(EnrolmentRequest(token, csr.request(key, None)))
+            except KeybrokerError as error:
+                if error.identity is None:
+                    raise
+                # An outside CA is to sign it, and may take names from nowhere else: now this one is known.
+                certified = client.enrol(EnrolmentRequest(token, csr.request(key, error.identity)))
             finally:
                 client.close()
             if x509.load_pem_x509_certificate(ca.encode()) not in _authorities(certified):
@@ -121,7 +125,9 @@ def renew(
             key = _pending_key(state)
             asked = client(present)
             try:
-                certified = asked.renew(RenewalRequest(_csr(key)))
+                certified = asked.renew(
+                    RenewalRequest(csr.request(key, _uri(present.certificate.read_text())))
+                )
             finally:
                 asked.close()
             urls = certified.enrolment or present.enrolment()
@@ -190,7 +196,7 @@ def _ask_late(
     error = KeybrokerError(Problem.CORRUPT, "key: none can be read", hint="enrol this machine again")
     for file, key in keys.items():
         try:
-            return asked.renew_late(LateRenewalRequest(shown, _csr(key))), file
+            return asked.renew_late(LateRenewalRequest(shown, csr.request(key, _uri(shown)))), file
         except KeybrokerError as refused:
             if refused.problem is not Problem.NO_IDENTITY:
                 raise
@@ -226,10 +232,11 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _csr(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return a signing request without a name: who it is for is the token's or the certificate's to say."""
-    request = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
-    return request.public_bytes(Encoding.PEM).decode()
+def _uri(certificate: str) -> str | None:
+    try:
+        return csr.uri_of(x509.load_pem_x509_certificate(certificate.encode()))
+    except ValueError:
+        return None
 
 
 def _in_memory(
@@ -326,12 +333,8 @@ def _issued(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
 
 
 def _name(leaf: x509.Certificate) -> str | None:
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    name = Name.parse(uris[0]) if len(uris) == 1 else None
+    uri = csr.uri_of(leaf)
+    name = None if uri is None else Name.parse(uri)
     return name.name if name is not None and name.kind == "host" else None
 
 

@@ -130,6 +130,12 @@ def check_request(pem: str, wanted: Wanted) -> None:
         raise _too_much("extension", wanted)
 
 
+def names_anyone(pem: str) -> bool:
+    """Say whether a signing request (PEM), which was checked, has names."""
+    extensions = x509.load_pem_x509_csr(pem.encode()).extensions
+    return any(isinstance(each.value, x509.SubjectAlternativeName) for each in extensions)
+
+
 def _too_much(what: str, wanted: Wanted) -> KeybrokerError:
     return KeybrokerError(
         Problem.MALFORMED,

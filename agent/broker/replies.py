@@ -58,11 +58,13 @@ def read(reply: Reply, broker: str, form: Callable[[Fields], _T]) -> _T:
 def _problem(reply: Reply, broker: str) -> KeybrokerError:
     wait = reply.headers.get("retry-after", "")
     retry_after = float(wait) if _SECONDS.fullmatch(wait) else None  # an HTTP date is as good as nothing
-    slug, detail, hint = _said(reply)
+    slug, detail, hint, identity = _said(reply)
     problem = Problem.named(slug)
     if problem is Problem.INTERNAL:
         problem = _by_status(reply.status)
-    return KeybrokerError(problem, f"{broker}: {detail}", hint=hint, retry_after=retry_after)
+    return KeybrokerError(
+        problem, f"{broker}: {detail}", hint=hint, retry_after=retry_after, identity=identity
+    )
 
 
 def _by_status(status: int) -> Problem:
@@ -74,22 +76,23 @@ def _by_status(status: int) -> Problem:
     return Problem.INTERNAL if 400 <= status < 500 else Problem.UNAVAILABLE
 
 
-def _said(reply: Reply) -> tuple[str, str, str | None]:
-    """Return the slug, the detail and the hint of a problem document, or words about its absence."""
+def _said(reply: Reply) -> tuple[str, str, str | None, str | None]:
+    """Return slug, detail, hint and identity of a problem document, or words about its absence."""
     silent = f"answered {reply.status} without a reason"
     if 300 <= reply.status < 400:
-        return "", f"answered {reply.status}; redirects are not followed", None
+        return "", f"answered {reply.status}; redirects are not followed", None, None
     if not reply.headers.get("content-type", "").startswith("application/problem+json"):
-        return "", silent, None
+        return "", silent, None, None
     try:
         fields = Fields.parse(reply.body)
         slug = fields.text("type")
         title = fields.optional("title", fields.text)
         detail = fields.optional("detail", lambda key: fields.text(key, most=2000))
         hint = fields.optional("hint", lambda key: fields.text(key, most=1000))
+        identity = fields.optional("identity", lambda key: fields.text(key, most=300))
     except KeybrokerError:
-        return "", silent, None
-    return slug, _plain(detail or title or silent), hint and _plain(hint)
+        return "", silent, None, None
+    return slug, _plain(detail or title or silent), hint and _plain(hint), identity
 
 
 def _plain(text: str) -> str:

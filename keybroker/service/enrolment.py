@@ -72,7 +72,7 @@ def enrol(broker: Broker, address: str, request: EnrolmentRequest) -> Certified:
         elif outside:
             if keep(writing, identity_of(broker, host.id), requested, now, hashed):
                 writing.append(_event(address, hashed, host, "done", now, waits=requested.spki))
-            return waits()
+            return waits(identity_of(broker, host.id))
         else:
             certificate = certify(broker, host.id, requested, now)
             writing.enrol_host(hashed, certificate, now)
@@ -163,7 +163,7 @@ def renew(broker: Broker, peer: Peer, request: RenewalRequest) -> Certified:
             if broker.authority.key is None:
                 if keep(writing, identity_of(broker, host), requested, caller.now):
                     writing.append(caller.event("done", waits=requested.spki))
-                return waits()
+                return waits(identity_of(broker, host))
             certificate = certify(broker, host, requested, caller.now)
             writing.add_certificate(certificate)
         writing.append(caller.event("done", serial=certificate.serial))

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from keybroker.csr import RequestedKey
-from keybroker.outside import Wanted, check_request
+from keybroker.outside import Wanted, check_request, names_anyone
 from keybroker.store import Writing
 from keybroker.store.signings import SigningRow
 from keybroker.wire.names import HostId, Identity
@@ -44,18 +44,24 @@ def keep(
     if known is not None:
         if (known.host, known.operator) != (host, operator):
             raise KeybrokerError(Problem.CONFLICT, "csr: its key is in another request that waits")
+        if not names_anyone(known.csr) and names_anyone(requested.pem):
+            writing.end_signing(
+                known.spki
+            )  # the same key, and a CA that reads no more than requests knows it
+            writing.put_signing(SigningRow(known.spki, host, operator, requested.pem, now, known.token), MOST)
         return False
     writing.put_signing(SigningRow(requested.spki, host, operator, requested.pem, now, token), MOST)
     return True
 
 
-def waits() -> KeybrokerError:
-    """Return what whoever asks is told meanwhile."""
+def waits(identity: Identity | None = None) -> KeybrokerError:
+    """Return what whoever asks is told meanwhile; a host that enrols learns its name by it."""
     return KeybrokerError(
         Problem.PENDING,
         "certificate: the CA is an outside one, and has not signed it yet",
         hint="at the broker: keybroker ca requests --to DIR; then ask again with the same key",
         retry_after=AGAIN_SECONDS,
+        identity=None if identity is None else identity.uri,
     )
 
 

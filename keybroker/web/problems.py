@@ -1,6 +1,6 @@
 """Errors as they look on the wire: ``application/problem+json`` (RFC 9457), made in this one place.
 
-``type`` is the problem's slug, a relative reference that is never followed; ``hint`` is our one extension.
+``type`` is the problem's slug, a reference that nobody follows; ``hint`` and ``identity`` are ours.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def reply_for(error: KeybrokerError) -> Reply:
     }
     if error.hint:
         document["hint"] = error.hint
+    if error.identity:
+        document["identity"] = error.identity
     fields = headers(PROBLEM_TYPE)
     if int(problem.http_status) in (423, 429, 503):
         seconds = RETRY_AFTER_SECONDS if error.retry_after is None else max(1, math.ceil(error.retry_after))

@@ -79,16 +79,24 @@ class KeybrokerError(Exception):
         detail: ``thing: what is wrong``; lower case, no full stop, never key material.
         hint: what to do about it, preferably a command.
         retry_after: seconds that the peer asked to wait, where it did.
+        identity: URI of whom a certificate is waited for, where whoever asks may not know that.
     """
 
     def __init__(
-        self, problem: Problem, detail: str, *, hint: str | None = None, retry_after: float | None = None
+        self,
+        problem: Problem,
+        detail: str,
+        *,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        identity: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.problem = problem
         self.detail = detail
         self.hint = hint
         self.retry_after = retry_after
+        self.identity = identity
 
     def lines(self, program: str) -> list[str]:
         """Return what is printed: ``program: thing: what is wrong``, and a hint on its own line."""

@@ -69,6 +69,13 @@ class Outside:
     def take(self, *files: Path) -> subprocess.CompletedProcess[str]:
         return run_cli("ca", "import", *map(str, files), "--config", str(self.broker.config))
 
+    def named(self) -> set[str]:
+        """Return the names in the request of the host that waits."""
+        (path,) = (path for who, path in self.waiting().items() if who.startswith("host "))
+        request = x509.load_pem_x509_csr(path.read_bytes())
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return set(names.get_values_for_type(x509.UniformResourceIdentifier))
+
     def sign_all(self) -> None:
         """Sign all that waits; in this process, for a run of the command costs seconds."""
         out = self.directory / "out"
@@ -87,6 +94,12 @@ class Outside:
     def enrol(self, vm: Vm, token: str) -> subprocess.CompletedProcess[str]:
         url = f"https://127.0.0.1:{self.broker.enrolment}"
         return vm.run("enrol", "--broker", url, "--token-file", "-", "--deadline", "1", stdin=token)
+
+
+def vm_name(outside: Outside) -> set[str]:
+    """Return the name of the one host that waits, in the form that its certificates have it."""
+    (host,) = (who.removeprefix("host ") for who in outside.waiting() if who.startswith("host "))
+    return {f"spiffe://test.internal/host/{host}"}
 
 
 def renewed(vm: Vm) -> None:
@@ -170,6 +183,7 @@ def test_an_outside_ca_signs_the_server_an_operator_and_a_host_and_its_renewals(
     done = outside.enrol(vm, token)
     assert done.returncode == PENDING, done.stderr
     assert "has not signed it yet" in done.stderr
+    assert outside.named() == vm_name(outside), "a CA that takes names from requests alone can sign it"
     key = ec.generate_private_key(ec.SECP256R1())
     thief = {"token": token, "csr": nameless(key)}
     reply = broker.ask("POST", "/v1/enrolment", thief, port=broker.enrolment)
@@ -186,6 +200,7 @@ def test_an_outside_ca_signs_the_server_an_operator_and_a_host_and_its_renewals(
         renewed(vm)
     assert caught.value.problem is Problem.PENDING
     assert vm.boots(), "with what it has"
+    assert outside.named() == vm_name(outside)
     outside.sign_all()
     renewed(vm)
     assert vm.files.certificate.read_bytes() != before

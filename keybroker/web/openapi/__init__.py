@@ -288,6 +288,7 @@ def _problem() -> Schema:
             "status": {"type": "integer", "enum": _problem_statuses()},
             "detail": {"type": "string"},
             "hint": {"type": "string"},
+            "identity": {"type": "string"},
         },
         "required": ["detail", "status", "title", "type"],
         "additionalProperties": False,
