@@ -14,7 +14,7 @@ So it is never asked to: nothing is left to encrypt, and the header is completed
 the data is whole under the last key alone; it was flushed before the header said so.
 
 Source: lib/luks2/luks2_reencrypt.c (``_offset_forward``, ``reencrypt_step``, ``reencrypt_teardown_ok``) of
-2.6.1, which reads the same in 2.8; seen with tests/header/test_header_completion.py.
+2.6.1; seen with tests/header/test_header_completion.py, under 2.7.5 and 2.8.6 as well.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ done then, and all of it passes for done. But that is before the second copy of 
   then the header says so. Until then, repeating it changes nothing: the checksums say what is to be done.
 
 Source: lib/luks2/luks2_reencrypt.c (``reencrypt_recovery``, ``reencrypt_recover_segment``,
-``reencrypt_teardown_ok``) of 2.6.1; seen with tests/header/test_header_hotzone.py.
+``reencrypt_teardown_ok``) of 2.6.1; seen with tests/header/test_header_hotzone.py, and with 2.7.5 and 2.8.6.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ Made = tuple[Path, tuple[str, ...], tuple[int, int], Record]
 def _another_key(directory: Path) -> Made:
     base = luks_format(
         directory / "base.img", MIDWAY_SIZE, "--luks2-metadata-size", "16k", "--luks2-keyslots-size", "992k",
-        "--offset", "2048",
+        "--offset", "2048", "--sector-size", "512",
     )  # fmt: skip
     import_token(base, OUR_TOKEN)
     pin = Disk.of(base).header().pin

@@ -85,7 +85,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cut]:
     directory = tmp_path_factory.mktemp("midway")
     base = luks_format(
         directory / "base.img", SIZE, "--luks2-metadata-size", "16k", "--luks2-keyslots-size", "992k",
-        "--offset", "2048",
+        "--offset", "2048", "--sector-size", "512",
     )  # fmt: skip
     import_token(base, OUR_TOKEN)
     pin = Disk.of(base).header().pin
