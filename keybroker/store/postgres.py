@@ -101,7 +101,7 @@ def _connector(cluster: Cluster) -> Callable[[], Any]:
         raise KeybrokerError(
             Problem.CONFIGURATION,
             f"database: {cluster} needs psycopg, which is not here: {error}",
-            hint="pip install 'keybroker[broker,postgres]'",
+            hint="pip install --require-hashes -r requirements/postgres.txt, in a checkout",
         ) from None
     try:
         said = conninfo.conninfo_to_dict(cluster.libpq_uri)
