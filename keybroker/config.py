@@ -27,6 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from keybroker import writers
 from keybroker.limits import Limits
 from keybroker.service.broker import BrokerSettings
 from keybroker.service.installation import Installation
@@ -35,7 +36,6 @@ from keybroker.wire.fields import Fields
 from keybroker.wire.messages import LARGEST_HEADER_COPY
 from keybroker.wire.names import TRUST_DOMAIN
 from keybroker.wire.problems import KeybrokerError, Problem
-from keybroker.wire.receipt import MAIN, WRITER
 
 DEFAULT_DIRECTORY: Final = Path("/etc/keybroker")
 STATE_DIRECTORY: Final = Path("/var/lib/keybroker")
@@ -174,7 +174,7 @@ unlisted = {_quoted("nowhere" if default_deny else "anywhere")}
 # checkpoint_records = 1000
 # checkpoint_seconds = 60
 # journal = true       # copy each record to the journal
-# writer = "main"      # this broker's own chain; each of several brokers on one database has another name
+# writer = "main"      # this broker's own chain, one for each on a database; on PostgreSQL the host's name
 """
 
 
@@ -278,7 +278,7 @@ def _installation(
             default_deny=_denies(release),
             checkpoint_records=_number(audit, "checkpoint_records", 1000, most=1_000_000),
             checkpoint_interval=timedelta(seconds=_number(audit, "checkpoint_seconds", 60, most=86400)),
-            writer=audit.optional("writer", lambda key: audit.text(key, match=WRITER)) or MAIN,
+            writer=writers.read_name(audit, shared=not isinstance(database, Path)),
         ),
         configuration=file,
         credentials_directory=credentials_directory,

@@ -12,14 +12,34 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.contract.postgres_cluster import PostgresServer, start_server
 from tests.tls.forging import signing_request
-from tests.tls.running import Broker, Reply, free_ports, run_cli, running
+from tests.tls.running import Broker, Reply, free_ports, install, run_cli
 
 
-@pytest.fixture
-def first(tmp_path: Path) -> Iterator[Broker]:
-    with running(tmp_path) as started:
-        yield started
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    server = start_server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def first(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Broker]:
+    options: list[str] = []
+    if request.param == "postgresql":
+        options += ["--database", request.getfixturevalue("postgres").database().uri]
+    broker = install(tmp_path, options=options)
+    name(broker, "b1")
+    broker.start()
+    yield broker
+    if broker.process is not None:
+        assert broker.stop() == 0
+
+
+def name(broker: Broker, writer: str) -> None:
+    with broker.config.open("a") as file:
+        file.write(f'\n[audit]\nwriter = "{writer}"\n')
 
 
 def beside(first: Broker, writer: str) -> Broker:
@@ -28,12 +48,14 @@ def beside(first: Broker, writer: str) -> Broker:
     directory = first.directory.with_name(f"{first.directory.name}-{writer}-{main}")
     shutil.copytree(first.config.parent, directory / "config")
     made = Broker(directory, main, enrolment)
-    text = made.config.read_text()
+    text = made.config.read_text().replace('writer = "b1"', f'writer = "{writer}"')
     for old, new in ((first.main, main), (first.enrolment, enrolment)):
         text = text.replace(f":{old}", f":{new}")
     text = text.replace(f"unix:{first.health}", f"unix:{made.health}")
-    made.config.write_text(f'{text}\n[audit]\nwriter = "{writer}"\n')
-    for path in (directory, directory / "config", directory / "config/operators"):
+    text = text.replace(f'state = "{first.directory}/state"', f'state = "{directory}/state"')
+    made.config.write_text(text)
+    (directory / "state").mkdir()
+    for path in (directory, *(directory / each for each in ("state", "config", "config/operators"))):
         path.chmod(0o700)
     return made
 
@@ -73,18 +95,18 @@ def test_either_serves_whom_the_other_knows_and_a_raced_token_is_spent_once(
     assert second.stop() == 0
     assert first.stop() == 0
     first.start()
-    assert set(heads(first)) == {"main", "b2"}
+    assert set(heads(first)) == {"main", "b1", "b2"}
     verified = run_cli("audit", "verify", "--json", "--config", str(first.config))
     assert verified.returncode == 0, verified.stderr
     document = json.loads(verified.stdout)
     chains: dict[str, Any] = {chain["writer"]: chain for chain in document["chains"]}
-    assert set(chains) == {"main", "b2"}
+    assert set(chains) == {"main", "b1", "b2"}
     assert chains["b2"]["signed_up_to"] == chains["b2"]["last"] > 5
     exported = first.directory / "trail.jsonl"
     assert run_cli("audit", "export", str(exported), "--config", str(first.config)).returncode == 0
     offline = run_cli("audit", "verify", str(exported), "--json")
     assert offline.returncode == 0, offline.stderr
-    assert {chain["writer"] for chain in json.loads(offline.stdout)["chains"]} == {"main", "b2"}
+    assert {chain["writer"] for chain in json.loads(offline.stdout)["chains"]} == {"main", "b1", "b2"}
 
 
 def race(token: str, *brokers: Broker) -> list[Reply]:
@@ -103,6 +125,7 @@ def race(token: str, *brokers: Broker) -> list[Reply]:
     return replies
 
 
+@pytest.mark.parametrize("first", ["postgresql"], indirect=True)
 def test_of_two_with_one_name_the_former_answers_why_it_writes_nothing(first: Broker, second: Broker) -> None:
     again = beside(first, "b2")
     again.start()

@@ -13,6 +13,7 @@ from keybroker.config import Address, parse, render
 from keybroker.limits import Limits
 from keybroker.store.places import Cluster
 from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.writers import name_of_host
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # nothing is bound here
 FILE = Path("/etc/keybroker/keybroker.toml")
@@ -240,3 +241,23 @@ def test_whoever_keeps_a_file_does_not_load_psycopg() -> None:
     program = "import sys, keybroker.server, keybroker.store.schema as s; print('psycopg' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout == "False\n"
+
+
+def test_a_broker_is_called_main_by_itself_and_by_its_host_where_others_share_the_database() -> None:
+    assert parse(text(), FILE).installation.settings.writer == "main"
+    named = text() + '\n[audit]\nwriter = "b2"\n'
+    assert parse(named, FILE).installation.settings.writer == "b2"
+    shared = text().replace("/var/lib/keybroker/keybroker.db", "postgresql+psycopg://b@/kb?host=/run/pg")
+    assert parse(shared + '\n[audit]\nwriter = "b2"\n', FILE).installation.settings.writer == "b2"
+    for wrong in ("", "B2", "b/2", "b 2", "b" * 41):
+        assert "audit.writer" in refused(text() + f'\n[audit]\nwriter = "{wrong}"\n')
+
+
+def test_a_host_whose_name_tells_no_brokers_apart_has_to_be_named() -> None:
+    assert name_of_host("Broker-1.eu.example.org") == "broker-1-eu-example-org"
+    assert len(name_of_host("b" * 64)) == 40
+    for host in ("", "localhost", "localhost.localdomain", "___", "main"):
+        with pytest.raises(KeybrokerError) as caught:
+            name_of_host(host)
+        assert caught.value.problem is Problem.CONFIGURATION
+        assert caught.value.hint is not None
