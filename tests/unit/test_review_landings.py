@@ -83,7 +83,9 @@ def test_a_denied_boots_report_lifts_nothing_that_is_held_after_a_restore(house:
     said = VolumeReport(old.volume, "open", named=old.record.current, revision=old.record.revision)
     reports.report(house.broker, clone, ReportRequest(NEW, CLONE, "0.1.0", (said,)))
     deny(house, clone.address)
-    reports.report(house.broker, clone, ReportRequest(NEW, CLONE, "0.1.0", (said,)))
+    with pytest.raises(KeybrokerError) as refused:
+        reports.report(house.broker, clone, ReportRequest(NEW, CLONE, "0.1.0", (said,)))
+    assert refused.value.problem is Problem.BOOT_DENIED
     assert old.standing.left != ()
     assert not endings.sweep(house.broker)
     assert setback.end_if_settled(house.broker) is False
