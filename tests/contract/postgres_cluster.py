@@ -80,6 +80,19 @@ class PostgresServer:
                 (name_of(database),),
             )
 
+    def stand_still(self) -> None:
+        """Stop every process of the server, as a paused machine does."""
+        self._signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, which: signal.Signals) -> None:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in (self.process.pid, *map(int, children)):
+            os.kill(pid, which)
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGQUIT)

@@ -25,6 +25,7 @@ from keybroker.store.tables import METADATA
 from keybroker.wire.names import HostId
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.contract.broker_house import Clock, installation, plan
+from tests.contract.cut_line import Cut, CutLine
 from tests.contract.postgres_cluster import PostgresServer
 from tests.contract.test_broker_store import (
     ADDON,
@@ -294,3 +295,44 @@ def test_an_installation_is_not_made_over_another(tmp_path: Path, cluster: Clust
     again = replace(plan(tmp_path / "b"), cluster=cluster)
     assert problem(partial(create, again, clock=clock, entropy=chance.randbytes)) is Problem.EXISTS
     assert not (tmp_path / "b/etc").exists()
+
+
+# A COMMIT whose outcome is not known
+
+
+@pytest.fixture
+def line(postgres: PostgresServer) -> Iterator[CutLine]:
+    made = CutLine(postgres.home)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("lost", ["question", "answer"])
+def test_a_write_is_done_once_whatever_is_lost_of_its_commit(
+    filled_cluster: Cluster, postgres: PostgresServer, line: CutLine, lost: Cut
+) -> None:
+    store = PostgresStore(Cluster(filled_cluster.uri.replace(str(postgres.home), str(line.home))))
+    for number in range(5):
+        line.cut = lost
+        receipt = store.write(lambda writing: writing.append(EVENT))
+        assert receipt[0] == 4 + number
+    assert line.cuts == 5
+    assert store.read(lambda reading: reading.audit_head()) == receipt
+    assert verify(store.audit_records())[0] == 8
+    store.close()
+
+
+def test_a_server_that_stands_still_is_given_up_and_nothing_is_done_twice(
+    filled_cluster: Cluster, postgres: PostgresServer
+) -> None:
+    store = PostgresStore(filled_cluster, patience=1.5, statement_seconds=0.5)
+    store.write(lambda writing: writing.append(EVENT))
+    postgres.stand_still()
+    try:
+        assert problem(lambda: store.write(lambda writing: writing.append(EVENT))) is Problem.UNAVAILABLE
+    finally:
+        postgres.go_on()
+    store.write(lambda writing: writing.append(EVENT))
+    assert verify(store.audit_records())[0] in (5, 6)  # what was in doubt may have come after all
+    assert store.alive
+    store.close()
