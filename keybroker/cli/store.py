@@ -26,7 +26,7 @@ def store() -> None:
 
 
 @store.command()
-@click.option("--to", "target", required=True, metavar="URI", help="postgresql+psycopg://…, an empty database.")
+@click.option("--to", "target", required=True, metavar="URI", help="postgresql+psycopg://…, and empty.")
 @config_option
 @json_option
 def migrate(target: str, config: Path, as_json: bool) -> None:

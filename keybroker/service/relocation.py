@@ -12,9 +12,7 @@ from keybroker.store.transfer import Copied, transfer
 from keybroker.wire.problems import KeybrokerError, Problem
 
 
-def relocate(
-    installation: Installation, target: Cluster, told: Callable[[Copied], None]
-) -> tuple[bool, int]:
+def relocate(installation: Installation, target: Cluster, told: Callable[[Copied], None]) -> tuple[bool, int]:
     """Copy the database to PostgreSQL; neither it nor the configuration is changed.
 
     Args:

@@ -23,6 +23,7 @@ from keybroker.store.tables import METADATA
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _PAGE: Final = 500
+_PAGES: Final = {"yield_per": _PAGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _hold(old: Connection) -> None:
 
 def _copy(old: Connection, new: Connection) -> None:
     for table in METADATA.sorted_tables:
-        rows = old.execution_options(yield_per=_PAGE).execute(select(table).order_by(*table.primary_key))
+        rows = old.execute(select(table).order_by(*table.primary_key), execution_options=_PAGES)
         for page in rows.mappings().partitions(_PAGE):
             new.execute(insert(table), [dict(row) for row in page])
 
@@ -106,7 +107,7 @@ def _same(old: Connection, new: Connection, table: Table, *, is_new: bool) -> Co
 def _summed(connection: Connection, table: Table) -> Copied:
     hashed, count = hashlib.sha256(), 0
     asked = select(table).order_by(*table.primary_key)
-    for row in connection.execution_options(yield_per=_PAGE).execute(asked):
+    for row in connection.execute(asked, execution_options=_PAGES):
         hashed.update(_as_bytes(tuple(row)))
         count += 1
     return Copied(table.name, count, hashed.hexdigest())

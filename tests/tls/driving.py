@@ -26,6 +26,7 @@ from keybroker.wire.names import KeyVersion, VolumeId
 from keybroker.wire.proof import prove
 from keybroker.wire.recovery import prove as prove_recovery
 from keybroker.wire.secret import Secret
+from tests.contract.postgres_cluster import start_server
 from tests.contract.softhsm import PIN, SoftToken
 from tests.tls.ended import ended
 from tests.tls.forging import Files, signing_request
@@ -125,7 +126,13 @@ def second_installation(site: Site, directory: Path) -> None:
     directory.mkdir()
     places = ("--config-dir", str(directory / "config"), "--state-dir", str(directory / "state"))
     site.run("init", "--name", "b.example", "--operator", "zoe", *places, config=False)
-    site.run("upgrade", "--config", str(directory / "config/keybroker.toml"), config=False)
+    config = ("--config", str(directory / "config/keybroker.toml"))
+    site.run("upgrade", *config, config=False)
+    server = start_server()
+    try:
+        site.run("store", "migrate", "--to", server.database().uri, *config, config=False)
+    finally:
+        server.stop()
     site.marked.mark("master key", (directory / "config/master.key").read_bytes().strip())
     site.marked.mark_key_file("ca key", directory / "config/ca.key")
     site.run("completion", "bash", config=False)
