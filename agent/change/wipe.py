@@ -19,17 +19,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import struct
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent import inscription
+from agent import devicemapper, inscription
 from agent.change.blocks import CHUNK, Blocks
 from agent.change.workshop import Watch, Wiped
 from agent.devices import OpenDevice
 from agent.luks.header import read_header
 from agent.places import Places
 from agent.process import run
+from keybroker.wire import names
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.records import Record
 from keybroker.wire.values import dataclass
@@ -58,17 +61,21 @@ class MachineWiping:
     def wipe(self, record: Record, watch: Watch) -> Wiped:
         """See ``agent.change.workshop.Wiping``."""
         with self.places.open(record, writable=True) as disk:
-            check(record, disk)
+            check(record, disk, kept=_kept_filesystems(record))
             if record.stage == "plain":
                 return wipe_all(disk, watch=watch)
             return wipe(disk, _length(record), watch=watch)
 
 
-def check(record: Record, disk: OpenDevice) -> None:
+def check(record: Record, disk: OpenDevice, *, kept: Collection[str] = ()) -> None:
     """Refuse a disk that has something of another's on it: somebody may have taken it into use again.
 
     What is left of this volume's own header may look like anything but a whole header of another volume, or
-    something that blkid knows.
+    something that blkid knows. A plain disk has the very filesystem that the volume has by now: another one
+    of the same kind is somebody's, be it that two disks were exchanged.
+
+    Args:
+        kept: the UUID of the volume's filesystem; none where that is not known.
 
     Raises:
         KeybrokerError: WRONG_DEVICE, and nothing was written; TOOL_FAILED.
@@ -80,22 +87,36 @@ def check(record: Record, disk: OpenDevice) -> None:
         header = None
     if header is not None and header.uuid != record.luks_uuid:
         raise _anothers(record, f"the LUKS2 header {header.uuid}")
-    found = signature(disk)
+    found, uuid = signature(disk.path, pass_fds=[disk.fd])
+    if record.stage == "plain" and uuid and kept and uuid not in kept:
+        raise _anothers(record, f"the filesystem {uuid} and not {', '.join(sorted(kept))}, the volume's,")
     if found not in ("", "crypto_LUKS", record.filesystem if record.stage == "plain" else ""):
         raise _anothers(record, found)
 
 
-def signature(disk: OpenDevice) -> str:
-    """Return what ``blkid`` calls what is on a disk; empty where it knows nothing."""
-    done = run(
-        "blkid", "--probe", "--output", "export", disk.path, pass_fds=[disk.fd], expect=(0, 2, 8)
-    )  # fmt: skip
+def _kept_filesystems(record: Record) -> frozenset[str]:
+    """Return the UUIDs of the filesystem that a plain volume has on another disk by now; none if not open."""
+    if record.stage != "plain":
+        return frozenset()
+    name = names.mapper_name(record.name)
+    own = re.compile(re.escape(name) + "-[0-9a-f]{8}")  # after an offline move it is not linked yet
+    there = [
+        each
+        for each in devicemapper.mapped().values()
+        if each.name == name or (own.fullmatch(each.name) and each.uuid.startswith("CRYPT-LUKS2-"))
+    ]
+    return frozenset(signature(str(devicemapper.device(each.name)))[1] for each in there) - {""}
+
+
+def signature(path: str, *, pass_fds: Sequence[int] = ()) -> tuple[str, str]:
+    """Return what ``blkid`` calls what is on a disk, and its UUID; empty where it knows nothing."""
+    done = run("blkid", "--probe", "--output", "export", path, pass_fds=pass_fds, expect=(0, 2, 8))
     if done.status == _AMBIVALENT:
-        return "several things at once"
+        return "several things at once", ""
     said = dict(
         line.split("=", 1) for line in done.output.decode(errors="replace").splitlines() if "=" in line
     )
-    return said.get("TYPE") or said.get("PTTYPE") or ""
+    return said.get("TYPE") or said.get("PTTYPE") or "", said.get("UUID", "")
 
 
 def _length(record: Record) -> int:

@@ -337,7 +337,9 @@ class _Wiping(FileWiping):
             return super().wipe(record, watch)
         assert record.volume not in {leg.volume for legs in self._world.legs.values() for leg in legs}
         with self._world.open(record) as disk:
-            wipe.check(record, disk)
+            moved = [path for path in self._world.directory.glob("*.inside") if path.stem != record.serial]
+            kept = [wipe.signature(str(path))[1] for path in moved]
+            wipe.check(record, disk, kept=kept)
             return wipe.wipe_all(disk, watch=watch)
 
 

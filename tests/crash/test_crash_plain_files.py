@@ -21,11 +21,12 @@ from agent.change.course import Course
 from agent.change.disks import undertake
 from agent.driver import Driver
 from agent.plan.settling import has_course
-from agent.plan.steps import Reencrypt
-from keybroker.wire.problems import KeybrokerError
+from agent.plan.steps import Reencrypt, Wipe
+from agent.process import run
+from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
-from tests.crash.file_plain import SECTOR, PlainFiles
+from tests.crash.file_plain import FILESYSTEM, SECTOR, PlainFiles
 from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
 from tests.crash.service_broker import ServiceBroker
 from tests.crash.test_crash_encryption import WAY
@@ -201,6 +202,21 @@ def test_one_that_is_cut_anywhere_is_finished_by_the_next_run(site: Site, effect
     site.write()
     site.boot()
     site.settle()
+
+
+@pytest.mark.parametrize("how", ["moved live", "moved offline"])
+def test_a_plain_disk_with_another_filesystem_of_the_same_kind_is_not_wiped(site: Site) -> None:
+    """Two disks were exchanged since, or somebody made a filesystem on the one that was left."""
+    site.run_until_death(Death(MACHINES[site.how].index(Wipe), "before"))
+    disk = site.world.disk(site.broker.record(site.plain))
+    run("mkfs.ext4", "-q", "-F", "-b", "1024", disk, f"{FILESYSTEM >> 10}k")
+    theirs = disk.read_bytes()
+    error = site.run()
+    assert error is not None
+    assert error.problem is Problem.WRONG_DEVICE
+    assert disk.read_bytes() == theirs
+    assert site.broker.record(site.plain).stage == "plain"
+    site.boot()
 
 
 @pytest.mark.parametrize("how", ["in place"])

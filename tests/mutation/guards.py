@@ -587,6 +587,11 @@ GUARDS: Final[tuple[Guard, ...]] = (
         ),
     ),
     *_guards(
+        "agent/change/wipe.py",
+        ("tests/crash/test_crash_wipe.py",),
+        ("and uuid and kept and uuid not in kept:", "and False:"),
+    ),
+    *_guards(
         "agent/luks/copy.py",
         HOTZONE,
         ("                if keyslot.kdf is None:\n", "                if False:\n"),

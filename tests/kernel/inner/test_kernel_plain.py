@@ -13,6 +13,7 @@ import pytest
 from agent import devicemapper, opened
 from agent.change.disks import undertake
 from agent.change.outfit import fitted
+from agent.change.wipe import MachineWiping
 from agent.places import Places
 from keybroker.wire.problems import KeybrokerError, Problem
 from tests.kernel.disks import MIB, fingerprint, image, loop
@@ -172,6 +173,9 @@ def test_it_is_moved_to_an_encrypted_disk_and_nothing_is_left_of_it_on_the_old_o
         assert vm.broker.record(record.volume).stage == "erased"
         assert not any(old.read_bytes()), "plaintext is left"
         assert vm.broker.record("data").volume == record.partner
+        run("mkfs.ext4", "-q", "-F", old)  # somebody took it into use again, or exchanged two disks
+        with pytest.raises(KeybrokerError, match="the filesystem"):
+            MachineWiping(Places(vm.devices)).wipe(record, lambda done, total: None)
         vm.power_cut()
         assert [outcome.error for outcome in vm.unlock().outcomes] == [None]
         run("cryptsetup", "isLuks", "--type", "luks2", new)
