@@ -38,6 +38,7 @@ from keybroker.service import trail, unsealing
 from keybroker.service.broker import Broker
 from keybroker.service.installation import load_authority
 from keybroker.sweeper import sweep_forever
+from keybroker.usher import usher_forever
 from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
 from keybroker.web.gate import Gate
@@ -132,6 +133,7 @@ class _Server:
             at_shares = await self._take_shares(tasks)
             # ready while it is sealed, too: a start that waits for people is none that hangs
             await _notify(f"READY=1\nSTATUS={self._status()}")
+            tasks.add(loop.create_task(usher_forever(self._broker)))
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
             await self._until_unsealed()
             clerk = None
@@ -218,6 +220,7 @@ class _Server:
         doors = []
         for name, app, largest, address, threads in plan:
             gate = Gate(app, threads, settings.limits, largest, name, methods_of(app), broker.tally.answered)
+            gate.priority, gate.sent_away = broker.precedence.of, broker.tally.sent_away
             if name != "health":
                 gate.sealed = lambda: unsealing.sealed(broker)
             context = contexts.get(name)

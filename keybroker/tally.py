@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from keybroker.terms import PRIORITIES, Priority
 from keybroker.wire.problems import Problem
 
 Door = Literal["boot", "claim", "stage", "reveal"]
@@ -20,7 +21,9 @@ Asker = Literal["host", "operator"]
 Mistrust = Literal["no-certificate", "expired", "not-yet-valid", "untrusted", "by-client", "other"]
 """Why no connection came about: what the client's certificate is, or that the client does not trust ours."""
 
-Work = Literal["keys", "deletions", "recovery", "reveals", "restore", "rewrap", "checkpoints", "journal"]
+Work = Literal[
+    "keys", "deletions", "recovery", "reveals", "restore", "rewrap", "checkpoints", "journal", "precedence"
+]
 """What is done beside the requests: the sweep's duties, and those of whoever else works in the background."""
 
 _OPERATIONS: Final = {
@@ -75,12 +78,20 @@ class Tally:
             ["listener", "reason"],
             registry=self.registry,
         )
+        self._sent_away = Counter(
+            "keybroker_sent_away",
+            "Requests that were told to come again because too many waited, by their add-on's priority.",
+            ["priority"],
+            registry=self.registry,
+        )
         self._failures = Counter(
             "keybroker_work_failures",
             "Times that something beside the requests failed, to be tried again.",
             ["work"],
             registry=self.registry,
         )
+        for priority in PRIORITIES:
+            self._sent_away.labels(priority)
         for work in get_args(Work):
             self._failures.labels(work)
         for door in ("boot", "claim", "stage", "reveal"):
@@ -107,6 +118,10 @@ class Tally:
     def turned_away(self, listener: str, reason: Mistrust) -> None:
         """Count a handshake that was refused, by either side."""
         self._handshakes.labels(listener, reason).inc()
+
+    def sent_away(self, priority: Priority) -> None:
+        """Count a request that found no place in the line."""
+        self._sent_away.labels(priority).inc()
 
     def failed(self, work: Work) -> None:
         """Count what failed beside the requests."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from keybroker.model.boots import ON_CLONE, OnClone
 from keybroker.rights import Verb
@@ -32,6 +32,10 @@ MOST_NETWORKS: Final = 256
 MOST_A_MINUTE: Final = 1_000_000
 MOST_DAYS: Final = 3650
 ANYWHERE: Final = ("0.0.0.0/0", "::/0")
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
+"""Of an add-on's requests while more come than can be answered at once (``web.line``)."""
 
 HANDS_OUT: Final[frozenset[Verb]] = frozenset({"unlock", "claim", "stage", "header.read"})
 EVEN_DISABLED: Final[frozenset[Verb]] = frozenset({"report", "renew"})
@@ -50,6 +54,7 @@ class Terms:
         on_clone: what becomes of a boot beside another one of the same host, or beyond ``hosts``.
         approve_boots: whether an approver has to say yes to each boot, unless boots are expected then.
         deletion_days: that a destruction is pending; 0 for as many as the installation says.
+        priority: whose requests go first while more come than can be answered at once.
     """
 
     enabled: bool = True
@@ -60,6 +65,7 @@ class Terms:
     on_clone: OnClone = "pend"
     approve_boots: bool = False
     deletion_days: int = 0
+    priority: Priority = "normal"
 
     def as_json(self) -> dict[str, Any]:
         """Return the wire form, which is the stored one too."""
@@ -72,6 +78,7 @@ class Terms:
             "on_clone": self.on_clone,
             "approve_boots": self.approve_boots,
             "deletion_days": self.deletion_days,
+            "priority": self.priority,
         }
 
     def changed(self, change: Change) -> Terms:
@@ -96,6 +103,7 @@ class Change:
     on_clone: OnClone | None = None
     approve_boots: bool | None = None
     deletion_days: int | None = None
+    priority: Priority | None = None
 
     @classmethod
     def read(cls, body: Fields) -> Change:
@@ -113,6 +121,10 @@ class Change:
             on_clone=cast(OnClone | None, body.optional("on_clone", lambda key: body.choice(key, ON_CLONE))),
             approve_boots=body.optional("approve_boots", body.flag),
             deletion_days=body.optional("deletion_days", lambda key: body.number(key, most=MOST_DAYS)),
+            priority=cast(
+                Priority | None,
+                body.optional("priority", lambda key: body.choice(key, frozenset(PRIORITIES))),
+            ),
         )
         body.end()
         return change

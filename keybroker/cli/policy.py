@@ -26,6 +26,7 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 @click.option(
     "--deletion-days", type=click.IntRange(0, 3650), metavar="N", help="That a destruction is pending."
 )
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Who goes first; see above.")
 @operator_options
 def policy(
     name: str,
@@ -37,6 +38,7 @@ def policy(
     on_clone: str | None,
     approve_boots: bool | None,
     deletion_days: int | None,
+    priority: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -58,6 +60,9 @@ def policy(
     A destruction of ADDON or one of its volumes is pending for --deletion-days, where 0 is as many as the
     installation says (lifetimes.deletion_days); fewer than before take the role approver.
 
+    While more requests come than can be answered at once, those of add-ons with a higher --priority go first,
+    and those of a lower one are asked to come again. A change of it holds within half a minute.
+
     \b
       keybroker addon policy shop-db --allow 192.0.2.0/24 --allow 2001:db8:7::/48
       keybroker addon policy shop-db --disable
@@ -68,7 +73,7 @@ def policy(
     client = Client(find_access(options, Path.home()))
     named: dict[str, object] = {"enabled": enable, "rate": rate, "addon_rate": addon_rate}
     named |= {"hosts": hosts, "on_clone": on_clone, "approve_boots": approve_boots}
-    named |= {"deletion_days": deletion_days}
+    named |= {"deletion_days": deletion_days, "priority": priority}
     change: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if allow:
         change["allow"] = _networks(allow)
@@ -101,6 +106,7 @@ def policy_facts(terms: dict[str, Any]) -> list[tuple[str, object]]:
         ("a second boot", "waits for an approver" if terms["on_clone"] == "pend" else "is refused"),
         ("destroyed after", f"{terms['deletion_days']} days" if terms["deletion_days"] else _INSTALLATION),
         ("each boot", "waits for an approver" if terms["approve_boots"] else "goes on"),
+        ("while many ask", f"priority {terms['priority']}"),
     ]
 
 

@@ -11,6 +11,7 @@ from keybroker.ca import Authority
 from keybroker.masterkey import MasterKey, Ring, SharesMasterKey
 from keybroker.service.lately import Lately
 from keybroker.service.limiter import Limiter
+from keybroker.service.precedence import Precedence
 from keybroker.service.repeats import Repeats
 from keybroker.store import Store
 from keybroker.tally import Tally
@@ -106,6 +107,7 @@ class Broker:
     repeats: Repeats = field(default_factory=Repeats)
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
+    precedence: Precedence = field(default_factory=Precedence)
     lately: Lately[Any] = field(default_factory=Lately)
     shared: Callable[[], tuple[SharesMasterKey, ...]] = tuple
 

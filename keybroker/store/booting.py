@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from keybroker.model.boots import Boot
+from keybroker.terms import Priority
 from keybroker.wire.names import AddonName, HostId
 
 
@@ -27,6 +28,13 @@ class BootingReading(Protocol):
 
     def expected(self, now: datetime) -> dict[AddonName, datetime]:
         """Return until when boots of add-ons are expected, where they are."""
+        ...
+
+    def priorities(self, now: datetime) -> dict[str, Priority]:
+        """Return the classes of certificates that have not ended, by fingerprint, but the normal one.
+
+        Operators' are high (``service.precedence``).
+        """
         ...
 
 

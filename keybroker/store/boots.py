@@ -11,7 +11,9 @@ from sqlalchemy import delete as sql_delete
 
 from keybroker.model.boots import Boot
 from keybroker.store.rows import from_text, to_text
-from keybroker.store.tables import BOOTS, EXPECTED, HOSTS
+from keybroker.store.tables import BOOTS, CERTIFICATES, EXPECTED, HOSTS, POLICIES
+from keybroker.store.values import terms_of
+from keybroker.terms import Priority
 from keybroker.wire.names import AddonName, HostId
 
 _OF_HOST: Final = (
@@ -24,6 +26,19 @@ _OF_HOSTS: Final = (
     .order_by(BOOTS.c.host, BOOTS.c.last.desc(), BOOTS.c.id)
 )
 _EXPECTED: Final = select(EXPECTED).where(EXPECTED.c.until > bindparam("now"))
+_GOOD: Final = CERTIFICATES.c.not_after > bindparam("now")
+_OPERATORS: Final = select(CERTIFICATES.c.fingerprint).where(CERTIFICATES.c.operator > "", _GOOD)
+_NOT_NORMAL: Final = (
+    select(CERTIFICATES.c.fingerprint, POLICIES.c.policy)
+    .select_from(
+        POLICIES.join(HOSTS, HOSTS.c.addon == POLICIES.c.addon).join(
+            CERTIFICATES, CERTIFICATES.c.host == HOSTS.c.id
+        )
+    )
+    # what is stored is read all the same: this only leaves out the many whose priority nobody has changed
+    .where(POLICIES.c.policy.like('%"priority": "%'), POLICIES.c.policy.not_like('%"priority": "normal"%'))
+    .where(_GOOD)
+)
 _ONE: Final = select(BOOTS).where(BOOTS.c.id == bindparam("named"))
 
 
@@ -50,6 +65,15 @@ class BootReading:
         """Return until when boots of add-ons are expected, where they are."""
         rows = self._connection.execute(_EXPECTED, {"now": to_text(now)})
         return {AddonName(row.addon): from_text(row.until) for row in rows}
+
+    def priorities(self, now: datetime) -> dict[str, Priority]:
+        """Return the classes of certificates that have not ended, by fingerprint, but the normal one."""
+        good = {"now": to_text(now)}
+        found: dict[str, Priority] = {
+            row.fingerprint: terms_of(row.policy).priority
+            for row in self._connection.execute(_NOT_NORMAL, good)
+        }
+        return found | {row.fingerprint: "high" for row in self._connection.execute(_OPERATORS, good)}
 
 
 class BootWriting(BootReading):

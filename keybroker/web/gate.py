@@ -37,8 +37,10 @@ from tornado.iostream import SSLIOStream
 
 from keybroker.limits import Limits
 from keybroker.tally import Mistrust
+from keybroker.terms import Priority
 from keybroker.unforeseen import where
 from keybroker.web.problems import Reply, reply_for, unexpected
+from keybroker.web.turnstile import Turnstile
 from keybroker.wire.askingboot import HEADER
 from keybroker.wire.problems import KeybrokerError, Problem
 
@@ -95,6 +97,8 @@ class Gate(HTTPServerConnectionDelegate):
         self.methods = methods
         self.sealed: Callable[[], KeybrokerError | None] = lambda: None
         self.answered = answered
+        self.priority: Callable[[bytes | None], Priority] = lambda _certificate: "normal"
+        self.sent_away: Callable[[Priority], None] = lambda _priority: None
         self.turned_away: Callable[[str, Mistrust], None] = lambda *_said: None
         self.pool = pool
         self.limits = limits
@@ -104,7 +108,7 @@ class Gate(HTTPServerConnectionDelegate):
         self.exchanges: set[Exchange] = set()
         self.expecting: set[object] = set()
         self.held: dict[Exchange, int] = {}
-        self.waiting = 0
+        self.turnstile = Turnstile(limits.threads, limits.queue)
         self.askers: Counter[bytes | None] = Counter()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -140,20 +144,27 @@ class Gate(HTTPServerConnectionDelegate):
         sealed = self.sealed()
         if sealed is not None:
             return reply_for(sealed)
-        if self.waiting >= self.limits.threads + self.limits.queue:
-            return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: too many requests are waiting"))
         # Half of the queue at most for one certificate, so that one VM gone wrong is not everybody's 503.
         asker = environ[CERTIFICATE]
         if asker is not None and self.askers[asker] >= max(1, (self.limits.threads + self.limits.queue) // 2):
             return reply_for(KeybrokerError(Problem.BUSY, "client: too many of its requests are waiting"))
-        self.waiting += 1
         self.askers[asker] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, self._call, exchange, environ)
-        except RuntimeError:
-            return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: is stopping"))
+            priority = self.priority(asker)
+            if not await self.turnstile.enter(priority):
+                self.sent_away(priority)
+                after = self.turnstile.again_after(priority)
+                detail = "broker: too many requests are waiting"
+                return reply_for(KeybrokerError(Problem.UNAVAILABLE, detail, retry_after=after))
+            try:
+                return await asyncio.get_running_loop().run_in_executor(
+                    self.pool, self._call, exchange, environ
+                )
+            except RuntimeError:
+                return reply_for(KeybrokerError(Problem.UNAVAILABLE, "broker: is stopping"))
+            finally:
+                self.turnstile.leave()
         finally:
-            self.waiting -= 1
             self.askers[asker] -= 1
             if not self.askers[asker]:
                 del self.askers[asker]

@@ -63,20 +63,29 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: where it listens, its processes, and what is asked of it."""
+    """A running server: where it listens, its processes, and what is asked of it.
+
+    Attributes:
+        body: of each request, None where each has its own or none.
+        asks: whether a request has a body at all.
+    """
 
     port: int
     processes: tuple[int, ...]
     path: str
     body: Path | None
+    asks: bool = True
 
 
 def cpu_seconds(processes: tuple[int, ...]) -> float:
-    """Return the user and system time that processes have used so far (proc(5), stat, fields 14 and 15)."""
+    """Return the user and system time that processes and the children that they waited for have used so far.
+
+    proc(5), stat, fields 14 to 17.
+    """
     used = 0
     for process in processes:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        used += int(fields[11]) + int(fields[12])
+        used += sum(int(field) for field in fields[11:15])
     return used / TICKS
 
 
@@ -137,7 +146,7 @@ def nginx(broker: Broker, directory: Path, size: int) -> Iterator[Server]:
             assert time.monotonic() < until, (directory / "nginx.log").read_text()
             time.sleep(0.05)
         workers = tuple(int(word) for word in children.read_text().split())
-        yield Server(port, (process.pid, *workers), "/reply", None)
+        yield Server(port, (process.pid, *workers), "/reply", None, asks=False)
     finally:
         process.terminate()
         process.wait(20)

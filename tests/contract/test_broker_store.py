@@ -35,6 +35,7 @@ from keybroker.store.rows import (
 )
 from keybroker.store.sqlite import SqliteStore, engine, settle
 from keybroker.store.tables import METADATA
+from keybroker.terms import PRIORITIES, UNCHANGED
 from keybroker.wire.names import AddonName, HostId, KeyVersion, VolumeId, VolumeName
 from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB, Pin, first_profile
@@ -282,6 +283,25 @@ def test_a_host_is_invited_enrolled_renewed_and_revoked(filled: Store) -> None:
     shown = filled.read(lambda reading: reading.host(HOST.id))
     assert shown is not None
     assert shown.reason == "stolen"
+
+
+def test_certificates_of_other_classes_than_the_normal_one_are_told_until_they_end(filled: Store) -> None:
+    own = replace(CERTIFICATE, host=None, operator="alice", fingerprint="22" * 32, serial="3f")
+
+    def fill(writing: Writing) -> None:
+        writing.add_operator(OPERATOR)
+        writing.add_certificate(own)
+        writing.add_host(HOST, ENROLMENT)
+        writing.enrol_host(ENROLMENT.token_hash, CERTIFICATE, NOW)
+
+    filled.write(fill)
+    assert filled.read(lambda reading: reading.priorities(NOW)) == {own.fingerprint: "high"}
+    for priority in PRIORITIES:
+        terms = replace(UNCHANGED, priority=priority)
+        filled.write(lambda writing, terms=terms: writing.put_policy(SHOP, terms, NOW))  # type: ignore[misc]
+        found = filled.read(lambda reading: reading.priorities(NOW))
+        assert found.get(CERTIFICATE.fingerprint, "normal") == priority
+    assert filled.read(lambda reading: reading.priorities(LATER)) == {}
 
 
 def test_an_operator_is_admitted_by_its_certificate(store: Store) -> None:

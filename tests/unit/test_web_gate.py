@@ -171,7 +171,7 @@ def test_a_full_queue_is_told_at_once_and_asked_to_come_back() -> None:
         waiting = [await connect() for _ in range(2)]
         for client in waiting:
             client.writer.write(request())
-        while gate.waiting < 2:
+        while gate.turnstile.waiting < 2:
             await asyncio.sleep(0.01)
         one_more = await connect()
         began = time.monotonic()

@@ -1,0 +1,40 @@
+"""The part of the running broker that looks up again and again who goes first (``service.precedence``)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from keybroker.service.broker import Broker
+from keybroker.unforeseen import where
+from keybroker.wire.problems import KeybrokerError
+
+_SECONDS: Final = 20
+
+_log = logging.getLogger("keybroker.usher")
+
+
+async def usher_forever(broker: Broker) -> None:
+    """Look it up at once and then every 20 s; what was known stays where that fails."""
+    while True:
+        try:
+            await asyncio.to_thread(look_up, broker)
+        except KeybrokerError as error:
+            broker.tally.failed("precedence")
+            for line in error.lines("precedence"):
+                _log.error("%s", line)
+        except Exception as error:
+            broker.tally.failed("precedence")
+            _log.error("precedence: %s", where(error))
+        await asyncio.sleep(_SECONDS)
+
+
+def look_up(broker: Broker) -> None:
+    """Look it up once.
+
+    Raises:
+        KeybrokerError: UNAVAILABLE, CORRUPT.
+    """
+    now = broker.clock()
+    broker.precedence.replace(broker.store.read(lambda reading: reading.priorities(now)))
