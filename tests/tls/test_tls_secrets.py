@@ -29,6 +29,8 @@ from tests.tls.marked import Watch
 from tests.tls.running import CLI, install
 from tests.tls.test_tls_journal import Listener
 
+pytestmark = pytest.mark.limit(300)  # the first test has the fixture, which starts some 120 programs
+
 _LINE = re.compile(r"(?:main|enrolment): ([A-Z]+) (\S+) (\d+) ")
 
 
