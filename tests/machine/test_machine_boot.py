@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.machine import story
+from tests.machine.aging import certificate_ended
 from tests.machine.broker import HostBroker
 from tests.machine.conftest import DEADLINE_SECONDS, Forlorn, Provisioned, Scenario
 from tests.machine.site import MOUNT_POINT, UNLOCK, occurrences
@@ -69,14 +71,23 @@ def test_a_broker_of_another_ca_gets_nothing_and_is_named_in_the_journal(
         assert "/v1/unlock" not in impostor.log()
 
 
-def test_a_clock_past_the_certificates_end_keeps_the_volume_locked_and_is_named(scenario: Scenario) -> None:
-    """The broker, whose clock is right, sees no ended certificate: there is nothing that it could renew."""
+def test_an_expired_certificate_keeps_the_volume_locked_and_is_named(scenario: Scenario) -> None:
+    """First the machine's clock alone is past its end, and the broker sees nothing that it could renew; then
+    all clocks are right, and it ended longer ago than the broker's grace goes."""
     host = scenario.broker.operate("host", "show", scenario.provisioned.site.host)
     expired = datetime.fromisoformat(host["expires"]) + timedelta(days=1)
     scenario.boot(clock=expired.strftime("%Y-%m-%dT%H:%M:%S"))
     state, status, journal = scenario.verdict()
     assert (state, status) == ("failed", 77), journal
     assert "this machine's clock is after its end" in journal
+    scenario.assert_locked()
+
+    scenario.machine.run(f"date --set=@{int(time.time())}")
+    with certificate_ended(scenario.broker, scenario.machine, scenario.provisioned.site.host):
+        scenario.machine.run(f"systemctl restart {UNLOCK}", check=False)
+        state, status, journal = scenario.verdict()
+    assert (state, status) == ("failed", 77), journal
+    assert re.search("certificate: ended on .* and is renewed for 30 days after that", journal), journal
     scenario.assert_locked()
 
 
