@@ -4,6 +4,7 @@
 # make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
 # make kills  a broker under load, and a rewrapping of 10,000 volumes, killed 50 times each: six minutes and more
 # make bench  ratios against cryptsetup, curl and nginx
+# make packages  the Debian packages keybroker and keybroker-agent, in build/; VERSION=1.2.3 for another version
 # make lint   what the linters and the type checker say
 # make man    the man pages, in build/man; `keybroker manual DIR` writes them where an installation wants them
 # make lock   new pins for requirements/*.txt from requirements/*.in
@@ -11,7 +12,7 @@
 PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
-.PHONY: test demo quick mutants kills bench lint man lock install
+.PHONY: test demo quick mutants kills bench packages lint man lock install
 
 install:
 	@.ci/install
@@ -40,6 +41,9 @@ kills: install
 
 bench: install
 	$(PYTEST) -q -s -m bench tests/bench
+
+packages: install
+	@debian/build $(if $(VERSION),--version $(VERSION))
 
 lint: install
 	$(PYTHON) -m ruff check .

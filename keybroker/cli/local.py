@@ -250,31 +250,6 @@ def serve(config: Path) -> None:
 @click.command()
 @config_option
 @json_option
-def upgrade(config: Path, as_json: bool) -> None:
-    """Bring the database to this version's tables; done again, it changes nothing.
-
-    Stop the broker first. It is one transaction: cut at any moment, the database is as it was before.
-
-    \b
-      systemctl stop keybroker
-      keybroker upgrade
-      systemctl start keybroker
-    """
-    from keybroker.config import load
-    from keybroker.service.installation import upgrade as bring
-
-    become_owner(config)
-    before, after = bring(load(config, credentials_directory=credentials_directory_here()).installation)
-    if as_json:
-        print_json({"before": before, "after": after, "changed": before != after})
-        return
-    note(f"database: {'unchanged' if before == after else 'upgraded'}")
-    print_facts([("before", before), ("after", after)])
-
-
-@click.command()
-@config_option
-@json_option
 def check(config: Path, as_json: bool) -> int:
     """Verify this machine's installation, and say what is wrong with it; it changes nothing.
 

@@ -211,8 +211,7 @@ def create(uri: str, config: Path, as_json: bool) -> None:
 
     The URI is RFC 7512's: which token, which key, the module that speaks to it, and the file of mode 0400
     with the PIN (or a credential), never the PIN itself. Then use the same URI for init --master-key or
-    master rotate --to. The broker needs the package python-pkcs11: in a checkout,
-    /opt/keybroker/bin/pip install --require-hashes -r requirements/pkcs11.txt
+    master rotate --to. The broker needs python-pkcs11, which the Debian package has.
 
     \b
       keybroker master create 'pkcs11:token=keybroker;object=master-1'\\

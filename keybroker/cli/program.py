@@ -21,7 +21,7 @@ _COMMANDS: Final = {
     "serve": ("local", "run the broker"),
     "unseal": ("unseal", "give shares of the master key to the running broker"),
     "check": ("local", "verify this machine's installation"),
-    "upgrade": ("local", "bring the database to this version's tables"),
+    "upgrade": ("upgrading", "bring the database to this version's tables"),
     "store": ("store", "move the database to PostgreSQL"),
     "backup": ("backup", "back this machine's installation up, encrypted to offline keys"),
     "restore": ("restore", "bring an installation back from a backup"),

@@ -176,11 +176,12 @@ def upgrade(installation: Installation) -> tuple[str | None, str]:
         The revision that it had, and the one that it has.
 
     Raises:
-        KeybrokerError: as ``check_files``; UNAVAILABLE where it cannot be written; CORRUPT.
+        KeybrokerError: as ``check_files``; CONFIGURATION where a newer version made it, or none; UNAVAILABLE
+            where it cannot be written; CORRUPT.
     """
     check_files(installation)
     before = schema.revision(installation.place)
-    if before is not None:
+    if schema.is_older(installation.place):
         schema.upgrade(installation.place)
     schema.check(installation.place)
     return before, schema.newest()

@@ -165,14 +165,25 @@ def check(database: Database) -> None:
     Raises:
         KeybrokerError: CONFIGURATION where it is not; UNAVAILABLE or CORRUPT where it cannot be read.
     """
-    found, wanted = revision(database), newest()
-    if found == wanted:
-        return
+    if is_older(database):
+        what = f"is at revision {revision(database)}, this version needs {newest()}"
+        raise KeybrokerError(Problem.CONFIGURATION, f"{database}: {what}", hint="keybroker upgrade")
+
+
+def is_older(database: Database) -> bool:
+    """Say whether a database is at a revision before the newest one, and not at that.
+
+    Raises:
+        KeybrokerError: CONFIGURATION where it is at neither; UNAVAILABLE or CORRUPT where it cannot be read.
+    """
+    found = revision(database)
+    if found == newest():
+        return False
     known = {script.revision for script in ScriptDirectory.from_config(_config(database)).walk_revisions()}
+    if found in known:
+        return True
     if found is None:
         what, hint = "has no tables of ours", "keybroker init"
-    elif found in known:
-        what, hint = f"is at revision {found}, this version needs {wanted}", "keybroker upgrade"
     else:
         what = f"is at revision {found}, which this version does not know: a newer one made it"
         hint = "install the version that it was upgraded with"

@@ -1,10 +1,11 @@
 """The root disk of the test machines: the tree, with this checkout's agent installed as an operator would.
 
     image, tree = build(print)
-    image, tree = build_bare(print)     # both programs, and nothing of README.md's systemd commands done yet
+    image, tree = build_bare(print)     # nothing of README.md's commands done yet, but `make packages`
 
 Third-party packages are fetched once, as the hash-pinned requirements say; the project's own wheel is built
-whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled.
+whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled: README.md's way without
+packages; a bare machine has the packages and installs them itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.machine import cache, tree
+from tests.machine import cache, packages, tree
 from tests.machine.tree import Tree
 
 ROOT: Final = Path(__file__).parents[2]
@@ -27,14 +28,14 @@ KEPT: Final = 6
 """Images in the cache; the least recently built go first."""
 
 SOURCES: Final = (
-    "agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt", "requirements/broker.txt",
+    "agent", "keybroker", "systemd", "pyproject.toml", "requirements/agent.txt",
 )  # fmt: skip
 HOME: Final = "opt/keybroker"
 UNITS: Final = "etc/systemd/system"
 EXAMPLES: Final = "keybroker-agent-examples"
 PRESETS: Final = "etc/systemd/system-preset"
 CHECKOUT: Final = "root/keybroker"
-"""Where a bare machine has what README.md's commands copy."""
+"""Where a bare machine has ``build/``, with the packages of README.md's commands, and ``later/``."""
 
 
 def build(say: Callable[[str], None]) -> tuple[Path, Tree]:
@@ -43,11 +44,9 @@ def build(say: Callable[[str], None]) -> tuple[Path, Tree]:
 
 
 def build_bare(say: Callable[[str], None]) -> tuple[Path, Tree]:
-    """Return an image, and its tree, where README.md's first commands were carried out and no others.
-
-    Broker and agent are in one virtual environment; no unit is there, no user, no directory of theirs.
-    """
-    return _build(say, "bare", _install_bare)
+    """Return an image, and its tree, of a machine that has nothing of ours but the packages to install."""
+    built = packages.build(say)
+    return _build(say, f"bare {built.name}", lambda root: _install_bare(root, built))
 
 
 def _build(say: Callable[[str], None], kind: str, install: Callable[[Path], None]) -> tuple[Path, Tree]:
@@ -118,27 +117,23 @@ def _clear(root: Path) -> None:
         shutil.rmtree(old)
 
 
+def _install_bare(root: Path, built: Path) -> None:
+    for name, found in (("build", packages.current(built)), ("later", packages.later(built))):
+        (root / CHECKOUT / name).mkdir(parents=True)
+        for package in found:
+            shutil.copy(package, root / CHECKOUT / name)
+
+
 def _install_agent(root: Path) -> None:
-    _install_programs(root, "agent")
-    _install_units(root)
-
-
-def _install_bare(root: Path) -> None:
-    _install_programs(root, "agent", "broker")
-    shutil.copytree(ROOT / "systemd", root / CHECKOUT / "systemd")
-
-
-def _install_programs(root: Path, *programs: str) -> None:
-    """Make /opt/keybroker: a virtual environment of the tree's own Python, every module compiled."""
+    """Make /opt/keybroker, a virtual environment of the tree's own Python, every module compiled; its units."""
     wheels = root / "opt/wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")
     inside = ["chroot", str(root)]
     python = f"/{HOME}/bin/python"
     subprocess.run([*inside, "python3", "-m", "venv", f"/{HOME}"], check=True)
-    for program in programs:
-        into = root / HOME / "lib/python3.11/site-packages"
-        shutil.copytree(_packages(program), into, dirs_exist_ok=True)
+    into = root / HOME / "lib/python3.11/site-packages"
+    shutil.copytree(_packages("agent"), into, dirs_exist_ok=True)
     subprocess.run(
         [*inside, python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install",
          "--no-index", "--no-deps", *(f"/opt/wheels/{file.name}" for file in wheels.iterdir())],
@@ -146,9 +141,8 @@ def _install_programs(root: Path, *programs: str) -> None:
     )  # fmt: skip
     subprocess.run([*inside, python, "-m", "compileall", "-q", f"/{HOME}/lib"], check=True)
     shutil.rmtree(wheels)
-    for program in programs:
-        name = "keybroker-agent" if program == "agent" else "keybroker"
-        (root / "usr/local/bin" / name).symlink_to(f"/{HOME}/bin/{name}")
+    (root / "usr/local/bin/keybroker-agent").symlink_to(f"/{HOME}/bin/keybroker-agent")
+    _install_units(root)
 
 
 def _install_units(root: Path) -> None:

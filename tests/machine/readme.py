@@ -11,7 +11,7 @@ from typing import Final
 
 README: Final = Path(__file__).parents[2] / "README.md"
 
-DONE: Final = re.compile(r"apt-get |python3 -m venv |/opt/keybroker/bin/pip |ln -s /opt/keybroker/bin/")
+DONE: Final = re.compile(r"make packages")
 
 
 def commands(section: str) -> list[str]:

@@ -1,11 +1,14 @@
-"""README.md's two installations, typed on one fresh machine: the broker's unit under a real systemd.
+"""README.md's two installations, typed on one fresh machine: both packages, under a real systemd and dpkg.
 
-One machine is both: the agent's requests go over TLS to the broker's unit. Each test leaves it serving.
+One machine is both: the agent's requests go over TLS to the broker's unit. Each test leaves it serving. Then both
+packages get a later version, and in the end they are removed, with the volumes open all the while.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,13 +20,18 @@ from typing import Final
 
 import pytest
 
-from tests.machine import image, readme
+from tests.machine import image, packages, readme
 from tests.machine.vm import Machine
 
 ADDRESS: Final = "192.0.2.10"
 NAME: Final = "broker.example"
 UNIT: Final = "keybroker.service"
 READY: Final = "curl -fsS --unix-socket /run/keybroker/health.sock http://localhost/readyz"
+EXCLUDES: Final = "/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+"""What keeps documentation off the test machines; here it is part of what is installed."""
+
+HOLD: Final = ("keybroker-agent-unlock.service", "keybroker-volumes.target", "var-lib-postgresql.mount")
+PURGE: Final = "DEBIAN_FRONTEND=noninteractive apt-get purge -y keybroker keybroker-agent"
 EXPOSURE: Final = 1.5
 """What systemd-analyze may say of the unit as it runs; tests/unit holds the same for the file."""
 
@@ -45,6 +53,14 @@ class House:
         """Return a property of the broker's unit."""
         return self.machine.run(f"systemctl show {UNIT} --property={name} --value").strip()
 
+    def opened(self) -> str:
+        """Return what would be another if the volumes were closed, or what holds them stopped, and all came back."""
+        return self.machine.run(
+            f"systemctl show -p InvocationID,ActiveEnterTimestampMonotonic {' '.join(HOLD)};"
+            " stat -c '%n %t:%T' $(readlink -f /dev/mapper/kb-data) && findmnt -no ID,SOURCE /var/lib/postgresql;"
+            " cat /proc/swaps"
+        )
+
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
@@ -55,6 +71,7 @@ def house() -> Iterator[House]:
             machine.start()
             machine.wait_for_login(limit_seconds=240)
             _give_name_and_address(machine)
+            machine.run(f"rm {EXCLUDES}")
             house = House(machine, {}, {})
             for command in readme.commands("Install a broker"):
                 if not readme.is_done(command):
@@ -80,6 +97,7 @@ def test_what_the_readme_says_makes_a_broker_that_is_ready_and_closed(house: Hou
     assert house.shown("StatusText") == "serving"
     assert house.machine.run(f"stat -c %U /proc/{house.shown('MainPID')}").strip() == "keybroker"
     assert " wrong " not in house.said["keybroker check"]
+    house.machine.run("test -e /usr/share/man/man1/keybroker-volume-add.1.gz && cd / && keybroker --version")
     journal = house.machine.journal(UNIT)
     assert "main: refuses clients without a certificate" in journal.splitlines()
     assert "WARNING" not in journal
@@ -125,6 +143,44 @@ def test_what_the_readme_says_makes_an_agent_that_opens_its_disks(house: House) 
     assert "released" in machine.run("keybroker audit tail")
 
 
+def _install(*names: str) -> str:
+    files = " ".join(f"/{image.CHECKOUT}/later/{name}_*.deb" for name in names)
+    return f"DEBIAN_FRONTEND=noninteractive apt-get install -y {files}"
+
+
+def test_an_upgrade_that_cannot_be_leaves_the_former_version_serving(house: House) -> None:
+    process = house.shown("MainPID")
+    status, said = house.machine.attempt(_install(f"keybroker_{packages.BROKEN}"), limit_seconds=300)
+    assert status != 0
+    assert "keybroker: the database cannot be upgraded, and is as it was" in said
+    assert house.shown("MainPID") == process
+    assert '"ready"' in house.machine.run(READY)
+    assert "rehearsal" not in house.machine.run("ls /var/lib/keybroker")
+
+
+def test_an_upgrade_keeps_the_database_and_the_open_volumes(house: House) -> None:
+    machine = house.machine
+    volumes, opened, process = (
+        machine.run("keybroker volume list --json"),
+        house.opened(),
+        house.shown("MainPID"),
+    )
+    names = [f"{name}_{packages.LATER}" for name in ("keybroker", "keybroker-agent")]
+    machine.run(_install(*names), limit_seconds=300)
+    machine.wait_until(READY, limit_seconds=180)
+    assert house.shown("MainPID") != process
+    shown = machine.run("dpkg-query -W -f '${Version} ${db:Status-Status}\n' keybroker keybroker-agent")
+    assert set(shown.splitlines()) == {f"{packages.LATER} installed"}
+    assert machine.run("keybroker volume list --json") == volumes
+    assert house.opened() == opened
+    assert json.loads(machine.run("keybroker upgrade --json"))["before"] == "later"
+    assert re.fullmatch(r"\d{4}\.db\n", machine.run("ls /var/lib/keybroker/before-upgrade"))
+    assert machine.run("stat -c '%U %a' /var/lib/keybroker/before-upgrade/*").strip() == "keybroker 600"
+    for verb in ("settle", "renew", "prove"):
+        machine.run(f"systemctl is-active keybroker-agent-{verb}.timer")
+    machine.run("keybroker-agent status && keybroker-agent unlock")
+
+
 def test_the_master_key_moves_into_a_credential_as_the_drop_in_says(house: House) -> None:
     """Encrypted by the real systemd-creds(1), given to the unit by the real systemd; the file goes."""
     drop_in = readme.README.parent / "systemd/keybroker.service.d/master-key-credential.conf.example"
@@ -157,3 +213,39 @@ def test_after_a_reboot_both_are_there_with_nobody_typing(house: House) -> None:
     house.machine.wait_until(READY, limit_seconds=180)
     house.machine.wait_until("findmnt /var/lib/postgresql", limit_seconds=180)
     assert house.shown("NRestarts") == "0"
+
+
+def test_removing_both_packages_closes_nothing_and_costs_no_key_and_no_byte(house: House) -> None:
+    machine, opened = house.machine, house.opened()
+    (disk,) = (disk for disk in house.disks.values() if disk.name == "data.raw")
+    machine.run("sync && fsfreeze --freeze /var/lib/postgresql")  # whoever else would write is held up
+    before = _digest(disk)
+    said = machine.run(PURGE, limit_seconds=300)
+    assert _digest(disk) == before
+    machine.run("fsfreeze --unfreeze /var/lib/postgresql && date >/var/lib/postgresql/written && sync")
+    assert "/var/lib/keybroker is kept" in said
+    assert machine.attempt("command -v keybroker keybroker-agent")[0] != 0
+    machine.run("test -s /var/lib/keybroker/keybroker.db && test -e /var/lib/keybroker-agent/identity")
+    assert house.opened() == opened
+    machine.run(
+        _install(f"keybroker_{packages.LATER}", f"keybroker-agent_{packages.LATER}"), limit_seconds=300
+    )
+    machine.wait_until(READY, limit_seconds=180)
+    machine.run("keybroker-agent unlock")
+    assert house.opened() == opened
+
+
+def _digest(disk: Path) -> str:
+    """Return a digest of what was ever written to a sparse disk, by place."""
+    digest = hashlib.sha256()
+    with disk.open("rb") as file:
+        place = 0
+        while True:
+            try:
+                place = os.lseek(file.fileno(), place, os.SEEK_DATA)
+            except OSError:  # no data beyond
+                return digest.hexdigest()
+            end = os.lseek(file.fileno(), place, os.SEEK_HOLE)
+            file.seek(place)
+            digest.update(f"{place} {end}".encode() + file.read(end - place))
+            place = end

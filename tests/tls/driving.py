@@ -127,7 +127,8 @@ def second_installation(site: Site, directory: Path) -> None:
     places = ("--config-dir", str(directory / "config"), "--state-dir", str(directory / "state"))
     site.run("init", "--name", "b.example", "--operator", "zoe", *places, config=False)
     config = ("--config", str(directory / "config/keybroker.toml"))
-    site.run("upgrade", *config, config=False)
+    site.run("upgrade", "--rehearse", *config, config=False)
+    site.run("upgrade", "--keep", str(directory / "before"), *config, config=False)
     server = start_server()
     try:
         site.run("store", "migrate", "--to", server.database().uri, *config, config=False)
