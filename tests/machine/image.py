@@ -4,8 +4,8 @@
     image, tree = build_bare(print)     # nothing of README.md's commands done yet, but `make packages`
 
 Third-party packages are fetched once, as the hash-pinned requirements say; the project's own wheel is built
-whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled: README.md's way without
-packages; a bare machine has the packages and installs them itself.
+whenever its sources changed. The agent lives in a virtual environment at /opt/keybroker, compiled, which is
+README.md's way without packages. A bare machine has the packages, and installs them itself.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _install_bare(root: Path, built: Path) -> None:
 
 
 def _install_agent(root: Path) -> None:
-    """Make /opt/keybroker, a virtual environment of the tree's own Python, every module compiled; its units."""
+    """Make /opt/keybroker, a virtual environment of the tree's own Python, compiled; put units in place."""
     wheels = root / "opt/wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")

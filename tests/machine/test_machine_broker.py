@@ -1,7 +1,7 @@
 """README.md's two installations, typed on one fresh machine: both packages, under a real systemd and dpkg.
 
-One machine is both: the agent's requests go over TLS to the broker's unit. Each test leaves it serving. Then both
-packages get a later version, and in the end they are removed, with the volumes open all the while.
+One machine is both: the agent's requests go over TLS to the broker's unit. Each test leaves it serving. Then
+both packages get a later version, and in the end they are removed, with the volumes open all the while.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class House:
         return self.machine.run(f"systemctl show {UNIT} --property={name} --value").strip()
 
     def opened(self) -> str:
-        """Return what would be another if the volumes were closed, or what holds them stopped, and all came back."""
+        """Return what would be another if volumes, or what holds them, had been closed and come back."""
         return self.machine.run(
             f"systemctl show -p InvocationID,ActiveEnterTimestampMonotonic {' '.join(HOLD)};"
-            " stat -c '%n %t:%T' $(readlink -f /dev/mapper/kb-data) && findmnt -no ID,SOURCE /var/lib/postgresql;"
-            " cat /proc/swaps"
+            " stat -c '%n %t:%T' $(readlink -f /dev/mapper/kb-data);"
+            " findmnt -no ID,SOURCE /var/lib/postgresql; cat /proc/swaps"
         )
 
 

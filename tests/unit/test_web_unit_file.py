@@ -84,4 +84,5 @@ def test_users_and_directories_are_made() -> None:
     assert made == {
         "/etc/keybroker": ["0700", "keybroker", "keybroker"],
         "/var/lib/keybroker": ["0700", "keybroker", "keybroker"],
+        "/var/lib/keybroker/before-upgrade": ["0700", "keybroker", "keybroker"],
     }
