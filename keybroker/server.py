@@ -30,7 +30,7 @@ from typing import Final
 
 from keybroker import hygiene, sockets, unsealer
 from keybroker.clerk import Clerk
-from keybroker.config import Settings
+from keybroker.config import Address, Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.limits import Limits
 from keybroker.rewrapper import rewrap_forever
@@ -241,15 +241,35 @@ class _Server:
         for bound in door.sockets:
             host, port = bound.getsockname()[:2]
             local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-            with _unlogged(local):
-                refused = await asyncio.to_thread(
-                    tls.refuses_strangers, (local, port), self._settings.installation, timeout_seconds=10
+            if sockets.is_here(local):
+                refused = await self._refuses_strangers(local, port)
+            else:
+                _log.warning(
+                    "%s: this machine has no %s yet; it is served once it has", door.gate.name, local
                 )
+                refused = await self._would_refuse_strangers(door)
             if not refused:
                 raise KeybrokerError(
                     Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
                 )
             _log.info("%s: refuses clients without a certificate", door.gate.name)
+
+    async def _refuses_strangers(self, host: str, port: int) -> bool:
+        with _unlogged(host):
+            return await asyncio.to_thread(
+                tls.refuses_strangers, (host, port), self._settings.installation, timeout_seconds=10
+            )
+
+    async def _would_refuse_strangers(self, door: Door) -> bool:
+        """Try the listener's gate and context at a loopback address, for as long as its own is not there."""
+        listener = Listener(door.gate, ssl_options=door.listener.ssl_options)
+        (probe,) = sockets.bound_to(Address("127.0.0.1", 0), "self-test")
+        listener.add_socket(probe)
+        try:
+            return await self._refuses_strangers(*probe.getsockname()[:2])
+        finally:
+            listener.stop()
+            await listener.close_all_connections()
 
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""

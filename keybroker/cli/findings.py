@@ -6,13 +6,15 @@ import os
 import pwd
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 
+from keybroker.cli.finding import Finding, wrong
+from keybroker.cli.surroundings import surroundings
 from keybroker.config import DEFAULT_DIRECTORY, FILE_NAME, Settings, load
 from keybroker.masterkey import MasterKey, credentials_of, is_sealed
 from keybroker.service import trail
@@ -32,26 +34,6 @@ _CA_SOON: Final = timedelta(days=365)
 """A new CA has to reach every host before the old one ends, and a host may be off for long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        state: ``good``, ``warning`` or ``wrong``.
-        problem: None unless it is wrong.
-    """
-
-    check: str
-    state: str
-    detail: str
-    hint: str | None = None
-    problem: Problem | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints of it."""
-        return {"check": self.check, "state": self.state, "detail": self.detail, "hint": self.hint}
-
-
 def examine(config: Path, credentials_directory: Path | None, now: datetime) -> tuple[Finding, ...]:
     """Look at everything that the broker relies on, without changing any of it.
 
@@ -61,7 +43,7 @@ def examine(config: Path, credentials_directory: Path | None, now: datetime) -> 
     try:
         settings = load(config, credentials_directory=credentials_directory)
     except KeybrokerError as error:
-        return (_wrong("configuration", error),)
+        return (wrong("configuration", error),)
     installation = settings.installation
     operators = sorted(settings.file.parent.glob("operators/*.crt"))
     ca_hint, server_hint = "keybroker ca rotate --help", "keybroker ca renew-server"
@@ -83,6 +65,7 @@ def examine(config: Path, credentials_directory: Path | None, now: datetime) -> 
             _certificate(f"operator {path.stem}", path, now, _SOON, "keybroker operator renew")
             for path in operators
         ),
+        *surroundings(settings, now),
     )
 
 
@@ -90,11 +73,7 @@ def _tried(check: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(check, "good", look())
     except KeybrokerError as error:
-        return _wrong(check, error)
-
-
-def _wrong(check: str, error: KeybrokerError) -> Finding:
-    return Finding(check, "wrong", error.detail, error.hint, error.problem)
+        return wrong(check, error)
 
 
 def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
@@ -103,7 +82,7 @@ def _database(installation: Installation, now: datetime) -> tuple[Finding, ...]:
     try:
         broker = open_broker(installation, clock=lambda: now, entropy=secrets.token_bytes)
     except KeybrokerError as error:
-        found = _wrong(check, error)
+        found = wrong(check, error)
         return (replace(found, hint=in_unit(installation, "check") or found.hint),)
     try:
         return (

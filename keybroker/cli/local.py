@@ -225,26 +225,31 @@ def serve(config: Path) -> None:
     """Run the broker in the foreground until SIGTERM; systemd runs it as keybroker.service.
 
     SIGHUP reads the server's certificate, its key and the CA again, and keeps the old ones if the new ones
-    are no good. The log goes to stderr.
+    are no good. The log goes to stderr. Under systemd it waits for what comes by itself, such as the right
+    time or the database, and says so in the unit's status; docs/cold-start.md has more.
 
     \b
       keybroker serve
       keybroker serve --config /etc/keybroker/keybroker.toml
     """
+    from keybroker.coldstart import is_supervised, when_possible
     from keybroker.config import load
     from keybroker.server import serve as run
     from keybroker.service.installation import open_broker
 
+    def start() -> None:
+        settings = load(config, credentials_directory=credentials_directory_here())
+        broker = open_broker(
+            settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes, serves=True
+        )
+        try:
+            run(settings, broker)
+        finally:
+            broker.close()
+
     _log()
     become_owner(config)
-    settings = load(config, credentials_directory=credentials_directory_here())
-    broker = open_broker(
-        settings.installation, clock=lambda: datetime.now(UTC), entropy=secrets.token_bytes, serves=True
-    )
-    try:
-        run(settings, broker)
-    finally:
-        broker.close()
+    when_possible(start, is_supervised=is_supervised())
 
 
 @click.command()
@@ -253,7 +258,9 @@ def serve(config: Path) -> None:
 def check(config: Path, as_json: bool) -> int:
     """Verify this machine's installation, and say what is wrong with it; it changes nothing.
 
-    The exit status is 0 if nothing is wrong; warnings, such as a certificate that ends soon, do not count.
+    It looks at files, database, master key, audit trail, certificates, and at what a cold start may lack:
+    clock, addresses, names and room. The exit status is 0 if nothing is wrong; warnings, such as a
+    certificate that ends soon, do not count.
 
     \b
       keybroker check
