@@ -1,7 +1,7 @@
 """What goes before an upgrade of the database: its rehearsal on a copy, and a copy that is kept.
 
 Both copies are consistent while a broker serves. They hold wrapped keys, like the database, and lie where
-only its owner reads. Of PostgreSQL's database nothing is copied: its copies are its own tools' (pg_basebackup).
+only its owner reads. Of PostgreSQL's database nothing is copied: that is for its own tools (pg_basebackup).
 """
 
 from __future__ import annotations
