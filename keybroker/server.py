@@ -22,15 +22,15 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from keybroker import hygiene, sockets, unsealer
+from keybroker import hygiene, selftest, sockets, unsealer
 from keybroker.clerk import Clerk
-from keybroker.config import Address, Settings
+from keybroker.config import Settings
 from keybroker.journal import Journal, SystemdJournal
 from keybroker.limits import Limits
 from keybroker.rewrapper import rewrap_forever
@@ -43,7 +43,7 @@ from keybroker.web import enrolment, health, main, tls
 from keybroker.web.app import methods_of
 from keybroker.web.gate import Gate
 from keybroker.web.listener import Listener
-from keybroker.wire.problems import KeybrokerError, Problem
+from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.receipt import MAIN
 
 _NOTIFY_SECONDS: Final = 2
@@ -54,7 +54,6 @@ _SPARE_FILES: Final = 256
 """Descriptors that connections leave to the database, the log and the standard library."""
 
 _log = logging.getLogger("keybroker.server")
-_tornado_log = logging.getLogger("tornado.general")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,8 @@ class _Server:
                 task.add_done_callback(tasks.discard)
 
             loop.add_signal_handler(signal.SIGHUP, reload)
-            await self._self_test(doors[0])
+            main_door = doors[0]
+            await selftest.run(main_door.listener, main_door.gate, main_door.sockets, self._settings)
             for door in doors:  # from here on, so that the self-test's own try is not counted
                 door.gate.turned_away = self._broker.tally.turned_away
             at_shares = await self._take_shares(tasks)
@@ -236,41 +236,6 @@ class _Server:
                 _log.info("%s: listening on %s", door.gate.name, sockets.shown(bound))
         return tuple(doors)
 
-    async def _self_test(self, door: Door) -> None:
-        """Refuse to be ready unless the main listener, as it is bound, refuses strangers."""
-        for bound in door.sockets:
-            host, port = bound.getsockname()[:2]
-            local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-            if sockets.is_here(local):
-                refused = await self._refuses_strangers(local, port)
-            else:
-                _log.warning(
-                    "%s: this machine has no %s yet; it is served once it has", door.gate.name, local
-                )
-                refused = await self._would_refuse_strangers(door)
-            if not refused:
-                raise KeybrokerError(
-                    Problem.CONFIGURATION, f"main listener: {local} lets a client in without a certificate"
-                )
-            _log.info("%s: refuses clients without a certificate", door.gate.name)
-
-    async def _refuses_strangers(self, host: str, port: int) -> bool:
-        with _unlogged(host):
-            return await asyncio.to_thread(
-                tls.refuses_strangers, (host, port), self._settings.installation, timeout_seconds=10
-            )
-
-    async def _would_refuse_strangers(self, door: Door) -> bool:
-        """Try the listener's gate and context at a loopback address, for as long as its own is not there."""
-        listener = Listener(door.gate, ssl_options=door.listener.ssl_options)
-        (probe,) = sockets.bound_to(Address("127.0.0.1", 0), "self-test")
-        listener.add_socket(probe)
-        try:
-            return await self._refuses_strangers(*probe.getsockname()[:2])
-        finally:
-            listener.stop()
-            await listener.close_all_connections()
-
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""
         async with self._reloading:
@@ -316,21 +281,6 @@ def _cursor_name(writer: str) -> str:
 def _journal(settings: Settings) -> Journal | None:
     """Return the journal, where systemd started us with it (systemd.exec(5), $JOURNAL_STREAM)."""
     return SystemdJournal() if settings.journal and "JOURNAL_STREAM" in os.environ else None
-
-
-@contextlib.contextmanager
-def _unlogged(address: str) -> Iterator[None]:
-    """Leave out Tornado's warning that a client from ``address`` came without a certificate: it is us."""
-
-    def is_another(record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        return "PEER_DID_NOT_RETURN_A_CERTIFICATE" not in said or f"('{address}'," not in said
-
-    _tornado_log.addFilter(is_another)
-    try:
-        yield
-    finally:
-        _tornado_log.removeFilter(is_another)
 
 
 async def _notify(state: str) -> None:
