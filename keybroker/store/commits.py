@@ -29,8 +29,9 @@ from keybroker.store.group import Outcome, Queued, perform
 from keybroker.store.writing import SqlWriting
 from keybroker.wire.problems import KeybrokerError, Problem
 
-PATIENCE_SECONDS: Final = 20.0
-"""How long a batch is tried again. A failover takes longer at times: what was not written is refused then."""
+PATIENCE_SECONDS: Final = 15.0
+"""How long a batch is tried again: less than the 20 s that an agent waits for an answer, so that it gets one.
+A failover takes longer at times: what was not written is refused then."""
 
 IMPATIENCE_SECONDS: Final = 2.0
 """The same, right after a batch that was given up: whoever asks while nothing answers is told so soon."""
