@@ -3,6 +3,7 @@
 # make quick  what a change needs while it is being written: a minute
 # make mutants  breaks each guard of the planners and models, and shows that a test fails: some minutes
 # make kills  a broker under load, and a rewrapping of 10,000 volumes, killed 50 times each: six minutes and more
+# make failover  two brokers on a PostgreSQL of three machines, whose primary dies under load: four minutes and more
 # make bench  ratios against cryptsetup, curl and nginx
 # make packages  the Debian packages keybroker and keybroker-agent, in build/; VERSION=1.2.3 for another version
 # make lint   what the linters and the type checker say
@@ -11,9 +12,9 @@
 
 PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
-FAST = tests/unit tests/contract tests/header tests/crash tests/tls tests/cli tests/failover
+FAST = tests/unit tests/contract tests/header tests/crash tests/tls tests/cli tests/failover/test_consistency.py
 
-.PHONY: test demo quick mutants kills bench packages lint man lock install
+.PHONY: test demo quick mutants kills failover bench packages lint man lock install
 
 install:
 	@.ci/install
@@ -41,6 +42,10 @@ mutants: install
 
 kills: install
 	KEYBROKER_KILLS=50 $(PYTEST) -q -s --no-skips tests/tls/test_tls_kills.py tests/contract/test_broker_rewrap_crash.py
+
+failover: install
+	KEYBROKER_FAILOVERS="kill" $(PYTEST) -q -s --no-skips tests/failover/test_failover.py
+	KEYBROKER_FAILOVERS="stop cut" $(PYTEST) -q -s --no-skips tests/failover/test_failover.py
 
 bench: install
 	$(PYTEST) -q -s -m bench tests/bench

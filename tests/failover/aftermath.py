@@ -51,7 +51,7 @@ def _trail(operator: Operator) -> list[dict[str, Any]]:
     page = operator.look("audit", limit=1000)
     while page["audit"]:
         records += page["audit"]
-        page = operator.look("audit", after=records[-1]["sequence"], limit=1000)
+        page = operator.look("audit", after=page["through"], limit=1000)
     return records
 
 

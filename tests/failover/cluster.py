@@ -23,6 +23,7 @@ from tests.failover.wires import NETWORK, Machine, switch
 BINARIES: Final = Path("/usr/lib/postgresql/15/bin")
 USER: Final = "postgres"
 DATABASE: Final = "keybroker"
+USER_OF_BROKERS: Final = "keybroker"
 TTL_SECONDS: Final = 8
 """How long a primary stays one without a word from it."""
 
@@ -59,8 +60,13 @@ class Cluster:
     @property
     def url(self) -> str:
         """How a broker names the database: all hosts, and of them the one that takes writes."""
+        return self.url_of(DATABASE)
+
+    def url_of(self, name: str) -> str:
+        """Return the same of another database."""
         hosts = ",".join(f"{machine.address}:5432" for machine in self.machines)
-        return f"postgresql+psycopg://{DATABASE}@/{DATABASE}?host={hosts}&target_session_attrs=read-write"
+        options = "target_session_attrs=read-write&sslmode=disable"
+        return f"postgresql+psycopg://{USER_OF_BROKERS}@{hosts}/{name}?{options}"
 
     def boot(self, machine: Machine, *, first: bool = False) -> None:
         """Start a machine with everything on it; what is on its disk stays."""
@@ -198,6 +204,10 @@ class Cluster:
         assert may_fail or done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def make_database(self, name: str) -> None:
+        """Make an empty database of the brokers'."""
+        self.sql(self.wait_for_primary(30), f"create database {name} owner {USER_OF_BROKERS}")
+
     def logs(self) -> str:
         """Return the ends of what the machines said."""
         files = sorted(self.directory.glob("*/*.log"))
@@ -217,8 +227,8 @@ def cluster() -> Iterator[Cluster]:
                 made.boot(machine, first=True)
             primary = made.wait_for_primary(60)
             made.wait_until_whole(60)
-            made.sql(primary, f"create role {DATABASE} login")
-            made.sql(primary, f"create database {DATABASE} owner {DATABASE}")
+            made.sql(primary, f"create role {USER_OF_BROKERS} login")
+            made.make_database(DATABASE)
             yield made
         except BaseException:
             print(made.logs())
