@@ -112,7 +112,7 @@ def test_neither_package_carries_the_others_program(unpacked: dict[str, Path]) -
     broker, agent = (
         {Path(path).parts[6] for path in files(unpacked[name]) if "/site-packages/" in path} for name in NAMES
     )
-    assert {"keybroker", "flask", "systemd", "pkcs11"} <= broker
+    assert {"keybroker", "flask", "systemd", "pkcs11", "psycopg", "psycopg_binary"} <= broker
     assert "agent" not in broker
     assert {"agent", "keybroker", "cryptography", "pyudev"} <= agent
     assert {"flask", "sqlalchemy", "click"} & agent == set()
