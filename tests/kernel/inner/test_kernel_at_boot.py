@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.limit(300)]
 
 SIZE = 68 * MIB
 RATE = 6 * MIB
+TRIES = 4
 
 
 class Stopped(Exception):
@@ -135,10 +136,14 @@ def test_a_boot_finishes_an_interrupted_reencryption_before_the_database_only_wh
     held = random.Random(7).randbytes(16 * MIB)
     (machine.mounted / "still").write_bytes(held)
     os.sync()
-    before = machine.header().pin.digest
-    machine.operate("reencrypt", "shop", "data", "--rate", str(RATE), "--at-boot", at_boot)
-    machine.interrupt()
-    done, total = done_bytes(machine.header(), SIZE)
+    for _ in range(TRIES):
+        before = machine.header().pin.digest
+        machine.operate("reencrypt", "shop", "data", "--rate", str(RATE), "--at-boot", at_boot)
+        machine.interrupt()
+        done, total = done_bytes(machine.header(), SIZE)
+        if done < total:
+            break
+        machine.agent("settle")  # on a busy machine nobody stopped cryptsetup in time
     assert 0 < done < total
     machine.agent("lock")
     began = time.monotonic()
