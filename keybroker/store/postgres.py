@@ -16,22 +16,21 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from keybroker.audit import AuditEntry, AuditFilter, Writer
+from keybroker.audit import Writer
 from keybroker.store.commits import PATIENCE_SECONDS, Commits
 from keybroker.store.failures import is_passing, translated
 from keybroker.store.group import GroupCommit
+from keybroker.store.grouped import GroupedStore
 from keybroker.store.overdue import Overdue
 from keybroker.store.places import Cluster
 from keybroker.store.reading import SqlReading
-from keybroker.store.rows import CheckpointRow
-from keybroker.store.writing import SqlWriting
 from keybroker.wire.problems import KeybrokerError, Problem
 
 if TYPE_CHECKING:
@@ -50,8 +49,6 @@ STATEMENT_SECONDS: Final = 10.0
 
 READING_SECONDS: Final = 5.0
 """How long a reading is tried again."""
-
-_PAGE: Final = 1000
 
 _DEFAULTS: Final = {
     "application_name": "keybroker",
@@ -130,7 +127,7 @@ def settle(connection: psycopg.Connection[Any]) -> None:
         connection.execute("SET synchronous_commit = on")
 
 
-class PostgresStore:
+class PostgresStore(GroupedStore):
     """``Store`` on a database that PostgreSQL serves.
 
     Args:
@@ -148,13 +145,13 @@ class PostgresStore:
         patience: float = PATIENCE_SECONDS,
         statement_seconds: float = STATEMENT_SECONDS,
     ) -> None:
-        self._name = writer
         self._engine = engine(cluster)
         self._overdue = Overdue(self._engine, statement_seconds)
         process = secrets.token_hex(16)
-        self._writer = GroupCommit(
+        grouping = GroupCommit(
             lambda: Commits(self._engine.connect, process, writer, patience), LARGEST_BATCH
         )
+        super().__init__(writer, grouping)
 
     def read(self, work: Callable[[SqlReading], T]) -> T:
         """Run ``work`` on a consistent view."""
@@ -168,28 +165,6 @@ class PostgresStore:
                     raise translated(error) from None
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # a pause is no secret
             pause = min(pause * 2, 1.0)
-
-    def write(self, work: Callable[[SqlWriting], T]) -> T:
-        """Run ``work`` in a transaction, and return once that is durable; it may be run several times."""
-        return self._writer.submit(work).result()
-
-    def audit_records(self, writer: str | None = None) -> Iterator[AuditEntry]:
-        """Yield every audit record of a chain, in pages."""
-        name, after = writer or self._name.name, 0
-
-        def next_page(reading: SqlReading) -> list[AuditEntry]:
-            return reading.audit({name: after}, _PAGE, AuditFilter(writer=name))
-
-        while page := self.read(next_page):
-            yield from page
-            after = page[-1].sequence
-
-    def audit_checkpoints(self) -> Iterator[CheckpointRow]:
-        """Yield every checkpoint, in pages."""
-        after = 0
-        while page := self.read(lambda reading, after=after: reading.checkpoints(after, _PAGE)):  # type: ignore[misc]
-            yield from page
-            after = page[-1].number
 
     def scrub(self) -> bool:
         """Let PostgreSQL take the room of what was deleted.
@@ -206,11 +181,6 @@ class PostgresStore:
                 return False
             raise translated(error) from None
         return True
-
-    @property
-    def alive(self) -> bool:
-        """Say whether writes are still answered."""
-        return self._writer.alive
 
     def close(self) -> None:
         """Finish what is queued, then let go of the database."""

@@ -14,7 +14,7 @@ Each connection is made with these settings and asked whether it has them:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,12 +23,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from keybroker.audit import AuditEntry, AuditFilter, Writer
+from keybroker.audit import Writer
 from keybroker.store.failures import translated
 from keybroker.store.group import GroupCommit, on_one_connection
+from keybroker.store.grouped import GroupedStore
 from keybroker.store.reading import SqlReading
-from keybroker.store.rows import CheckpointRow
-from keybroker.store.writing import SqlWriting
 from keybroker.wire.problems import KeybrokerError, Problem
 
 T = TypeVar("T")
@@ -36,8 +35,6 @@ T = TypeVar("T")
 BUSY_MILLISECONDS: Final = 5000
 READERS: Final = 32
 """Connections kept for reading; a request thread holds one only while it reads."""
-
-_PAGE: Final = 1000
 
 _PRAGMAS: Final[tuple[tuple[str, str, object], ...]] = (
     ("busy_timeout", str(BUSY_MILLISECONDS), BUSY_MILLISECONDS),
@@ -80,7 +77,7 @@ def settle(connection: sqlite3.Connection, _record: Any) -> None:
             )
 
 
-class SqliteStore:
+class SqliteStore(GroupedStore):
     """``Store`` on one SQLite file.
 
     Args:
@@ -89,9 +86,8 @@ class SqliteStore:
     """
 
     def __init__(self, database: Path, writer: Writer = Writer()) -> None:  # noqa: B008  # it is frozen
-        self._name = writer
         self._engine = engine(database)
-        self._writer = GroupCommit(lambda: on_one_connection(self._engine.connect, writer))
+        super().__init__(writer, GroupCommit(lambda: on_one_connection(self._engine.connect, writer)))
 
     def read(self, work: Callable[[SqlReading], T]) -> T:
         """Run ``work`` on a consistent view."""
@@ -100,28 +96,6 @@ class SqliteStore:
                 return _viewed(connection, self._name, work)
         except DBAPIError as error:
             raise translated(error) from None
-
-    def write(self, work: Callable[[SqlWriting], T]) -> T:
-        """Run ``work`` in a transaction, and return once that is durable."""
-        return self._writer.submit(work).result()
-
-    def audit_records(self, writer: str | None = None) -> Iterator[AuditEntry]:
-        """Yield every audit record of a chain, in pages."""
-        name, after = writer or self._name.name, 0
-
-        def next_page(reading: SqlReading) -> list[AuditEntry]:
-            return reading.audit({name: after}, _PAGE, AuditFilter(writer=name))
-
-        while page := self.read(next_page):
-            yield from page
-            after = page[-1].sequence
-
-    def audit_checkpoints(self) -> Iterator[CheckpointRow]:
-        """Yield every checkpoint, in pages."""
-        after = 0
-        while page := self.read(lambda reading, after=after: reading.checkpoints(after, _PAGE)):  # type: ignore[misc]
-            yield from page
-            after = page[-1].number
 
     def scrub(self) -> bool:
         """Let no copy of what was overwritten stay in the write-ahead log.
@@ -135,11 +109,6 @@ class SqliteStore:
         except DBAPIError as error:
             raise translated(error) from None
         return bool(busy == 0)
-
-    @property
-    def alive(self) -> bool:
-        """Say whether writes are still answered."""
-        return self._writer.alive
 
     def close(self) -> None:
         """Finish what is queued, then let go of the database."""

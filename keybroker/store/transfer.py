@@ -6,7 +6,7 @@ Nothing of the source is changed, and nobody else writes to it meanwhile. What i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +14,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.exc import DBAPIError
 
-from keybroker.audit import AuditEntry, AuditFilter, Writer, verify
+from keybroker.audit import Writer, verify
 from keybroker.store import schema, sqlite
 from keybroker.store.failures import translated
+from keybroker.store.grouped import records
 from keybroker.store.places import Cluster
 from keybroker.store.reading import SqlReading
 from keybroker.store.tables import METADATA
@@ -120,11 +121,5 @@ def _as_bytes(row: tuple[Any, ...]) -> bytes:
 
 def _verified(reading: SqlReading) -> int:
     """Check every chain of the audit trail; return how many records there are."""
-    return sum(verify(_chain(reading, writer))[0] for writer in reading.writers())
-
-
-def _chain(reading: SqlReading, writer: str) -> Iterator[AuditEntry]:
-    after = 0
-    while page := reading.audit({writer: after}, _PAGE, AuditFilter(writer=writer)):
-        yield from page
-        after = page[-1].sequence
+    chains = (records(lambda work: work(reading), writer) for writer in reading.writers())
+    return sum(verify(chain)[0] for chain in chains)
