@@ -13,6 +13,7 @@ from keybroker.policy import Peer
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
 from keybroker.service.directory import addon_named
+from keybroker.service.reasons import check_reason
 from keybroker.store import Reading, Writing
 from keybroker.wire.names import AddonName, HostId
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -157,8 +158,7 @@ def clear(broker: Broker, peer: Peer, host: str, reason: str) -> tuple[BootView,
     """
 
     def work(writing: Writing, caller: Caller) -> tuple[BootView, ...]:
-        if not 1 <= len(reason) <= 500 or not reason.isprintable():
-            raise KeybrokerError(Problem.MALFORMED, "reason: must be 1 to 500 printable characters")
+        check_reason(reason)
         row = writing.host(host)
         if row is None:
             hint = "keybroker host list"

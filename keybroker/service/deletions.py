@@ -18,6 +18,7 @@ from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import save
 from keybroker.service.directory import addon_named, addon_view, view, volume_named
+from keybroker.service.reasons import check_reason
 from keybroker.service.views import AddonView, VolumeView
 from keybroker.store import Writing
 from keybroker.store.rows import AddonRow, VolumeRow
@@ -188,8 +189,7 @@ def approve_addon(broker: Broker, peer: Peer, addon: str, due: datetime) -> Addo
 
 
 def _check(reason: str, days: int | None) -> None:
-    if not 1 <= len(reason) <= 500 or not reason.isprintable():
-        raise KeybrokerError(Problem.MALFORMED, "reason: must be 1 to 500 printable characters")
+    check_reason(reason)
     if days is not None and not 0 <= days <= MOST_DAYS:
         raise KeybrokerError(Problem.MALFORMED, f"days: must be from 0 to {MOST_DAYS}")
 

@@ -15,6 +15,7 @@ from keybroker.service.directory import addon_named, addon_view, lasting_addon, 
 from keybroker.service.enrolment import token_hash
 from keybroker.service.keys import new_addon_key
 from keybroker.service.offline import entrust
+from keybroker.service.reasons import check_reason
 from keybroker.service.statements import AddonStatementView, StatementView
 from keybroker.service.views import (
     AddonView,
@@ -324,8 +325,7 @@ def revoke(broker: Broker, peer: Peer, host: str, reason: str, *, lock: bool = F
     """
 
     def work(writing: Writing, caller: Caller) -> HostView:
-        if not 1 <= len(reason) <= 500 or not reason.isprintable():
-            raise _malformed("reason", "must be 1 to 500 printable characters")
+        check_reason(reason)
         row = _host(writing, host)
         writing.revoke_host(row.id, reason, caller.now, lock=lock)
         facts: dict[str, Any] = {"reason": reason, **({"lock": True} if lock else {})}

@@ -13,6 +13,7 @@ from keybroker.service.admission import Caller, perform
 from keybroker.service.broker import Broker
 from keybroker.service.custody import unwrap
 from keybroker.service.directory import lasting_volume
+from keybroker.service.reasons import check_reason
 from keybroker.store import Writing
 from keybroker.store.recoveryrows import RevealRow
 from keybroker.store.rows import VolumeRow
@@ -66,8 +67,7 @@ def reveal(
     """
 
     def work(writing: Writing, caller: Caller) -> Revealed:
-        if not 1 <= len(reason) <= 500 or not reason.isprintable():
-            raise _malformed("reason", "must be 1 to 500 printable characters")
+        check_reason(reason)
         if not 0 <= hours <= MOST_HOURS:
             raise _malformed("hours", f"must be from 0 to {MOST_HOURS}")
         row = lasting_volume(writing, addon, name)

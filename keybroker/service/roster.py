@@ -13,6 +13,7 @@ from keybroker.rights import MANAGES, beyond
 from keybroker.service.admission import Caller, consult, perform
 from keybroker.service.broker import Broker
 from keybroker.service.issuing import issue, lasts
+from keybroker.service.reasons import check_reason
 from keybroker.service.signing import given, keep, waits
 from keybroker.service.views import Appointment, OperatorView
 from keybroker.store import Reading, Writing
@@ -159,8 +160,7 @@ def revoke(broker: Broker, peer: Peer, name: str, reason: str) -> OperatorView:
     """
 
     def work(writing: Writing, caller: Caller) -> OperatorView:
-        if not 1 <= len(reason) <= 500 or not reason.isprintable():
-            raise _malformed("reason", "must be 1 to 500 printable characters")
+        check_reason(reason)
         row = _named(writing, name)
         if row.revoked is None:
             _check_not_last(writing, name, caller.now)
