@@ -110,6 +110,8 @@ def make(file: Path, recipients: tuple[str, ...], without_ca_key: bool, config: 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[IO[bytes]]:
     """Give a file to write, which is in place once it is whole and durable, and not at all otherwise."""
+    from keybroker.service.placing import sync
+
     if os.path.lexists(path):
         raise KeybrokerError(Problem.EXISTS, f"{path}: is there already", hint="a backup overwrites nothing")
     try:
@@ -127,11 +129,7 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         raise KeybrokerError(Problem.UNAVAILABLE, f"{path}: cannot be written: {error.strerror}") from None
     finally:
         beside.unlink(missing_ok=True)
-    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.absolute().parent)
 
 
 @backup.command()

@@ -14,6 +14,7 @@ from tomlkit.items import Table
 from keybroker.config import load
 from keybroker.envelope import KEY_BYTES
 from keybroker.masterkey import open_master_key
+from keybroker.service.placing import sync
 from keybroker.wire.problems import KeybrokerError, Problem
 
 _MOST_FILES: Final = 1000
@@ -56,7 +57,7 @@ def make_file(path: Path) -> None:
         file.write(secrets.token_bytes(KEY_BYTES))
         file.flush()
         os.fsync(file.fileno())
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def configure(config: Path, uris: tuple[str, ...]) -> None:
@@ -86,16 +87,8 @@ def configure(config: Path, uris: tuple[str, ...]) -> None:
         except BaseException:
             os.unlink(name)
             raise
-        _sync(config.parent)
+        sync(config.parent)
     except OSError as error:
         raise KeybrokerError(
             Problem.CONFIGURATION, f"{config}: cannot be written: {error.strerror}"
         ) from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from keybroker.service.installation import Installation, check_files
+from keybroker.service.placing import sync
 from keybroker.store import schema
 from keybroker.store.copying import check_integrity, snapshot
 from keybroker.wire.problems import KeybrokerError, Problem
@@ -70,7 +71,7 @@ def keep(installation: Installation, directory: Path) -> Path | None:
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.rename(kept)
-        _sync(directory)
+        sync(directory)
     finally:
         _remove(fresh)
     return kept
@@ -81,14 +82,6 @@ def _copy(database: Path, to: Path) -> None:
         snapshot(database, to)
     except OSError as error:
         raise KeybrokerError(Problem.UNAVAILABLE, f"{to}: cannot be written: {error.strerror}") from None
-
-
-def _sync(directory: Path) -> None:
-    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _remove(database: Path) -> None:
