@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Final
 
+from keybroker.supervisor import tell
 from keybroker.wire.problems import KeybrokerError
 
 PAUSE_SECONDS: Final = 2.0
@@ -44,20 +42,5 @@ def when_possible(
                 said = error.detail
                 for line in error.lines("waiting"):
                     _log.warning("%s", line)
-        _tell(f"STATUS=waiting: {said}\nEXTEND_TIMEOUT_USEC={_EXTEND_SECONDS * 1_000_000}")
+        tell(f"STATUS=waiting: {said}\nEXTEND_TIMEOUT_USEC={_EXTEND_SECONDS * 1_000_000}")
         pause(PAUSE_SECONDS)
-
-
-def is_supervised() -> bool:
-    """Say whether a service manager waits for this process to be ready (sd_notify(3))."""
-    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
-
-
-def _tell(state: str) -> None:
-    address = os.environ["NOTIFY_SOCKET"]
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager,
-        contextlib.suppress(OSError),
-    ):
-        manager.setblocking(False)  # one that does not read is not worth a start
-        manager.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)

@@ -14,7 +14,6 @@ a connection without a certificate.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import resource
@@ -37,6 +36,7 @@ from keybroker.rewrapper import rewrap_forever
 from keybroker.service import trail, unsealing
 from keybroker.service.broker import Broker
 from keybroker.service.installation import load_authority
+from keybroker.supervisor import notify, watchdog
 from keybroker.sweeper import sweep_forever
 from keybroker.usher import usher_forever
 from keybroker.web import enrolment, health, main, tls
@@ -46,7 +46,6 @@ from keybroker.web.listener import Listener
 from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.receipt import MAIN
 
-_NOTIFY_SECONDS: Final = 2
 _CURSOR: Final = "audit.copied"
 """Beside the database: what the journal was told last."""
 
@@ -132,7 +131,7 @@ class _Server:
                 door.gate.turned_away = self._broker.tally.turned_away
             at_shares = await self._take_shares(tasks)
             # ready while it is sealed, too: a start that waits for people is none that hangs
-            await _notify(f"READY=1\nSTATUS={self._status()}")
+            await notify(f"READY=1\nSTATUS={self._status()}")
             tasks.add(loop.create_task(usher_forever(self._broker)))
             tasks.add(loop.create_task(watchdog(lambda: self._broker.store.alive)))
             await self._until_unsealed()
@@ -168,7 +167,7 @@ class _Server:
         loop = asyncio.get_running_loop()
 
         def changed() -> None:
-            task = loop.create_task(_notify(f"STATUS={self._status()}"))
+            task = loop.create_task(notify(f"STATUS={self._status()}"))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             if unsealing.sealed(self._broker) is None:
@@ -239,7 +238,7 @@ class _Server:
     async def _reload(self, doors: tuple[Door, ...]) -> None:
         """Take new certificates for new connections, if all of them are good; else change nothing."""
         async with self._reloading:
-            await _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 files, store = self._settings.installation, self._broker.store
                 authority = await asyncio.to_thread(load_authority, files, store)
@@ -247,21 +246,21 @@ class _Server:
             except KeybrokerError as error:
                 for line in error.lines("reload"):
                     _log.error("%s", line)
-                await _notify(f"READY=1\nSTATUS={self._status()}; the last reload was refused, see the log")
+                await notify(f"READY=1\nSTATUS={self._status()}; the last reload was refused, see the log")
                 return
             for door, context in fresh:
                 door.listener.ssl_options = context
             self._broker.authorities.current = authority
             self._broker.progress.served_until = tls.ends(self._settings.installation)
             _log.info("reload: certificates are read again")
-            await _notify(f"READY=1\nSTATUS={self._status()}")
+            await notify(f"READY=1\nSTATUS={self._status()}")
 
     async def _stop(self, doors: tuple[Door, ...]) -> None:
         """Accept nothing more, give requests in flight their time, then close what is left."""
         for door in doors:
             door.gate.stopping = True
             door.listener.stop()
-        await _notify("STOPPING=1\nSTATUS=finishing requests in flight")
+        await notify("STOPPING=1\nSTATUS=finishing requests in flight")
         finished: list[Awaitable[object]] = [door.gate.idle.wait() for door in doors]
         try:
             async with asyncio.timeout(self._settings.limits.stop_seconds):
@@ -281,38 +280,3 @@ def _cursor_name(writer: str) -> str:
 def _journal(settings: Settings) -> Journal | None:
     """Return the journal, where systemd started us with it (systemd.exec(5), $JOURNAL_STREAM)."""
     return SystemdJournal() if settings.journal and "JOURNAL_STREAM" in os.environ else None
-
-
-async def _notify(state: str) -> None:
-    """Tell the service manager (sd_notify(3)); one that does not listen is waited for a moment and left.
-
-    libsystemd would block here, with the interpreter's lock held, until the service manager reads: the whole
-    broker would stand still on its account.
-    """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager,
-        contextlib.suppress(OSError, TimeoutError),
-    ):
-        manager.setblocking(False)
-        manager.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        async with asyncio.timeout(_NOTIFY_SECONDS):
-            await asyncio.get_running_loop().sock_sendall(manager, state.encode())
-
-
-async def watchdog(alive: Callable[[], bool]) -> None:
-    """Tell systemd twice per period that the event loop turns (sd_watchdog_enabled(3)).
-
-    Args:
-        alive: whether writes are still answered. Without them no key leaves ever again, and only another
-            process can help: that is what systemd starts when it hears nothing more.
-    """
-    period = os.environ.get("WATCHDOG_USEC", "")
-    if not period.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return
-    while True:
-        if alive():
-            await _notify("WATCHDOG=1")
-        await asyncio.sleep(int(period) / 2_000_000)

@@ -232,7 +232,8 @@ def serve(config: Path) -> None:
       keybroker serve
       keybroker serve --config /etc/keybroker/keybroker.toml
     """
-    from keybroker.coldstart import is_supervised, when_possible
+    from keybroker import supervisor
+    from keybroker.coldstart import when_possible
     from keybroker.config import load
     from keybroker.server import serve as run
     from keybroker.service.installation import open_broker
@@ -249,7 +250,7 @@ def serve(config: Path) -> None:
 
     _log()
     become_owner(config)
-    when_possible(start, is_supervised=is_supervised())
+    when_possible(start, is_supervised=supervisor.is_there())
 
 
 @click.command()

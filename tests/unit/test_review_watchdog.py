@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, sys
-from keybroker.server import watchdog
+from keybroker.supervisor import watchdog
 async def main():
     async with asyncio.timeout(0.6):
         await watchdog(lambda: sys.argv[1] == "alive")
