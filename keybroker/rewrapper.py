@@ -13,8 +13,7 @@ from typing import Final
 
 from keybroker.service import masters, rewrap
 from keybroker.service.broker import Broker
-from keybroker.unforeseen import where
-from keybroker.wire.problems import KeybrokerError
+from keybroker.unforeseen import said
 
 _PAUSE_SECONDS: Final = 1
 _RETRY_SECONDS: Final = 60
@@ -38,15 +37,10 @@ async def rewrap_forever(broker: Broker, stopping: Callable[[], bool]) -> None:
                 continue
             _log.info("rewrap: begins")
             outcome = await asyncio.to_thread(rewrap.advance, broker, stopping)
-        except KeybrokerError as error:
-            broker.tally.failed("rewrap")
-            for line in error.lines("rewrap"):
-                _log.error("%s", line)
-            pause = _RETRY_SECONDS
-            continue
         except Exception as error:
             broker.tally.failed("rewrap")
-            _log.error("rewrap: %s", where(error))
+            for line in said(error, "rewrap"):
+                _log.error("%s", line)
             pause = _RETRY_SECONDS
             continue
         for broken in outcome.broken:

@@ -7,8 +7,7 @@ import logging
 from typing import Final
 
 from keybroker.service.broker import Broker
-from keybroker.unforeseen import where
-from keybroker.wire.problems import KeybrokerError
+from keybroker.unforeseen import said
 
 _SECONDS: Final = 20
 
@@ -20,13 +19,10 @@ async def usher_forever(broker: Broker) -> None:
     while True:
         try:
             await asyncio.to_thread(look_up, broker)
-        except KeybrokerError as error:
-            broker.tally.failed("precedence")
-            for line in error.lines("precedence"):
-                _log.error("%s", line)
         except Exception as error:
             broker.tally.failed("precedence")
-            _log.error("precedence: %s", where(error))
+            for line in said(error, "precedence"):
+                _log.error("%s", line)
         await asyncio.sleep(_SECONDS)
 
 
