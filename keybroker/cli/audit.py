@@ -143,7 +143,9 @@ def _follow_until(
 
 def _check_shrunk(place: dict[str, int], document: dict[str, Any]) -> None:
     """Check that no chain is shorter than it was read already."""
-    ends = {head["writer"]: head["sequence"] for head in document["heads"]}
+    from keybroker.cli.pages import place_of
+
+    ends = place_of(document)
     for writer, sequence in sorted(place.items()):
         if ends.get(writer, 0) < sequence:
             raise KeybrokerError(

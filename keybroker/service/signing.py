@@ -45,9 +45,8 @@ def keep(
         if (known.host, known.operator) != (host, operator):
             raise KeybrokerError(Problem.CONFLICT, "csr: its key is in another request that waits")
         if not names_anyone(known.csr) and names_anyone(requested.pem):
-            writing.end_signing(
-                known.spki
-            )  # the same key, and a CA that reads no more than requests knows it
+            # the same key, and a CA that reads no more than requests knows whose it is
+            writing.end_signing(known.spki)
             writing.put_signing(SigningRow(known.spki, host, operator, requested.pem, now, known.token), MOST)
         return False
     writing.put_signing(SigningRow(requested.spki, host, operator, requested.pem, now, token), MOST)

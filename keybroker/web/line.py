@@ -10,8 +10,7 @@
 Next is the first of the highest class; every fourth time it is whoever waits longest, so that no class stands
 still however many of a higher one come. Whoever goes is given a time of their own: as if the line went on at
 the pace at which it moves now, each behind the one who was sent away before; the high class sooner, the low
-one later. So a storm that does not fit is
-spread over the time that it takes, and does not come back as one.
+one later. So a storm that does not fit is spread over the time that it takes, and does not come back as one.
 """
 
 from __future__ import annotations
