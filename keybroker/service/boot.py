@@ -62,7 +62,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
 
     def look(reading: Reading) -> _Decided:
         caller = admit(broker, reading, peer, "unlock", now)
-        sentry.limit(broker, reading, caller, asking)
+        sentry.limit(broker, reading.boots(caller.as_host()[0]), caller, asking)
         return _decide(broker, reading, caller, request)
 
     decided = settle(broker, lambda: broker.store.read(look))
@@ -70,7 +70,7 @@ def unlock(broker: Broker, peer: Peer, request: UnlockRequest) -> UnlockReply:
     def note(writing: Writing) -> _Decided:
         # Looked up once more inside the transaction: a host whose revocation is durable gets no key any more.
         caller = admit(broker, writing, peer, "unlock", now)
-        sentry.check(broker, writing, caller, asking)
+        sentry.check(broker, writing, writing.boots(caller.as_host()[0]), caller, asking)
         note_shown(broker, writing, peer, now)
         final = decided
         withheld = writing.withheld(decided.addon)

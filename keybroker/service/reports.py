@@ -40,8 +40,7 @@ def report(broker: Broker, peer: Peer, request: ReportRequest) -> ReportReply:
     def work(writing: Writing, caller: Caller) -> ReportReply:
         host, addon = caller.as_host()
         asking = AskingBoot(request.boot_id, request.machine_id)
-        sentry.pace(broker, writing, caller, asking)
-        counts = sentry.hear(writing, caller, asking)
+        counts = sentry.hear(broker, writing, caller, asking)
         volumes = request.volumes if counts else ()  # a clone's word would lift what is held for its host's
         receipts.hear(writing, caller, request.receipt)
         rows = {row.volume.id: row for row in writing.volumes(addon)}

@@ -66,20 +66,24 @@ def attend(
     """
 
     def checked(writing: Writing, caller: Caller) -> T:
-        limit(broker, writing, caller, asking or peer.boot)
-        check(broker, writing, caller, asking or peer.boot)
+        known = writing.boots(caller.as_host()[0])
+        limit(broker, known, caller, asking or peer.boot)
+        check(broker, writing, known, caller, asking or peer.boot)
         return work(writing, caller)
 
     return perform(broker, peer, verb, checked)
 
 
-def check(broker: Broker, writing: Writing, caller: Caller, asking: AskingBoot | None) -> None:
+def check(
+    broker: Broker, writing: Writing, known: list[Boot], caller: Caller, asking: AskingBoot | None
+) -> None:
     """Let a boot of the caller's host go on, or not; what it is from here on is kept.
 
     The add-on's rate counts whoever goes on, and nobody else: else a clone, whose every request is turned
     away, would keep all hosts of the add-on from booting.
 
     Args:
+        known: the host's boots, as of this transaction.
         asking: None from an agent that does not say which boot it is.
 
     Raises:
@@ -87,9 +91,9 @@ def check(broker: Broker, writing: Writing, caller: Caller, asking: AskingBoot |
             BUSY, as ``admission.draw``.
     """
     if asking is None:
-        _check_unnamed(writing, caller)
+        _check_unnamed(known, caller)
     else:
-        known, judged = _judge(writing, caller, asking, asks=True)
+        judged = _judge(writing, known, caller, asking, asks=True)
         if judged.why is not None:
             raise _turned_away(caller, asking, judged, asks=True)
         _keep(writing, caller, known, judged, asks=True)
@@ -102,22 +106,26 @@ def _turned_away(caller: Caller, asking: AskingBoot, judged: Judged, *, asks: bo
 
     def again(later: Writing) -> None:
         # the transaction that found it out is rolled back, and another request may have come between
-        _keep(later, caller, *_judge(later, caller, asking, asks=asks), asks=asks)
+        known = later.boots(caller.as_host()[0])
+        _keep(later, caller, known, _judge(later, known, caller, asking, asks=asks), asks=asks)
 
     return Stopped(caller, "refused", _error(caller, judged), instead=again)
 
 
-def limit(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot | None) -> None:
+def limit(broker: Broker, known: list[Boot], caller: Caller, asking: AskingBoot | None) -> None:
     """Count a request that hands anything out against the rate of its boot (``_whose``).
+
+    Args:
+        known: the host's boots.
 
     Raises:
         Stopped: BUSY, as ``admission.draw``.
     """
     if caller.verb in HANDS_OUT:
-        draw(broker, caller, {_whose(reading, caller, asking): caller.terms.rate})
+        draw(broker, caller, {_whose(known, caller, asking): caller.terms.rate})
 
 
-def pace(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot) -> None:
+def _pace(broker: Broker, known: list[Boot], caller: Caller, asking: AskingBoot) -> None:
     """Count a report against the rate of its boot (``_whose``).
 
     What hands out keys is counted apart, so that no report keeps a VM from booting.
@@ -126,11 +134,11 @@ def pace(broker: Broker, reading: Reading, caller: Caller, asking: AskingBoot) -
         Stopped: BUSY, as ``admission.draw``.
     """
     if caller.terms.rate:
-        whose = f"reports of {_whose(reading, caller, asking)}"
+        whose = f"reports of {_whose(known, caller, asking)}"
         draw(broker, caller, {whose: max(caller.terms.rate, UNCHANGED.rate)})
 
 
-def _whose(reading: Reading, caller: Caller, asking: AskingBoot | None) -> str:
+def _whose(known: list[Boot], caller: Caller, asking: AskingBoot | None) -> str:
     """Name the bucket that a host's request costs a token of.
 
     Each boot that has its keys has its own, and all others of a host that come from one place have one: a
@@ -141,27 +149,30 @@ def _whose(reading: Reading, caller: Caller, asking: AskingBoot | None) -> str:
     address = caller.peer.address
     if asking is not None:
         sight = Sight(asking.boot_id, asking.machine_id, address)
-        for boot in reading.boots(host):
+        for boot in known:
             if boot.same(sight) and boot.address == address and boot.state in STANDING:
                 return f"boot {boot.id}"
     return f"new boots of host {host} from {place(address)}"
 
 
-def hear(writing: Writing, caller: Caller, asking: AskingBoot) -> bool:
+def hear(broker: Broker, writing: Writing, caller: Caller, asking: AskingBoot) -> bool:
     """Take note of a boot that reports; say whether what it says of the volumes is its host's word.
 
     Raises:
-        Stopped: BOOT_DENIED: it is somebody else's, and is told nothing of the volumes.
+        Stopped: BOOT_DENIED: it is somebody else's, and is told nothing of the volumes; BUSY, as
+            ``admission.draw``.
     """
-    known, judged = _judge(writing, caller, asking, asks=False)
+    known = writing.boots(caller.as_host()[0])
+    _pace(broker, known, caller, asking)
+    judged = _judge(writing, known, caller, asking, asks=False)
     if judged.why == "denied":
         raise _turned_away(caller, asking, judged, asks=False)
     _keep(writing, caller, known, judged, asks=False)
     return judged.boot.state in STANDING and judged.boot.state != "contested"
 
 
-def _judge(reading: Reading, caller: Caller, asking: AskingBoot, *, asks: bool) -> tuple[list[Boot], Judged]:
-    """Return the host's boots as they were known, and what becomes of the one that is heard of."""
+def _judge(reading: Reading, known: list[Boot], caller: Caller, asking: AskingBoot, *, asks: bool) -> Judged:
+    """Return what becomes of the boot that is heard of, beside those that are known."""
     host, addon = caller.as_host()
     sight = Sight(asking.boot_id, asking.machine_id, caller.peer.address)
     others = 0
@@ -174,8 +185,7 @@ def _judge(reading: Reading, caller: Caller, asking: AskingBoot, *, asks: bool) 
         others = len(up)
     approval = caller.terms.approve_boots and addon not in reading.expected(caller.now)
     rules = Rules(caller.terms.on_clone, caller.terms.hosts, others, approval)
-    known = reading.boots(host)
-    return known, boots.judge(host, known, sight, rules, caller.now, asks=asks)
+    return boots.judge(host, known, sight, rules, caller.now, asks=asks)
 
 
 def _keep(writing: Writing, caller: Caller, known: list[Boot], judged: Judged, *, asks: bool) -> None:
@@ -221,13 +231,12 @@ def _error(caller: Caller, judged: Judged) -> KeybrokerError:
     )
 
 
-def _check_unnamed(reading: Reading, caller: Caller) -> None:
+def _check_unnamed(known: list[Boot], caller: Caller) -> None:
     """Let an agent that does not say which boot it is go on, where there is no doubt.
 
     Raises:
         KeybrokerError: NOT_ALLOWED, PENDING.
     """
-    host, _addon = caller.as_host()
     counted = bool(caller.terms.hosts or caller.terms.approve_boots)
     if counted and caller.verb in _KEYS:
         raise KeybrokerError(
@@ -235,7 +244,7 @@ def _check_unnamed(reading: Reading, caller: Caller) -> None:
             "boot: this add-on's policy wants to know which boot asks",
             hint="update keybroker-agent on this machine",
         )
-    known = [boot.as_of(caller.now) for boot in reading.boots(host)]
+    known = [boot.as_of(caller.now) for boot in known]
     doubtful = [boot for boot in known if boot.state in ("waiting", "refused", "contested", "denied")]
     live = [boot for boot in known if boot.state in STANDING and boot.live(caller.now)]
     here = [boot for boot in live if boot.address == caller.peer.address]
