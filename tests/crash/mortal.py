@@ -120,6 +120,15 @@ class Mortal:
         """Say whether the fatal effect never came."""
         return self._death is not None and len(self.journey) <= self._death.effect
 
+    def until_death(self, run: Callable[[Mortal], object]) -> Mortal:
+        """Run once, as far as it goes: whatever comes of it, the process is gone then."""
+        assert self._death is not None
+        try:
+            run(self)
+        except Crash:
+            assert self._death.moment in ("before", "during", "after")
+        return self
+
     def begin(self, step: type, act: Callable[[], Any], arguments: tuple[Any, ...]) -> Any:
         """Do an effect, or as much of it as the moment allows.
 

@@ -5,11 +5,8 @@ The tables are in memory, and lost with the power; header, filesystem and the wi
 
 from __future__ import annotations
 
-import copy
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Keys
 from pathlib import Path
 from typing import Any, Final
@@ -40,8 +37,9 @@ from keybroker.wire.secret import Secret
 from tests.crash.file_legs import FileLegs, FileWiping, MovedFiles
 from tests.crash.file_reencryption import FileReencryption
 from tests.crash.file_world import NoDevices
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.service_broker import ServiceBroker, Wanted
+from tests.crash.staged import Staged, stages
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_migration import ERASURE, GROWTH
 from tests.crash.volumes import SIZE
@@ -149,7 +147,7 @@ class _Legs(FileLegs):
         super().unlink(record)
 
 
-class Site:
+class Site(Staged[Layers]):
     """A volume in use, that is to grow or to be erased."""
 
     noted = ("reach", "mounted", "legs", "synced", "held", "layout", "tables", "made")
@@ -169,21 +167,11 @@ class Site:
         else:
             self.world.mounted.clear()
             self.broker.order("data", "erase")
-        self.broker.save(directory / "ordered.db")
-        self._disks = {path: path.read_bytes() for path in self._files()}
-        self._kept = {name: copy.copy(getattr(self.world, name)) for name in self.noted}
-
-    def _files(self) -> list[Path]:
-        return [path for path in self.directory.iterdir() if path.suffix in (".disk", ".inside", ".rows")]
+        self.keep()
 
     def renew(self) -> None:
-        """Have all be as it was when the order was given."""
+        super().renew()
         self.count = 0
-        self.broker.set_back(self.directory / "ordered.db")
-        for path, held in self._disks.items():
-            path.write_bytes(held)
-        for name, value in self._kept.items():
-            setattr(self.world, name, copy.copy(value))
 
     @property
     def record(self) -> Record:
@@ -213,14 +201,6 @@ class Site:
         shop = mortal.workshop if mortal else self.world.workshop(self.broker)
         done = undertake(shop, BOOT, [self.record], watch=lambda record, doing: None)
         return next((each.error for each in done.values() if each.error is not None), None)
-
-    def run_until_death(self, death: Death) -> Mortal:
-        mortal = Mortal(self.world.workshop(self.broker), self.world, death)
-        try:
-            self.run(mortal)
-        except Crash:
-            assert death.moment in ("before", "during", "after")
-        return mortal
 
     def opens(self) -> bool:
         """Say whether any key that ever was opens what is on the disk."""
@@ -265,24 +245,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def sites() -> Iterator[dict[str, Site]]:
-    """Make each machine once: after each cut it is set back to the order."""
-    made: dict[str, Site] = {}
-    yield made
-    for site in made.values():
-        site.broker.close()
-        shutil.rmtree(site.directory)
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Site]]:
+    with stages(Site, tmp_path_factory) as renewed:
+        yield renewed
 
 
 @pytest.fixture
-def site(sites: dict[str, Site], how: str) -> Site:
-    if how not in sites:
-        memory = Path("/dev/shm")
-        sites[how] = Site(
-            Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.exists() else None)), how
-        )
-    sites[how].renew()
-    return sites[how]
+def site(sites: Callable[[str], Site], how: str) -> Site:
+    return sites(how)
 
 
 @pytest.mark.parametrize("how", MACHINES)

@@ -12,7 +12,7 @@ from agent.driver import Driver, Report
 from agent.luks import copy
 from agent.plan import steps
 from tests.crash.file_world import FileWorld
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.service_broker import ServiceBroker, Wanted
 from tests.crash.test_crash_memory import BOOT, DATA, REBOOT
 from tests.crash.volumes import SIZE
@@ -32,11 +32,7 @@ def run(world: FileWorld, mortal: Mortal | None = None) -> Report:
 
 
 def run_until_death(world: FileWorld, death: Death) -> None:
-    mortal = Mortal(world.world(), world, death)
-    try:
-        run(world, mortal)
-    except Crash:
-        assert death.moment in ("before", "during", "after")
+    mortal = Mortal(world.world(), world, death).until_death(lambda mortal: run(world, mortal))
     assert not mortal.survived
     world.power_cut()
 

@@ -15,7 +15,7 @@ from agent.driver import Boot, Driver, Report
 from agent.plan import steps
 from keybroker.wire.records import Record
 from tests.crash.memory_world import MemoryWorld
-from tests.crash.mortal import EFFECTS, MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import EFFECTS, MOMENTS, Death, Mortal
 from tests.crash.volumes import record
 
 BOOT = Boot("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "0" * 32, "0.1.0")
@@ -46,11 +46,7 @@ def run(world: MemoryWorld, mortal: Mortal | None = None) -> Report:
 
 def run_until_death(world: MemoryWorld, death: Death, *, power: bool) -> Mortal:
     """Run once with a cut; whatever comes of it, the process is gone, and with ``power`` the machine too."""
-    mortal = Mortal(world.world(), world, death)
-    try:
-        run(world, mortal)
-    except Crash:
-        assert death.moment in ("before", "during", "after")
+    mortal = Mortal(world.world(), world, death).until_death(lambda mortal: run(world, mortal))
     if power:
         world.power_cut()
     return mortal

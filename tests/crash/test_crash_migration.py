@@ -88,11 +88,7 @@ def run(world: MemoryWorld, mortal: Mortal | None = None) -> KeybrokerError | No
 
 
 def run_until_death(world: MemoryWorld, death: Death) -> Mortal:
-    mortal = Mortal(world.workshop(), world, death)
-    try:
-        run(world, mortal)
-    except Crash:
-        assert death.moment in ("before", "during", "after")
+    mortal = Mortal(world.workshop(), world, death).until_death(lambda mortal: run(world, mortal))
     world.end_process()
     return mortal
 

@@ -18,7 +18,7 @@ from keybroker.wire.problems import KeybrokerError
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
 from tests.crash.file_legs import MovedFiles
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.service_broker import ServiceBroker, Wanted
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_migration import JOURNEYS
@@ -77,11 +77,7 @@ class Moved:
         return next((each.error for each in done.values() if each.error is not None), None)
 
     def run_until_death(self, death: Death) -> Mortal:
-        mortal = Mortal(self.world.workshop(self.broker), self.world, death)
-        try:
-            self.run(mortal)
-        except Crash:
-            assert death.moment in ("before", "during", "after")
+        mortal = Mortal(self.world.workshop(self.broker), self.world, death).until_death(self.run)
         self.world.held.clear()
         return mortal
 

@@ -7,11 +7,8 @@ written last.
 
 from __future__ import annotations
 
-import copy
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +24,9 @@ from keybroker.wire.problems import KeybrokerError, Problem
 from keybroker.wire.profile import MIB
 from keybroker.wire.records import Record
 from tests.crash.file_plain import FILESYSTEM, SECTOR, PlainFiles
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.service_broker import ServiceBroker
+from tests.crash.staged import Staged, stages
 from tests.crash.test_crash_encryption import WAY
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_plain import JOURNEYS
@@ -56,7 +54,7 @@ def cuts() -> list[tuple[str, int]]:
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="encrypting a file needs root")
 
 
-class Site:
+class Site(Staged[PlainFiles]):
     """A machine whose plain disk is to be encrypted, ``how`` of ``MACHINES``.
 
     Attributes:
@@ -77,22 +75,9 @@ class Site:
             self.world.attach(self.records[1])
         self.world.keys = lambda: self.broker.keys(self.plain)
         self.stop()
-        self.broker.save(directory / "ordered.db")
-        self._disks = {path: path.read_bytes() for path in self._files()}
-        self._kept = {name: copy.copy(getattr(self.world, name)) for name in self._noted}
+        self.keep()
 
-    _noted = ("reach", "mounted", "legs", "synced", "held", "layout", "content", "cuts")
-
-    def _files(self) -> list[Path]:
-        return [path for path in self.directory.iterdir() if path.suffix in (".disk", ".inside", ".rows")]
-
-    def renew(self) -> None:
-        """Have all be as it was when the order was given."""
-        self.broker.set_back(self.directory / "ordered.db")
-        for path, held in self._disks.items():
-            path.write_bytes(held)
-        for name, value in self._kept.items():
-            setattr(self.world, name, copy.copy(value))
+    noted = ("reach", "mounted", "legs", "synced", "held", "layout", "content", "cuts")
 
     @property
     def records(self) -> list[Record]:
@@ -136,11 +121,7 @@ class Site:
         return next((each.error for each in done.values() if each.error is not None), None)
 
     def run_until_death(self, death: Death) -> Mortal:
-        mortal = Mortal(self.world.workshop(self.broker), self.world, death)
-        try:
-            self.run(mortal)
-        except Crash:
-            assert death.moment in ("before", "during", "after")
+        mortal = super().run_until_death(death)
         self.world.held.clear()
         return mortal
 
@@ -167,24 +148,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def sites() -> Iterator[dict[str, Site]]:
-    """Make each machine once: after each cut it is set back to the order."""
-    made: dict[str, Site] = {}
-    yield made
-    for site in made.values():
-        site.broker.close()
-        shutil.rmtree(site.directory)
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Site]]:
+    with stages(Site, tmp_path_factory) as renewed:
+        yield renewed
 
 
 @pytest.fixture
-def site(sites: dict[str, Site], how: str) -> Site:
-    if how not in sites:
-        memory = Path("/dev/shm")
-        sites[how] = Site(
-            Path(tempfile.mkdtemp(prefix="crash-", dir=memory if memory.exists() else None)), how
-        )
-    sites[how].renew()
-    return sites[how]
+def site(sites: Callable[[str], Site], how: str) -> Site:
+    return sites(how)
 
 
 @pytest.mark.parametrize("how", MACHINES)

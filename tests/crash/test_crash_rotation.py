@@ -20,7 +20,7 @@ from keybroker.wire.values import replace
 from tests.crash.memory_header import Luks
 from tests.crash.memory_keys import live
 from tests.crash.memory_world import MemoryWorld
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_memory import settle as boot
 from tests.crash.volumes import key_of, record
@@ -60,12 +60,7 @@ def run(world: MemoryWorld, mortal: Mortal | None = None) -> CourseOutcome:
 
 def run_until_death(world: MemoryWorld, death: Death) -> Mortal:
     """Settle once with a cut; whatever comes of it, the process is gone."""
-    mortal = Mortal(world.workshop(), world, death)
-    try:
-        run(world, mortal)
-    except Crash:
-        assert death.moment in ("before", "during", "after")
-    return mortal
+    return Mortal(world.workshop(), world, death).until_death(lambda mortal: run(world, mortal))
 
 
 def check_opens(world: MemoryWorld) -> None:

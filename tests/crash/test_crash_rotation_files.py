@@ -22,7 +22,7 @@ from keybroker.wire.problems import Problem
 from keybroker.wire.records import Record
 from keybroker.wire.secret import Secret
 from tests.crash.file_world import FileWorld
-from tests.crash.mortal import MOMENTS, Crash, Death, Mortal
+from tests.crash.mortal import MOMENTS, Death, Mortal
 from tests.crash.service_broker import ServiceBroker, Wanted
 from tests.crash.test_crash_memory import BOOT
 from tests.crash.test_crash_rotation import ROTATION
@@ -55,12 +55,7 @@ class Rotated:
         return Course(workshop, BOOT, self.record).settle()
 
     def run_until_death(self, death: Death) -> Mortal:
-        mortal = Mortal(self.world.workshop(self.broker), self.world, death)
-        try:
-            self.run(mortal)
-        except Crash:
-            assert death.moment in ("before", "during", "after")
-        return mortal
+        return Mortal(self.world.workshop(self.broker), self.world, death).until_death(self.run)
 
     def header(self) -> bytes:
         with self.world.disk(self.record).open("rb") as disk:
