@@ -14,7 +14,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -60,27 +60,13 @@ def _build(say: Callable[[str], None], kind: str, install: Callable[[Path], None
             install(base.root)
             say("making the root image")
             _make(base.root, image)
-            for old in sorted(cache.directory().glob("image-*.raw"), key=_age)[:-KEPT]:
+            for old in sorted(cache.directory().glob("image-*.raw"), key=cache.age)[:-KEPT]:
                 old.unlink()
     return image, base
 
 
-def _age(image: Path) -> float:
-    return image.stat().st_mtime
-
-
 def _digest(base: Tree, kind: str) -> str:
-    digest = hashlib.sha256(f"{RECIPE} {kind} {base.key}".encode())
-    for file in _sources():
-        digest.update(f"\0{file.relative_to(ROOT)}\0".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources() -> Iterator[Path]:
-    for name in SOURCES:
-        found = [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*"))
-        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+    return cache.digest(ROOT, cache.sources(ROOT, SOURCES), f"{RECIPE} {kind} {base.key}")
 
 
 def _packages(program: str) -> Path:

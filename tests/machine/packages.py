@@ -7,14 +7,13 @@ later(built)                # the same with a higher version; the broker's bring
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +54,7 @@ def build(say: Callable[[str], None]) -> Path:
             alter(broker, fresh / "later", LATER, table="later")
             alter(agent, fresh / "later", LATER)
             fresh.rename(place)
-            for old in sorted(cache.directory().glob("debs-*[0-9a-f]"), key=_age)[:-KEPT]:
+            for old in sorted(cache.directory().glob("debs-*[0-9a-f]"), key=cache.age)[:-KEPT]:
                 shutil.rmtree(old)
     return place
 
@@ -107,19 +106,5 @@ def _one(pattern: Path) -> Path:
     return found
 
 
-def _age(built: Path) -> float:
-    return built.stat().st_mtime
-
-
 def _digest() -> str:
-    digest = hashlib.sha256()
-    for file in (*_sources(), Path(__file__)):
-        digest.update(f"\0{file.relative_to(ROOT)}\0".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources() -> Iterator[Path]:
-    for name in SOURCES:
-        found = [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*"))
-        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+    return cache.digest(ROOT, (*cache.sources(ROOT, SOURCES), Path(__file__)))
